@@ -1,0 +1,35 @@
+"""Gaussian-mixture diffusion models: explicit image priors, exact at every noise level.
+
+    import gmdm_prior as gm
+    model = gm.load("bsds-gray")
+    clean = gm.HalfQuadraticSplitting(model)(noisy, 25 / 255)
+
+After Zach, Pock, Kobler and Chambolle, "Explicit Diffusion of Gaussian Mixture Model Based Image
+Priors" (2023).
+"""
+
+from ._noise_level import sigma_from_time, time_from_sigma
+from .denoisers import HalfQuadraticSplitting, PatchAveraging
+from .density import DensityModel
+from .likelihood import PatchLikelihood
+from .mixture import PatchMixture
+from .product import PatchModel
+from .storage import bundled, card, import_pogmdm, load, save
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DensityModel",
+    "HalfQuadraticSplitting",
+    "PatchAveraging",
+    "PatchLikelihood",
+    "PatchMixture",
+    "PatchModel",
+    "bundled",
+    "card",
+    "import_pogmdm",
+    "load",
+    "save",
+    "sigma_from_time",
+    "time_from_sigma",
+]

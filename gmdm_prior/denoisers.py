@@ -1,0 +1,253 @@
+"""Denoisers of whole images from densities of patches.
+
+`PatchAveraging` (EB-PA, the paper's Section 4.3): the exact posterior mean of every overlapping
+patch, averaged.
+
+`HalfQuadraticSplitting` (HQS): for falling levels sigma_i, one empirical-Bayes step on the current
+image, then the data term in closed form,
+
+    z = average of posterior means of the patches of x at sigma_i = level_i sigma,
+    x = (1 - a_i) z + a_i y,                                   a_i = beta-weighted share of the
+    data,
+
+on grids of patches that shift from step to step, so that a coarse `stride` costs little. The levels
+and shares are in units of the input sigma. A noise map scales level by level, pixel by pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ._noise_level import compute_dtype, image_level, readable
+from .density import DensityModel
+from .mixture import PatchMixture
+from .patches import interior_average, pad
+from .product import PatchModel
+
+BOUNDARIES = ("reflect", "circular")
+LEVELS = (0.783, 0.503, 0.433, 0.390)  # tuned at sigma = 25/255 on ten held-out training images
+DATA_SHARES = (0.505, 0.168, 0.079, 0.025)
+DEFAULT_STRIDE = 2
+
+
+class PatchAveraging(nn.Module):
+    """Empirical-Bayes patch averaging: the mean of the posterior means of all patches over a pixel.
+
+    Args:
+        model: a `PatchModel` or `PatchMixture`.
+        stride: distance of neighbouring patches; 1 takes all of them.
+        boundary: `"reflect"` (tiles give the same result as the whole image) or `"circular"`, for
+            which with stride 1 the Jacobian of the denoiser is symmetric.
+    """
+
+    def __init__(self, model: DensityModel, stride: int = 1, boundary: str = "reflect") -> None:
+        super().__init__()
+        check_options(model, stride, boundary)
+        self.model, self.stride, self.boundary = model, stride, boundary
+
+    @property
+    def halo(self) -> int:
+        """How many pixels away an input pixel can change an output pixel."""
+        return self.model.patch_size - 1
+
+    def forward(self, noisy: Tensor, sigma: object) -> Tensor:
+        """Denoise images.
+
+        Args:
+            noisy: (B, C, H, W), floating point; a model of one channel treats channels
+                independently.
+            sigma: number, (B,), (B, 1, 1, 1) or a map (B|1, 1|C, H, W), in units of the image.
+
+        Returns:
+            The denoised images, in the shape, dtype and device of `noisy`; never clamped.
+
+        Raises:
+            ValueError: for shapes that do not fit, an image smaller than a patch, a bad sigma, or
+                NaN pixels.
+            TypeError: for integer or complex images.
+        """
+
+        def restore(image: Tensor, level: Tensor) -> Tensor:
+            step = _step(self.model, self.stride, (0, 0))
+            return step(image, level)
+
+        return _per_image(self.model, self.halo, self.stride, self.boundary, restore, noisy, sigma)
+
+
+class HalfQuadraticSplitting(nn.Module):
+    """A few empirical-Bayes steps at falling noise levels, on shifting grids of patches.
+
+    Args:
+        model: a `PatchModel` or `PatchMixture`.
+        stride: distance of neighbouring patches; None is the tuned default.
+        boundary: `"reflect"` or `"circular"`.
+        levels: noise level of each step, in units of the input sigma.
+        data_shares: weight of the noisy image after each step, from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        model: DensityModel,
+        stride: int | None = None,
+        boundary: str = "reflect",
+        levels: Sequence[float] = LEVELS,
+        data_shares: Sequence[float] = DATA_SHARES,
+    ) -> None:
+        super().__init__()
+        stride = DEFAULT_STRIDE if stride is None else stride
+        check_options(model, stride, boundary)
+        if len(levels) != len(data_shares) or not levels:
+            raise ValueError(
+                "levels and data_shares must be equally long and not empty; got "
+                f"{len(levels)} and {len(data_shares)}"
+            )
+        if not all(v > 0 for v in levels) or not all(0 <= a <= 1 for a in data_shares):
+            raise ValueError("levels must be positive and data_shares between 0 and 1")
+        self.model, self.stride, self.boundary = model, stride, boundary
+        self.levels, self.data_shares = tuple(levels), tuple(data_shares)
+
+    @property
+    def halo(self) -> int:
+        """How many pixels away an input pixel can change an output pixel."""
+        return len(self.levels) * (self.model.patch_size - 1)
+
+    def forward(self, noisy: Tensor, sigma: object) -> Tensor:
+        """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
+
+        def restore(image: Tensor, level: Tensor) -> Tensor:
+            x, s = image, self.stride
+            border = self.model.patch_size - 1
+            for i, (scale, share) in enumerate(zip(self.levels, self.data_shares, strict=True)):
+                # The image loses `border` pixels a step on each side; the grid stays.
+                lost = i * border
+                phase = ((i - lost) % s, (i // s + i - lost) % s)
+                x = _step(self.model, s, phase)(x, _scaled(level, scale, lost))
+                inner = slice(lost + border, -lost - border)
+                x = (1 - share) * x + share * image[:, inner, inner]
+            return x
+
+        return _per_image(self.model, self.halo, self.stride, self.boundary, restore, noisy, sigma)
+
+
+def check_options(model: object, stride: int, boundary: str) -> None:
+    """Refuse what image denoisers cannot work with."""
+    if not isinstance(model, (PatchModel, PatchMixture)):
+        raise TypeError(
+            f"model must be a PatchModel or a PatchMixture; got {type(model).__name__}. "
+            "gmdm_prior.load('bsds-gray') gives one"
+        )
+    if not isinstance(stride, int) or not 1 <= stride <= model.patch_size:
+        raise ValueError(
+            f"stride must be an integer from 1 to the patch size {model.patch_size}, so that "
+            f"patches cover every pixel; got {stride!r}"
+        )
+    if boundary not in BOUNDARIES:
+        raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}; got {boundary!r}")
+
+
+def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor, Tensor, bool]:
+    """Check images (B, C, H, W) and align the noise with them.
+
+    Returns:
+        Planes (M, c, H, W) with the model's c channels, in the working dtype; levels, (M,) or maps
+        (M, c, H, W); and whether they are maps.
+    """
+    check_images(model, images)
+    channels = images.shape[1]
+    level, is_map = image_level(sigma, images)
+    planes = images.to(compute_dtype(images.dtype))
+    if model.channels == 1 and channels > 1:
+        planes = planes.reshape(-1, 1, *images.shape[2:])
+        level = level.reshape(planes.shape) if is_map else level.repeat_interleave(channels)
+    return planes, level, is_map
+
+
+def check_images(model: DensityModel, images: Tensor) -> None:
+    """Refuse what is no batch of images for this model, with the remedy."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (B, C, H, W); got {type(images).__name__}")
+    if images.is_complex():
+        raise TypeError(
+            "images must be real; got complex ones. Denoise real and imaginary part as two "
+            "channels (deepinv's ComplexDenoiserWrapper does)"
+        )
+    if not images.is_floating_point():
+        raise TypeError(
+            f"images must be floating point in [0, 1]; got {images.dtype}. Use images.float() / 255"
+        )
+    if images.ndim != 4:
+        raise ValueError(
+            f"images must be (B, C, H, W); got {tuple(images.shape)}. "
+            "Add leading axes with images[None], or fold time and depth into the batch"
+        )
+    if model.channels not in (1, images.shape[1]):
+        raise ValueError(
+            f"images must have {model.channels} channels for this model; got {images.shape[1]} in "
+            f"{tuple(images.shape)}"
+        )
+    size = model.patch_size
+    if min(images.shape[2:]) < size:
+        raise ValueError(
+            f"images must be at least one patch, {size}x{size} pixels; got "
+            f"{images.shape[2]}x{images.shape[3]}"
+        )
+    if readable(images) and not bool(torch.isfinite(images.detach()).all()):
+        raise ValueError(
+            "images must be finite; they hold NaN or infinity. Replace those pixels "
+            "(torch.nan_to_num) or inpaint them"
+        )
+
+
+def _per_image(
+    model: DensityModel,
+    halo: int,
+    stride: int,
+    boundary: str,
+    restore: Callable[[Tensor, Tensor], Tensor],
+    noisy: Tensor,
+    sigma: object,
+) -> Tensor:
+    """Pad each plane by the halo, restore it, and give back shape and dtype."""
+    planes, level, is_map = prepare(model, noisy, sigma)
+    padded = pad(planes, halo, halo, boundary)
+    if is_map:
+        level = pad(level, halo, halo, boundary)
+    if len(planes):
+        out = torch.stack([restore(x, s) for x, s in zip(padded, level, strict=True)])
+    else:
+        out = planes
+    noise_free = level == 0 if not is_map else torch.zeros(1, dtype=torch.bool)
+    if not is_map:
+        out = torch.where(noise_free[:, None, None, None], planes, out)
+    return out.reshape(noisy.shape).to(noisy.dtype)
+
+
+def _scaled(level: Tensor, scale: float, lost: int) -> Tensor:
+    """The level of a step: scaled, and for a map without the border the image has lost."""
+    if level.ndim and lost:
+        level = level[:, lost:-lost, lost:-lost]
+    return level * scale
+
+
+def _step(model: DensityModel, stride: int, phase: tuple[int, int]) -> Callable:
+    """One averaging of posterior means: image (C, H, W), level () or map -> its interior."""
+
+    def run(image: Tensor, level: Tensor) -> Tensor:
+        if level.ndim == 0:
+            at_level = model.tabulated_at(level.square())
+            return interior_average(
+                (image,), model.patch_size, at_level.posterior_mean, stride, phase
+            )
+
+        def evaluate(patches: Tensor, noise: Tensor) -> Tensor:
+            rows = max(1, 2**24 // model.numbers_per_patch(noise))
+            pairs = zip(patches.split(rows), noise.split(rows), strict=True)
+            return torch.cat([model.at(n).posterior_mean(p) for p, n in pairs])
+
+        pair = (image, level.square())
+        return interior_average(pair, model.patch_size, evaluate, stride, phase)
+
+    return run

@@ -1,0 +1,225 @@
+"""One-dimensional mixtures with equidistant means, their diffusion and tables (paper, Eq. 6).
+
+    psi_j(z; s) = sum_l w_jl N(z; mu_l, s_j),   mu_l equidistant in [-gamma, gamma],   s_j =
+    sigma_0² + added variance
+
+with sigma_0 = 2 gamma / (L - 1) and w = softmax(logits). Given a noisy response z = z_0 + noise of
+variance n,
+
+    E[z_0 | z]   = sum_l r_l m_l,     m_l = mu_l + sigma_0² / (sigma_0² + n) (z - mu_l)
+    Var[z_0 | z] = sigma_0² n / (sigma_0² + n) + sum_l r_l (m_l - E[z_0 | z])²
+
+with r_l proportional to w_l N(z; mu_l, sigma_0² + n). At a fixed level each of these is a function
+of one number, so the image denoisers read them from a table with linear interpolation. A tabulated
+log-density is the integral of its tabulated slope, so that value and gradient belong to one
+function.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+CORE_CELLS, TAIL_CELLS = 6144, 512  # cells of a table, inside and in each tail
+REFINE = 8  # cells from one exact evaluation to the next
+
+
+class EquidistantExperts(nn.Module):
+    """J experts of L components each, with shared equidistant means and one width (Section 4.1).
+
+    Args:
+        logits: (J, L); the weights of expert j are softmax(logits[j]).
+        bound: gamma, the outermost mean, in units of a filter response.
+    """
+
+    def __init__(self, logits: Tensor, bound: float = 1.0) -> None:
+        super().__init__()
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise ValueError(f"logits must be (J, L) with L >= 2; got {tuple(logits.shape)}")
+        if not 0 < bound < math.inf:
+            raise ValueError(f"bound must be positive and finite; got {bound}")
+        self.logits = nn.Parameter(logits.detach().clone())
+        self.bound = float(bound)
+
+    @property
+    def base_scale(self) -> float:
+        """Standard deviation sigma_0 of a component at sigma = 0."""
+        return 2 * self.bound / (self.logits.shape[1] - 1)
+
+    @property
+    def means(self) -> Tensor:
+        """(L,) the component means, always in float64."""
+        return torch.linspace(
+            -self.bound,
+            self.bound,
+            self.logits.shape[1],
+            dtype=torch.float64,
+            device=self.logits.device,
+        )
+
+    @property
+    def weights(self) -> Tensor:
+        """(J, L) component weights."""
+        return torch.softmax(self.logits, 1)
+
+    def diffuse(self, variance: Tensor) -> Mixture1D:
+        """The experts after adding noise of a variance (…, J) to the responses."""
+        dtype = variance.dtype
+        return Mixture1D(
+            log_weights=torch.log_softmax(self.logits.to(dtype), 1),
+            means=self.means.to(dtype),
+            base=self.base_scale**2,
+            noise=variance,
+        )
+
+
+@dataclass(frozen=True)
+class Mixture1D:
+    """J mixtures at a level: `log_weights` (J, L), `means` (L,), `noise` (…, J); z is (…, J)."""
+
+    log_weights: Tensor
+    means: Tensor
+    base: float
+    noise: Tensor
+
+    @property
+    def variance(self) -> Tensor:
+        """(…, J) variance of the components, sigma_0² + noise."""
+        return self.base + self.noise
+
+    def _log_joint(self, z: Tensor) -> Tensor:
+        total = self.variance[..., None]
+        square = (z[..., None] - self.means).square() / total
+        return self.log_weights - 0.5 * (square + (2 * math.pi * total).log())
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density, shaped like z."""
+        return torch.logsumexp(self._log_joint(z), -1)
+
+    def components(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of mu over the component that z comes from, shaped like z."""
+        weights = torch.softmax(self._log_joint(z), -1)
+        centre = weights @ self.means
+        return centre, (weights * (self.means - centre[..., None]).square()).sum(-1)
+
+    def score(self, z: Tensor) -> Tensor:
+        """Derivative of `log_prob`, shaped like z."""
+        centre = torch.softmax(self._log_joint(z), -1) @ self.means
+        return (centre - z) / self.variance
+
+    def posterior(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the clean response, both shaped like z."""
+        centre, between = self.components(z)
+        gain = self.base / self.variance
+        mean = gain * z + (self.noise / self.variance) * centre
+        return mean, gain * self.noise + (self.noise / self.variance).square() * between
+
+    def tabulate(self, reach: Tensor) -> TabulatedExperts:
+        """Tables of posterior mean, slope and log-density at one noise variance (J,) per expert.
+
+        Fine cells cover [-gamma - 8 s, gamma + 8 s], coarser ones the tails, to clean responses of
+        size `reach` (J,) or until the outermost component outweighs its neighbour by e^30. The last
+        cell goes on as a straight line. The mixture is evaluated at every eighth node only; its
+        known derivatives (cubic Hermite) give the rest.
+        """
+        exact = Mixture1D(
+            self.log_weights.double(), self.means.double(), self.base, self.noise.double()
+        )
+        bound, width = float(exact.means.abs().max()), math.sqrt(self.base)
+        core = bound + 8 * exact.variance.sqrt()
+        tail = torch.minimum((reach.double() - bound).clamp(min=width), 30 * exact.variance / width)
+        steps = torch.stack([2 * core / CORE_CELLS, tail / TAIL_CELLS])
+        nodes = _nodes(core, steps)
+        coarse = nodes[:, ::REFINE]
+        centre, spread = (
+            torch.cat(parts).T
+            for parts in zip(*(exact.components(z) for z in coarse.T.split(64)), strict=True)
+        )
+        bend = spread / exact.variance[:, None]  # derivative of `centre`
+        centre = _refine(centre, bend, coarse.diff())
+        share = (exact.noise / exact.variance)[:, None]
+        slope = (centre - nodes) / exact.variance[:, None]
+        rise = torch.cumsum((slope[:, 1:] + slope[:, :-1]) / 2 * nodes.diff(), 1)
+        value = torch.cat([torch.zeros_like(rise[:, :1]), rise], 1)
+        middle = nodes.shape[1] // 2
+        value = value - value[:, middle, None] + exact.log_prob(nodes[:, middle])[:, None]
+        dtype = self.noise.dtype
+        return TabulatedExperts(
+            mean=_steps((1 - share) * nodes + share * centre).to(dtype),
+            slope=_steps(slope).to(dtype),
+            value=value.to(dtype),
+            nodes=nodes.to(dtype),
+            core=core.to(dtype),
+            steps=steps.to(dtype),
+        )
+
+
+@dataclass(frozen=True)
+class TabulatedExperts:
+    """Mixture1D at one level, read from tables of nodes and differences; z is (N, J).
+
+    `mean` and `slope` are (J, cells, 2): the value at the left node and the step to the right one.
+    `value` and `nodes` are (J, cells + 1); `core` (J,) is where the tails begin; `steps` (2, J) are
+    the widths of the cells inside and in the tails.
+    """
+
+    mean: Tensor
+    slope: Tensor
+    value: Tensor
+    nodes: Tensor
+    core: Tensor
+    steps: Tensor
+
+    def posterior_mean(self, z: Tensor) -> Tensor:
+        """E[z_0 | z], shaped like z."""
+        return self._read(self.mean, z)
+
+    def score(self, z: Tensor) -> Tensor:
+        """Slope of `log_prob`, shaped like z."""
+        return self._read(self.slope, z)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """The integral of `score`, exact log-density at z = 0, shaped like z."""
+        cell, along = self._locate(z)
+        left, rise = self.slope.view(-1, 2)[cell].unbind(-1)
+        node = cell + torch.arange(len(self.value), device=z.device)  # one node more than cells
+        distance = z - self.nodes.view(-1)[node]
+        return self.value.view(-1)[node] + distance * (left + 0.5 * along * rise)
+
+    def _locate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The cell of each z, counted through all experts, and the place in it, mostly 0 to 1."""
+        inside = z.clamp(-self.core, self.core)
+        place = TAIL_CELLS + (inside + self.core) / self.steps[0] + (z - inside) / self.steps[1]
+        cells = self.mean.shape[1]
+        cell = place.detach().floor().clamp(0, cells - 1)
+        first = cells * torch.arange(z.shape[-1], device=z.device)
+        return cell.long() + first, place - cell
+
+    def _read(self, table: Tensor, z: Tensor) -> Tensor:
+        cell, along = self._locate(z)
+        left, rise = table.view(-1, 2)[cell].unbind(-1)
+        return left + along * rise
+
+
+def _nodes(core: Tensor, steps: Tensor) -> Tensor:
+    """(J, cells + 1) places: the left tail, the core, the right tail."""
+    inner = torch.arange(CORE_CELLS + 1, dtype=core.dtype, device=core.device)
+    outer = torch.arange(1, TAIL_CELLS + 1, dtype=core.dtype, device=core.device)
+    right = core[:, None] + outer * steps[1, :, None]
+    return torch.cat([-right.flip(1), inner * steps[0, :, None] - core[:, None], right], 1)
+
+
+def _refine(value: Tensor, slope: Tensor, width: Tensor) -> Tensor:
+    """Cubic Hermite interpolation at REFINE places a cell: (J, n + 1) -> (J, REFINE n + 1)."""
+    t = torch.arange(REFINE, dtype=value.dtype, device=value.device) / REFINE
+    left, rise = value[:, :-1, None], value.diff()[..., None]
+    start, end = (slope[:, i : i + width.shape[1], None] * width[..., None] for i in (0, 1))
+    inside = left + t * (start + t * (3 * rise - 2 * start - end + t * (start + end - 2 * rise)))
+    return torch.cat([inside.flatten(1), value[:, -1:]], 1)
+
+
+def _steps(nodes: Tensor) -> Tensor:
+    return torch.stack([nodes[:, :-1], nodes.diff(dim=1)], 2).contiguous()

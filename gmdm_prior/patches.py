@@ -1,0 +1,114 @@
+"""Overlapping patches of an image, and their average or sum, in strips of bounded memory.
+
+Patches start at rows and columns `phase`, `phase + stride`, … of the image. A function of patches
+is applied to strips of a few rows of patches at a time, so memory does not grow with (patch
+numbers) x (pixels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PATCHES_PER_STRIP = 8192
+
+
+def pad(images: Tensor, before: int, after: int, boundary: str) -> Tensor:
+    """Pad the last two axes by reflection (without repeating the edge) or periodically.
+
+    Any amount works: where the image is smaller than the padding, the reflection is repeated.
+    """
+    for axis in (-2, -1):
+        size = images.shape[axis]
+        place = torch.arange(-before, size + after, device=images.device)
+        if boundary == "circular":
+            place = place % size
+        elif size == 1:
+            place = torch.zeros_like(place)
+        else:
+            place = place % (2 * size - 2)
+            place = torch.minimum(place, 2 * size - 2 - place)
+        images = images.index_select(axis, place)
+    return images
+
+
+def strips(
+    image: Tensor, size: int, stride: int = 1, phase: tuple[int, int] = (0, 0)
+) -> tuple[list[int], list[Tensor], int]:
+    """The patches of an image (C, H, W), strip by strip.
+
+    Returns:
+        The first row of each strip, its patches (rows of patches, columns of patches, C, b, b) as
+        views, and the first column.
+    """
+    top, left = phase
+    windows = image[:, top:, left:].unfold(1, size, stride).unfold(2, size, stride)
+    windows = windows.permute(1, 2, 0, 3, 4)
+    rows = max(1, PATCHES_PER_STRIP // windows.shape[1])
+    parts = list(windows.split(rows))
+    return [top + i * rows * stride for i in range(len(parts))], parts, left
+
+
+def overlap_add(
+    images: tuple[Tensor, ...],
+    size: int,
+    evaluate: Callable[..., Tensor],
+    stride: int = 1,
+    phase: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Apply `evaluate` to all patches and add the results up where they lie.
+
+    Args:
+        images: one or more images (C, H, W) of the same shape, cut alike (an image and its noise
+            map).
+        size: side b of a patch.
+        evaluate: takes one (N, C b²) matrix per image, returns (N, C b²).
+        stride: distance of neighbouring patches.
+        phase: row and column of the first patch.
+
+    Returns:
+        The sum (C, H, W).
+    """
+    total = torch.zeros_like(images[0])
+    cuts = [strips(image, size, stride, phase) for image in images]
+    starts, _, left = cuts[0]
+    for start, *parts in zip(starts, *(cut[1] for cut in cuts), strict=True):
+        h, w = parts[0].shape[:2]
+        out = evaluate(*(p.reshape(h * w, -1) for p in parts))
+        height, width = (h - 1) * stride + size, (w - 1) * stride + size
+        folded = F.fold(out.T.unsqueeze(0), (height, width), size, stride=stride)[0]
+        total[:, start : start + height, left : left + width] += folded
+    return total
+
+
+def cover(length: int, size: int, stride: int, phase: int, like: Tensor) -> Tensor:
+    """How many patches cover each of `length` places along one axis, (length,)."""
+    count = torch.zeros(length, dtype=like.dtype, device=like.device)
+    for start in range(phase, length - size + 1, stride):
+        count[start : start + size] += 1
+    return count
+
+
+def interior_average(
+    images: tuple[Tensor, ...],
+    size: int,
+    evaluate: Callable[..., Tensor],
+    stride: int = 1,
+    phase: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Mean of the evaluated patches over each pixel, less the b - 1 pixels next to the border.
+
+    Returns:
+        (C, H - 2 (b - 1), W - 2 (b - 1)).
+    """
+    total = overlap_add(images, size, evaluate, stride, phase)
+    border = size - 1
+    rows = cover(total.shape[1], size, stride, phase[0], total)[border:-border]
+    columns = cover(total.shape[2], size, stride, phase[1], total)[border:-border]
+    inner = total[:, border:-border, border:-border]
+    if stride == 1:
+        return inner / (size * size)
+    return inner / (rows[:, None] * columns)

@@ -1,0 +1,252 @@
+"""The paper's patch model, `PatchModel`: one-dimensional experts on orthogonal filters (Eqs. 5–10).
+
+    f(x, sigma) = prod_j ‖k_j‖ psi_j(<k_j, x>; sigma_0² + ‖k_j‖² sigma²)
+
+is a density on the span of the filters (normaliser prod ‖k_j‖, not prod ‖k_j‖² as in Corollary 2.1:
+substitute x = sum_j z_j k_j / ‖k_j‖²). The directions outside the span, the mean first of all, are
+flat. Because the filters are orthogonal, responses of white noise are independent with variance
+‖k_j‖² sigma², so diffusion, score and posterior go response by response:
+
+    score      = sum_j k_j (log psi_j)'(<k_j, x>)
+    E[x | y]   = flat part of y + sum_j k_j / ‖k_j‖² E[z_j | <k_j, y>]
+    Var[x | y] = sigma² diag(flat projection) + sum_j (k_j / ‖k_j‖²)² Var[z_j | <k_j, y>].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ._noise_level import compute_dtype, event_variance
+from .density import DensityModel, MeanPart, on_patches, with_mean
+from .experts import EquidistantExperts, Mixture1D, TabulatedExperts
+
+
+class PatchModel(DensityModel):
+    """A diffused product of experts on orthogonal, zero-mean filters (Zach et al., 2023).
+
+    Args:
+        filters: (J, C, b, b), mutually orthogonal, zero-mean, of any positive norms; J <= C (b² -
+            1).
+        logits: (J, L) mixture logits zeta; weights are their softmax.
+        bound: gamma; the means are equidistant in [-gamma, gamma].
+
+    Raises:
+        ValueError: for shapes that do not fit, or filters that are not orthogonal.
+    """
+
+    normalised = True
+
+    def __init__(self, filters: Tensor, logits: Tensor, bound: float = 1.0) -> None:
+        super().__init__()
+        _check(filters, logits)
+        self.filters = nn.Parameter(filters.detach().clone())
+        self.experts = EquidistantExperts(logits, bound)
+        self.event_shape = tuple(filters.shape[1:])
+        self.mean_part = MeanPart(self.channels, self.patch_size**2)
+
+    @property
+    def channels(self) -> int:
+        """Channels C of a patch."""
+        return self.event_shape[0]
+
+    @property
+    def patch_size(self) -> int:
+        """Side b of a patch, in pixels."""
+        return self.event_shape[-1]
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Free numbers: J (J - 1) / 2 for the directions, J norms, J (L - 1) weights."""
+        j, components = self.experts.logits.shape
+        return j * (j - 1) // 2 + j + j * (components - 1)
+
+    def log_prob(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Log-density of patches x (*batch, C, b, b) on the span of the filters, (*batch)."""
+        return self._run(x, sigma, lambda level, y: (level.log_prob(y),))[0]
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of `log_prob`, shaped like x."""
+        return self._run(x, sigma, lambda level, y: (level.score(y),))[0]
+
+    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean E[x | y], shaped like y; exactly y where sigma = 0."""
+        return self._run(y, sigma, lambda level, p: (level.posterior(p)[0],))[0]
+
+    def posterior(self, y: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and per-pixel variance, both shaped like y."""
+        mean, variance = self._run(y, sigma, lambda level, p: level.posterior(p))
+        return mean, variance
+
+    def sample(
+        self,
+        shape: tuple[int, ...] = (),
+        sigma: float | Tensor = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Exact samples (*shape, C, b, b): sum_j k_j z_j / ‖k_j‖² with z_j ~ psi_j; mean zero."""
+        shape = tuple(shape)
+        noise = event_variance(sigma, torch.Size(shape), self.filters).reshape(-1, 1)
+        n, dtype = math.prod(shape), compute_dtype(self.filters.dtype)
+        if n == 0:
+            return self.filters.new_zeros(*shape, *self.event_shape)
+        level = self.at(noise.to(dtype).expand(n, 1))
+        weights = self.experts.weights.to(dtype)
+        components = torch.multinomial(weights, n, replacement=True, generator=generator).T
+        std = level.experts.variance.sqrt()
+        normal = torch.randn(
+            std.shape, dtype=dtype, device=self.filters.device, generator=generator
+        )
+        z = level.experts.means[components] + std * normal
+        x = (z / level.norms.square()) @ level.filters
+        x = x + self.mean_part.sample(n, level.noise, generator)
+        return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
+
+    def with_mean(self, variance: float) -> PatchModel:
+        """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""
+        return with_mean(self, variance)
+
+    def lipschitz(self, sigma: float) -> float:
+        """Largest curvature of -log f(., sigma), max_j ‖k_j‖² / s_j: for the descent lemma."""
+        norms = self.filters.double().flatten(1).square().sum(1)
+        return float((norms / (self.experts.base_scale**2 + norms * sigma * sigma)).max())
+
+    def at(self, noise: Tensor) -> ProductLevel:
+        """The model at a noise *variance*: () for all, (N, 1) per patch, (N, a) per pixel."""
+        filters = self.filters.to(noise.dtype).flatten(1)
+        squares = filters.square()
+        if noise.ndim and noise.shape[1] > 1:
+            added = noise @ squares.T
+        else:
+            added = noise * squares.sum(1)
+        return ProductLevel(
+            filters=filters,
+            norms=squares.sum(1).sqrt(),
+            experts=self.experts.diffuse(added),
+            noise=noise,
+            mean_part=self.mean_part,
+        )
+
+    def tabulated_at(self, noise: Tensor) -> ProductLevel:
+        """As `at` for one scalar noise variance, with tables in place of the mixtures.
+
+        They are made for patches with pixels from -1/2 to 3/2, plus the noise.
+
+        Where the parameters are being trained the exact level is returned: a table passes them no
+        gradient.
+        """
+        level = self.at(noise)
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+            return level
+        with torch.no_grad():
+            return TabulatedLevel(
+                filters=level.filters,
+                norms=level.norms,
+                experts=level.experts.tabulate(reach=level.filters.abs().sum(1)),
+                noise=noise,
+                mean_part=level.mean_part,
+            )
+
+    def numbers_per_patch(self, noise: Tensor) -> int:
+        """How many numbers an evaluation holds for every patch, to bound its memory."""
+        return 4 * self.experts.logits.numel()
+
+    def _run(self, x, sigma, method) -> tuple[Tensor, ...]:
+        return on_patches(
+            self.event_shape,
+            x,
+            sigma,
+            lambda y, noise: method(self.at(noise), y),
+            self.numbers_per_patch,
+        )
+
+
+@dataclass(frozen=True)
+class ProductLevel:
+    """The product at a variance: `filters` (J, a), `norms` (J,), `noise` (), (N, 1) or (N, a)."""
+
+    filters: Tensor
+    norms: Tensor
+    experts: Mixture1D | TabulatedExperts
+    noise: Tensor
+    mean_part: MeanPart
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """(N,) log-density of patches (N, a)."""
+        experts = (self.norms.log() + self.experts.log_prob(y @ self.filters.T)).sum(1)
+        return experts + self.mean_part.log_prob(y, self._mean_noise())
+
+    def score(self, y: Tensor) -> Tensor:
+        """(N, a) gradient of `log_prob`."""
+        zero_mean = self.experts.score(y @ self.filters.T) @ self.filters
+        return zero_mean + self.mean_part.score(y, self._mean_noise())
+
+    def posterior_mean(self, y: Tensor) -> Tensor:
+        """(N, a) posterior mean."""
+        return self._assemble(y, self.experts.posterior(y @ self.filters.T)[0])
+
+    def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, a) posterior mean, exactly y where there is no noise, and per-pixel variance."""
+        mean, spread = self.experts.posterior(y @ self.filters.T)
+        dual = (self.filters / self.norms.square()[:, None]).square()
+        variance = self.mean_part.posterior_variance(self._mean_noise()) + spread @ dual
+        if not self._spans_zero_mean():
+            unit = (self.filters / self.norms[:, None]).square().sum(0)
+            variance = variance + self.noise * (1 - 1 / self.mean_part.pixels - unit)
+        return torch.where(self.noise == 0, y, self._assemble(y, mean)), variance.expand_as(y)
+
+    def _assemble(self, y: Tensor, responses: Tensor) -> Tensor:
+        dual = self.filters / self.norms.square()[:, None]
+        mean = self.mean_part.posterior_mean(y, self._mean_noise()) + responses @ dual
+        if self._spans_zero_mean():
+            return mean
+        flat = MeanPart(self.mean_part.channels, self.mean_part.pixels)
+        centred = y - flat.posterior_mean(y, self.noise)
+        return mean + centred - (centred @ self.filters.T) @ dual
+
+    def _spans_zero_mean(self) -> bool:
+        return len(self.filters) == self.mean_part.channels * (self.mean_part.pixels - 1)
+
+    def _mean_noise(self) -> Tensor:
+        if self.noise.ndim == 0 or self.noise.shape[1] == 1:
+            return self.noise
+        return self.noise.mean(1, keepdim=True)
+
+
+class TabulatedLevel(ProductLevel):
+    """A ProductLevel read from tables, for image denoisers: within 1e-5 of the exact one."""
+
+    def posterior_mean(self, y: Tensor) -> Tensor:
+        """(N, a) posterior mean."""
+        return self._assemble(y, self.experts.posterior_mean(y @ self.filters.T))
+
+
+def _check(filters: Tensor, logits: Tensor) -> None:
+    if filters.ndim != 4 or filters.shape[2] != filters.shape[3]:
+        raise ValueError(f"filters must be (J, C, b, b); got {tuple(filters.shape)}")
+    j, c, b, _ = filters.shape
+    if not 1 <= j <= c * (b * b - 1):
+        raise ValueError(
+            f"filters of shape {(c, b, b)} can be 1 to {c * (b * b - 1)}, zero-mean and "
+            f"orthogonal; got {j}"
+        )
+    if logits.ndim != 2 or logits.shape[0] != j:
+        raise ValueError(f"logits must be ({j}, L); got {tuple(logits.shape)}")
+    for name, value in (("filters", filters), ("logits", logits)):
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} must be finite; they hold NaN or infinity")
+    rows = filters.double().flatten(1)
+    norms = rows.norm(dim=1)
+    if not bool((norms > 0).all()):
+        raise ValueError("filters must have positive norms: a zero filter has no density")
+    cosines = (rows @ rows.T) / norms / norms[:, None]
+    error = (cosines - torch.eye(j, device=rows.device)).abs().max()
+    mean = (filters.double().mean((-2, -1)).flatten(1) / norms[:, None]).abs().max()
+    if error > 1e-3 or mean > 1e-3:
+        raise ValueError(
+            f"filters must be orthogonal and zero-mean; they miss by {max(error, mean):.1e}. "
+            "constraints.project_orthogonal gives the nearest ones"
+        )

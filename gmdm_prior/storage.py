@@ -1,0 +1,250 @@
+"""Models in safetensors files: reading, writing, bundled ones by name; PoGMDM checkpoints.
+
+A file holds the stored numbers of a model as tensors, and as metadata its kind, its options and its
+card (JSON). Files are written aside and renamed, so that a full disk or a Ctrl-C leaves the old
+file. Nothing is ever unpickled into
+objects: PoGMDM checkpoints are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import pickle
+from importlib import resources
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .constraints import orthonormalise, project_orthogonal
+from .density import DensityModel
+from .mixture import PatchMixture
+from .product import PatchModel
+
+FORMAT = "gmdm-prior/1"
+UNREADABLE = (
+    safetensors.SafetensorError,
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+
+
+def bundled() -> list[str]:
+    """Names of the models that ship with the package."""
+    folder = resources.files("gmdm_prior") / "weights"
+    return sorted(
+        f.name[: -len(".safetensors")] for f in folder.iterdir() if f.name.endswith(".safetensors")
+    )
+
+
+def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
+    """Write a model to a safetensors file, all or nothing.
+
+    Args:
+        model: a `PatchModel` or `PatchMixture`.
+        path: the file; its folder must exist.
+        card: JSON-able facts about the model (data, terms, figures), kept in the file's metadata.
+
+    Raises:
+        TypeError: for another kind of model, or a card that JSON cannot hold.
+        OSError: where the file cannot be written; an older file at `path` is left as it was.
+    """
+    tensors, options = _pack(model)
+    metadata = {"format": FORMAT, "model": type(model).__name__, "options": json.dumps(options)}
+    try:
+        metadata["card"] = json.dumps(card, allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"card must hold numbers, strings, lists and dictionaries only: {error}"
+        ) from None
+    data = safetensors.torch.save(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata
+    )
+    path = Path(path)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(
+    name: str | os.PathLike,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> PatchModel | PatchMixture:
+    """Read a model by bundled name or by path; its parameters are frozen.
+
+    Stored bases are orthonormal to about 1e-6 only: they are made orthonormal anew in the requested
+    dtype, so in float64 the model's identities hold to 1e-10.
+
+    Args:
+        name: one of `bundled()`, or the path of a `.safetensors` file.
+        device: where the parameters go.
+        dtype: of the parameters: float64 or float32 (inputs may be of any floating type).
+
+    Raises:
+        FileNotFoundError: for a name that is neither bundled nor a file; the nearest names are
+            offered.
+        ValueError: for a file that is truncated, no safetensors file, of another program, or not a
+            valid model.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"dtype of the parameters must be torch.float32 or torch.float64; got {dtype}. "
+            "Inputs of half precision work with either"
+        )
+    path = _resolve(name)
+    tensors, metadata = _read(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"weights {str(path)!r} were not written by gmdm_prior.save: their format is "
+            f"{metadata.get('format')!r}, not {FORMAT!r}"
+        )
+    try:
+        options = json.loads(metadata["options"])
+        model = _unpack(metadata.get("model", ""), tensors, options, dtype)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"weights {str(path)!r} hold no valid model: {reason}") from None
+    return model.to(device).requires_grad_(False)
+
+
+def card(name: str | os.PathLike) -> dict[str, object]:
+    """The card stored with a model: its data and their terms, figures, how it was made."""
+    _, metadata = _read(_resolve(name))
+    try:
+        return json.loads(metadata.get("card", "{}"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"weights {str(name)!r} hold a damaged card: {error}") from None
+
+
+def import_pogmdm(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> PatchModel:
+    """Read a patch model of the authors' PoGMDM code (a `torch.save`d state dict), frozen.
+
+    Its file holds filters `K.weight` (J, 1, b, b), means `mus` (L,) and weights `w.w`: (J, L), or
+    (J, (L + 1) / 2) for symmetric experts, centre first. Weights are normalised, filters made
+    exactly orthogonal and zero-mean.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that is no such checkpoint (scale mixtures and wavelets are not patch
+            models).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"checkpoint {str(path)!r} cannot be read safely: {reason}") from None
+    needed = ("K.weight", "mus", "w.w")
+    if not isinstance(state, dict) or any(not isinstance(state.get(k), Tensor) for k in needed):
+        raise ValueError(
+            f"checkpoint {str(path)!r} is no PoGMDM patch model: it must hold {', '.join(needed)}"
+        )
+    filters, means, half = (state[k].double() for k in needed)
+    if filters.ndim != 4 or means.ndim != 1 or half.ndim != 2 or len(half) != len(filters):
+        raise ValueError(
+            f"checkpoint {str(path)!r} is no PoGMDM patch model: its shapes do not fit"
+        )
+    weights = _whole_weights(half, len(means), path)
+    bound = float(means.abs().max())
+    if not torch.allclose(
+        means, torch.linspace(-bound, bound, len(means), dtype=means.dtype), atol=1e-5
+    ):
+        raise ValueError(f"checkpoint {str(path)!r} has means that are not equidistant around 0")
+    filters = project_orthogonal(filters, steps=50)
+    logits = weights.clamp(min=1e-30).log()
+    return PatchModel(filters.to(dtype), logits.to(dtype), bound).requires_grad_(False)
+
+
+def _whole_weights(weights: Tensor, components: int, path: Path) -> Tensor:
+    if weights.shape[1] == (components + 1) // 2:
+        weights = torch.cat([weights.flip(1)[:, :-1], weights], 1)
+    if weights.shape[1] != components:
+        raise ValueError(
+            f"checkpoint {str(path)!r} has {weights.shape[1]} weights for {components} means"
+        )
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _pack(model: DensityModel) -> tuple[dict[str, Tensor], dict[str, object]]:
+    if isinstance(model, PatchMixture):
+        tensors = {k: getattr(model, k) for k in ("filters", "variances", "weights", "basis")}
+        return tensors, {"symmetries": model.symmetries, "mean_variance": model.mean_part.variance}
+    if isinstance(model, PatchModel):
+        tensors = {"filters": model.filters, "logits": model.experts.logits}
+        return tensors, {"bound": model.experts.bound, "mean_variance": model.mean_part.variance}
+    raise TypeError(f"model must be a PatchModel or a PatchMixture; got {type(model).__name__}")
+
+
+def _unpack(
+    kind: str, tensors: dict[str, Tensor], options: dict, dtype: torch.dtype
+) -> PatchModel | PatchMixture:
+    tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+    if kind == "PatchMixture":
+        model = PatchMixture(
+            tensors["filters"],
+            tensors["variances"],
+            tensors["weights"],
+            tensors["basis"],
+            options["symmetries"],
+        )
+        with torch.no_grad():
+            model.filters.copy_(orthonormalise(model.filters))
+            model.weights.div_(model.weights.sum())
+    elif kind == "PatchModel":
+        model = PatchModel(tensors["filters"], tensors["logits"], options["bound"])
+        with torch.no_grad():
+            model.filters.copy_(project_orthogonal(model.filters, steps=50))
+    else:
+        raise ValueError(f"unknown kind of model {kind!r}")
+    variance = options.get("mean_variance")
+    return model if variance is None else model.with_mean(variance)
+
+
+def _resolve(name: str | os.PathLike) -> Path:
+    text = os.fspath(name)
+    names = bundled()
+    if text in names:
+        return Path(str(resources.files("gmdm_prior") / "weights" / f"{text}.safetensors"))
+    path = Path(text)
+    if path.is_dir():
+        raise ValueError(f"weights {text!r} is a folder; give a .safetensors file in it")
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise FileNotFoundError(
+        f"weights {text!r} are neither a bundled model nor a file; {hint}bundled: "
+        f"{', '.join(names) or 'none'}"
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}
+    except UNREADABLE as error:
+        with open(path, "rb") as file:
+            head = file.read(4)
+        kind = ""
+        if head[:2] == b"\x80\x02" or head[:1] == b"\x80" or head == b"PK\x03\x04":
+            kind = ": it looks like a pickle, which is never loaded"
+        raise ValueError(
+            f"weights {str(path)!r} cannot be read as safetensors (truncated, damaged or another "
+            f"format){kind}: {error}"
+        ) from None

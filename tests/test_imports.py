@@ -1,0 +1,83 @@
+"""Who imports whom, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gmdm_prior
+
+CORE = Path(gmdm_prior.__file__).parent
+LEAVES = {"_noise_level", "constraints", "symmetry", "patches"}
+ALLOWED = {
+    **{leaf: set() for leaf in LEAVES},
+    "density": {"_noise_level"},
+    "experts": set(),
+    "mixture_level": {"density"},
+    "mixture": {"_noise_level", "symmetry", "density", "mixture_level"},
+    "product": {"_noise_level", "density", "experts"},
+    "denoisers": {"_noise_level", "density", "mixture", "product", "patches"},
+    "likelihood": {"denoisers", "density", "patches"},
+    "storage": {"constraints", "density", "mixture", "product"},
+}
+SITES = {"torch", "numpy", "safetensors"}
+STDLIB = set(sys.stdlib_module_names)
+
+
+def imports(path):
+    """Own modules a file imports, and the top names of others."""
+    own, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            own.add(node.module.split(".")[0])
+        elif isinstance(node, ast.ImportFrom) and node.level == 1:
+            own.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            others.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Import):
+            others.update(alias.name.split(".")[0] for alias in node.names)
+    return own, others - STDLIB
+
+
+@pytest.mark.parametrize(
+    "module", sorted(p.stem for p in CORE.glob("*.py") if p.stem != "__init__")
+)
+def test_arrows_go_one_way(module):
+    own, others = imports(CORE / f"{module}.py")
+    assert module in ALLOWED, f"say here what {module} may import"
+    assert own <= ALLOWED[module]
+    assert others <= SITES
+
+
+def test_nothing_in_the_core_imports_the_trainer_or_the_adapter():
+    for path in CORE.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if path.stem not in ("train", "plots"):
+            assert "from .training" not in text
+            assert "gmdm_prior.training" not in text
+        assert "deepinv_gmdm" not in text
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_import_is_light():
+    """Neither deepinv nor a plotting or imaging library, and little beside torch itself."""
+    heavy = run(
+        "import sys, gmdm_prior;"
+        "heavy = ('deepinv', 'matplotlib', 'PIL', 'pywt', 'omegaconf', 'gmdm_prior.train');"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    assert heavy == "[]"
+
+
+def test_import_adds_little_time_to_torch():
+    code = (
+        "import torch, time; t = time.perf_counter(); import gmdm_prior;"
+        "print(time.perf_counter() - t)"
+    )
+    assert min(float(run(code)) for _ in range(3)) < 0.1
