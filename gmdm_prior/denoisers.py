@@ -69,12 +69,8 @@ class PatchAveraging(nn.Module):
                 NaN pixels.
             TypeError: for integer or complex images.
         """
-
-        def restore(image: Tensor, level: Tensor) -> Tensor:
-            step = _step(self.model, self.stride, (0, 0))
-            return step(image, level)
-
-        return _per_image(self.model, self.halo, self.stride, self.boundary, restore, noisy, sigma)
+        step = _step(self.model, self.stride, (0, 0))
+        return _per_image(self.model, self.halo, self.boundary, step, noisy, sigma)
 
 
 class HalfQuadraticSplitting(nn.Module):
@@ -129,7 +125,7 @@ class HalfQuadraticSplitting(nn.Module):
                 x = (1 - share) * x + share * image[:, inner, inner]
             return x
 
-        return _per_image(self.model, self.halo, self.stride, self.boundary, restore, noisy, sigma)
+        return _per_image(self.model, self.halo, self.boundary, restore, noisy, sigma)
 
 
 def check_options(model: object, stride: int, boundary: str) -> None:
@@ -204,7 +200,6 @@ def check_images(model: DensityModel, images: Tensor) -> None:
 def _per_image(
     model: DensityModel,
     halo: int,
-    stride: int,
     boundary: str,
     restore: Callable[[Tensor, Tensor], Tensor],
     noisy: Tensor,
@@ -219,9 +214,8 @@ def _per_image(
         out = torch.stack([restore(x, s) for x, s in zip(padded, level, strict=True)])
     else:
         out = planes
-    noise_free = level == 0 if not is_map else torch.zeros(1, dtype=torch.bool)
     if not is_map:
-        out = torch.where(noise_free[:, None, None, None], planes, out)
+        out = torch.where((level == 0)[:, None, None, None], planes, out)
     return out.reshape(noisy.shape).to(noisy.dtype)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PATCHES_PER_STRIP = 8192
+PATCHES_PER_STRIP = 4096  # what fits the cache best, product and mixture (8192: 3-14 % slower)
 
 
 def pad(images: Tensor, before: int, after: int, boundary: str) -> Tensor:
@@ -67,7 +67,7 @@ def overlap_add(
         size: side b of a patch.
         evaluate: takes one (N, C b²) matrix per image, returns (N, C b²).
         stride: distance of neighbouring patches.
-        phase: row and column of the first patch.
+        phase: row and column of the first patch, below `stride`.
 
     Returns:
         The sum (C, H, W).

@@ -8,7 +8,7 @@ from models import mixture, product
 from reference import patch_average
 
 import gmdm_prior as gm
-from gmdm_prior.patches import pad
+from gmdm_prior.patches import interior_average, pad
 
 CHECKED = {"product": lambda: product(3), "mixture": lambda: mixture(3)}
 
@@ -213,6 +213,37 @@ def test_gradients_flow_through_images_and_parameters(model):
     gm.PatchAveraging(exact)(y, 0.1).square().sum().backward()
     assert all(p.grad is not None for p in exact.parameters())
     assert torch.autograd.gradcheck(lambda v: gm.PatchAveraging(exact)(v, 0.1), y)
+
+
+@pytest.mark.parametrize("phase", [(0, 0), (1, 0), (0, 2), (2, 1)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_patches_come_back_to_where_they_were(stride, phase, monkeypatch):
+    """The mean of untouched patches is the image, on every grid and in every strip."""
+    monkeypatch.setattr("gmdm_prior.patches.PATCHES_PER_STRIP", 10)
+    x, phase = image(2, 13, 17), (phase[0] % stride, phase[1] % stride)
+    inside = interior_average((x,), 3, lambda p: p, stride, phase)
+    torch.testing.assert_close(inside, x[:, 2:-2, 2:-2], rtol=0, atol=1e-12)
+
+
+def test_hqs_steps_on_shifting_grids(model):
+    """Two steps at stride 2 by hand: the second grid starts one row further, the column with it."""
+    y = image(1, 1, 12, 12)
+    hqs = gm.HalfQuadraticSplitting(model, 2, "circular", levels=[0.9, 0.4], data_shares=[0.5, 0.1])
+    x = y[0, 0]
+    for step, (level, share) in enumerate([(0.09, 0.5), (0.04, 0.1)]):
+        total, count = torch.zeros_like(x), torch.zeros_like(x)
+        start = step - 4  # the image was padded by two steps of two pixels
+        for top in range(start % 2, 12, 2):
+            for left in range(start % 2, 12, 2):
+                rows, columns = (
+                    [(top + i) % 12 for i in range(3)],
+                    [(left + i) % 12 for i in range(3)],
+                )
+                index = torch.tensor(rows)[:, None], torch.tensor(columns)
+                total[index] += model.denoise(x[index][None], level)[0]
+                count[index] += 1
+        x = (1 - share) * total / count + share * y[0, 0]
+    torch.testing.assert_close(hqs(y, 0.1)[0, 0], x, rtol=0, atol=1e-5)  # the product reads a table
 
 
 def test_padding_reflects_as_often_as_it_takes():
