@@ -225,6 +225,16 @@ def test_patches_come_back_to_where_they_were(stride, phase, monkeypatch):
     torch.testing.assert_close(inside, x[:, 2:-2, 2:-2], rtol=0, atol=1e-12)
 
 
+def test_hqs_scales_a_map_step_by_step_in_its_place():
+    model = mixture(3)
+    y, level = image(1, 1, 12, 12), 0.05 + 0.2 * image(1, 1, 12, 12, seed=1)
+    average = gm.PatchAveraging(model, boundary="circular")
+    hqs = gm.HalfQuadraticSplitting(model, 1, "circular", levels=[0.9, 0.4], data_shares=[0.5, 0.1])
+    x = 0.5 * average(y, 0.9 * level) + 0.5 * y
+    x = 0.9 * average(x, 0.4 * level) + 0.1 * y
+    torch.testing.assert_close(hqs(y, level), x, rtol=0, atol=1e-12)
+
+
 def test_hqs_steps_on_shifting_grids(model):
     """Two steps at stride 2 by hand: the second grid starts one row further, the column with it."""
     y = image(1, 1, 12, 12)

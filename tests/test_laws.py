@@ -396,6 +396,7 @@ def test_parameters_have_gradients(model):
         (1j, TypeError, "number"),
         (torch.rand(3, 1, 2, 2), ValueError, "PatchAveraging"),
         (torch.rand(5), ValueError, "batch shape"),
+        (torch.rand(2, 1), ValueError, "batch shape"),  # would enlarge the batch to (2, 3)
     ],
 )
 def test_refuses_a_bad_sigma(sigma, error, match):
