@@ -1,0 +1,51 @@
+"""Gaussian-mixture diffusion models as priors and denoisers for deepinv, and a plug-in registry.
+
+The names below are imported at their first use, so that the command line answers `--help` without
+waiting for torch and deepinv.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .denoiser import GMDMDenoiser
+    from .physics import build_physics, noise_level
+    from .prior import GMDMPrior
+    from .registry import available, build_denoiser, build_noise_estimator, build_prior
+    from .solver import build_solver, schedule
+
+__all__ = [
+    "GMDMDenoiser",
+    "GMDMPrior",
+    "available",
+    "build_denoiser",
+    "build_noise_estimator",
+    "build_physics",
+    "build_prior",
+    "build_solver",
+    "noise_level",
+    "schedule",
+]
+
+_HOMES = {
+    "denoiser": ("GMDMDenoiser",),
+    "physics": ("build_physics", "noise_level"),
+    "prior": ("GMDMPrior",),
+    "registry": ("available", "build_denoiser", "build_noise_estimator", "build_prior"),
+    "solver": ("build_solver", "schedule"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f".{home}", __name__), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

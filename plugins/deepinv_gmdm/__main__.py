@@ -1,0 +1,105 @@
+"""The command line: `python -m deepinv_gmdm restore|denoise|plugins`.
+
+Exit status: 0 done, 2 bad input (one sentence on standard error), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+USAGE = """\
+examples:
+  python -m deepinv_gmdm restore deblur                     a config that comes with the package
+  python -m deepinv_gmdm restore my.yaml prior=tv out=tv    your own, another prior, another folder
+  python -m deepinv_gmdm restore deblur prior.weights=bsds-gray-small physics.noise.sigma=5/255
+  python -m deepinv_gmdm denoise noisy.png sigma=25/255 out=clean.png
+  python -m deepinv_gmdm plugins
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        given.run(given)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m deepinv_gmdm",
+        description="Restore and denoise pictures with Gaussian-mixture diffusion models.",
+        epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="restore|denoise|plugins")
+    restore = commands.add_parser("restore", help="simulate a measurement and restore it")
+    restore.add_argument("config", help="a YAML file, or the name of a config of the package")
+    restore.add_argument("words", nargs="*", metavar="key=value", help="overrides of the config")
+    restore.set_defaults(run=_restore)
+    denoise = commands.add_parser("denoise", help="denoise a picture of known noise level")
+    denoise.add_argument("image", help="the noisy picture")
+    denoise.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="sigma=25/255 weights=NAME method=hqs out=FILE",
+    )
+    denoise.set_defaults(run=_denoise)
+    plugins = commands.add_parser(
+        "plugins", help="list every registered name, and whether it loads"
+    )
+    plugins.set_defaults(run=_plugins)
+    return parser
+
+
+def _restore(given: argparse.Namespace) -> None:
+    from .restore import restore
+
+    restore(given.config, given.words)
+
+
+def _denoise(given: argparse.Namespace) -> None:
+    from .restore import denoise
+
+    options = {}
+    for word in given.words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is no option; write key=value, such as sigma=25/255")
+        options[key] = value
+    denoise(given.image, options)
+
+
+def _plugins(given: argparse.Namespace) -> None:
+    from .registry import GROUPS, plugins
+
+    for kind in GROUPS:
+        print(f"{kind} ({GROUPS[kind]})")
+        entries = plugins(kind)
+        names = [plugin.name for plugin in entries]
+        for plugin in entries:
+            status = "ok"
+            if names.count(plugin.name) > 1:
+                status = "registered twice"
+            else:
+                try:
+                    plugin.load()
+                except ValueError as error:
+                    status = f"broken: {error}"
+            print(f"  {plugin.name:18} {plugin.distribution:20} {status}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

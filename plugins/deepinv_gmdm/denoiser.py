@@ -1,0 +1,95 @@
+"""The GMDM as a deepinv denoiser.
+
+Two ways from a density of patches to a denoiser of images, both of which treat the channels of an
+image independently and clamp nothing:
+
+    average   each pixel is the mean of the exact posterior means of the patches that cover it
+    (empirical Bayes) hqs       a few half-quadratic-splitting steps, each a patch average at a
+    falling level and a step back to the data
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import deepinv
+import torch
+from torch import Tensor, nn
+
+import gmdm_prior as gm
+
+
+class GMDMDenoiser(deepinv.models.Denoiser):
+    """Denoiser from a Gaussian-mixture diffusion model.
+
+    Args:
+        weights: name of bundled weights, path of a `.safetensors` file, or a model of `gmdm_prior`.
+        method: `"hqs"` (default, best) or `"average"` (one empirical-Bayes step, the exact
+            posterior means averaged).
+        stride: distance between patches in pixels; None is the method's tuned default (1 for
+            `"average"`).
+        boundary: how the image goes on outside: `"reflect"`, `"circular"` (symmetric Jacobian) or
+            `"valid"`; None is the method's default, reflect.
+        device: where the weights live; None leaves them where they are.
+
+    Attributes:
+        halo: how many pixels around a tile influence its result (for `deepinv.distributed`).
+
+    Raises:
+        ValueError: for unknown or corrupt weights, or an unknown method, stride or boundary.
+    """
+
+    def __init__(
+        self,
+        weights: str | nn.Module = "bsds-gray",
+        method: str = "hqs",
+        stride: int | None = None,
+        boundary: str | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        methods = ("hqs", "average")
+        if method not in methods:
+            near = difflib.get_close_matches(str(method), methods, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"method must be 'hqs' or 'average'; got {method!r}{hint}")
+        self.method = method
+        self.model = weights if isinstance(weights, nn.Module) else gm.load(weights)
+        options: dict[str, Any] = {} if boundary is None else {"boundary": boundary}
+        if method == "average":
+            self.operator = gm.PatchAveraging(
+                self.model, stride=1 if stride is None else stride, **options
+            )
+        else:
+            self.operator = gm.HalfQuadraticSplitting(self.model, stride=stride, **options)
+        if device is not None:
+            self.to(device)
+
+    @property
+    def halo(self) -> int:
+        """How many pixels around a tile influence its result."""
+        return self.operator.halo
+
+    def forward(self, x: Tensor, sigma: Any = None, **kwargs: Any) -> Tensor:
+        """Denoise images.
+
+        Args:
+            x: noisy images (B, C, H, W), real, clean values in [0, 1]; every channel is denoised on
+                its own.
+            sigma: noise level in the units of `x`: a number, one level per image ((B,), (B, 1, 1,
+                1), list, array) or a map (B or 1, 1 or C, H, W).
+            **kwargs: what deepinv passes besides; not used.
+
+        Returns:
+            Shaped like `x`, same dtype and device, not clamped.
+
+        Raises:
+            ValueError: where sigma is missing, negative, NaN or of a shape that does not fit, or
+                `x` is not a batch of images at least as large as a patch.
+        """
+        if sigma is None:
+            raise ValueError(
+                "GMDMDenoiser needs the noise level sigma, in the units of the image (25/255, say)"
+            )
+        return self.operator(x, sigma)

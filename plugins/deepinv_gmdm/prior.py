@@ -1,0 +1,176 @@
+"""The explicit prior g(x) = -log f(x, sigma) of whole images, as deepinv's solvers want it.
+
+f is the composite density of an image: the density of every overlapping patch to the power 1/b² (b
+the patch size), so that lambda = 1 beside a Gaussian data term at the true noise level is the
+Bayesian weight. It is a composite likelihood, not a normalised density of images. With its score
+s = grad log f:
+
+    fn    g(x)                                     (B,)
+    grad  -s(x, sigma)                             analytic: no automatic differentiation inside
+    prox  argmin_z  gamma g(z) + ½ ‖z - x‖²        accelerated descent, step 1 / (1 + gamma L)
+
+L is the constant of the descent lemma: g(z + d) <= g(z) + <grad g(z), d> + L/2 ‖d‖². The level
+sigma smooths g: at 0 it is the density of clean images, sharp and far from convex; larger levels
+are milder. `prox` is the true proximal map (the mode of a posterior); the posterior mean is
+`deepinv.optim.PnP(GMDMDenoiser(...))`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import deepinv
+import torch
+from torch import Tensor, nn
+
+import gmdm_prior as gm
+
+logger = logging.getLogger(__name__)
+
+
+class GMDMPrior(deepinv.optim.Prior):
+    """Negative composite log-density of a GMDM, with gradient, proximal map and score.
+
+    Args:
+        weights: name of bundled weights, path of a `.safetensors` file, or a model of `gmdm_prior`.
+        sigma: noise level of the density, in the image's units, where a call gives none.
+        boundary: `"circular"` (default: every pixel has the same weight, so `grad` is a gradient
+            everywhere) or what else `gmdm_prior.PatchLikelihood` offers.
+        max_iter: most descent steps of one `prox`.
+        tol: `prox` stops for an image once the root mean square over its pixels of the proximal
+            objective's gradient is below this, in the image's units; that also bounds the error
+            where the objective is convex. 0 runs all `max_iter` steps without looking at values
+            (for `torch.func` and CUDA graphs).
+        device: where the weights live; None leaves them where they are.
+
+    Raises:
+        ValueError: for unknown or corrupt weights, or a bad sigma, max_iter or tol.
+    """
+
+    def __init__(
+        self,
+        weights: str | nn.Module = "bsds-gray",
+        sigma: Any = 0.02,
+        boundary: str = "circular",
+        max_iter: int = 100,
+        tol: float = 1e-5,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.explicit_prior = True
+        if max_iter < 1:
+            raise ValueError(f"max_iter must be at least 1; got {max_iter}")
+        if not tol >= 0:
+            raise ValueError(f"tol must not be negative; got {tol}")
+        self.model = weights if isinstance(weights, nn.Module) else gm.load(weights)
+        self.likelihood = gm.PatchLikelihood(self.model, boundary=boundary)
+        self.sigma = sigma
+        self.max_iter = max_iter
+        self.tol = tol
+        if device is not None:
+            self.to(device)
+
+    def fn(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        """The prior's value, in nats.
+
+        Args:
+            x: images (B, C, H, W).
+            sigma_denoiser: noise level (deepinv's `g_param`): None for the constructor's, a number,
+                tensor or list of one or B levels.
+            *args: what deepinv passes besides; not used.
+            **kwargs: likewise.
+
+        Returns:
+            (B,), in the dtype and on the device of `x`.
+        """
+        return -self.likelihood.log_prob(x, self._level(sigma_denoiser))
+
+    def grad(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        """Gradient of `fn` with respect to `x`, analytic; shaped like `x`."""
+        return -self.likelihood.score(x, self._level(sigma_denoiser))
+
+    def score(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        """Gradient of the composite log-density (for deepinv's samplers); shaped like `x`."""
+        return self.likelihood.score(x, self._level(sigma_denoiser))
+
+    def lipschitz(self, sigma: Any = None) -> float:
+        """Descent-lemma constant L of `fn` at a noise level: steps up to 1/L never raise it."""
+        level = self._level(sigma)
+        if isinstance(level, Tensor):
+            level = float(level.min())
+        elif isinstance(level, (list, tuple)):
+            level = min(float(value) for value in level)
+        return self.likelihood.lipschitz(level)
+
+    def prox(
+        self, x: Tensor, sigma_denoiser: Any = None, *args: Any, gamma: Any = 1.0, **kwargs: Any
+    ) -> Tensor:
+        """Proximal map argmin_z gamma fn(z) + ½ ‖z - x‖², by accelerated descent with restarts.
+
+        Each image of a batch has its own momentum and stops on its own, so that a batch equals a
+        loop.
+
+        Args:
+            x: images (B, C, H, W).
+            sigma_denoiser: noise level, as in `fn`.
+            *args: what deepinv passes besides; not used.
+            gamma: step size, a number or a tensor of one or B values; not negative.
+            **kwargs: `max_iter_inter` and `tol_inter` (deepinv's names) replace the constructor's
+                `max_iter` and `tol`.
+
+        Returns:
+            Shaped like `x`. The minimiser where gamma fn + ½ ‖·‖² is convex, a critical point below
+            `x`'s value elsewhere; the last iterate, and a logged note, where `max_iter` did not
+            suffice.
+        """
+        steps = int(kwargs.get("max_iter_inter", self.max_iter))
+        tol = float(kwargs.get("tol_inter", self.tol))
+        start = x if x.dtype == torch.float64 else x.float()  # half types accumulate in float32
+        gamma = _per_image(gamma, start)
+        step = 1 / (1 + gamma * self.lipschitz(sigma_denoiser))
+        root = step.sqrt()  # the objective's condition number is at most 1 + gamma L
+        momentum = (1 - root) / (1 + root)
+        z, ahead = start, start
+        done = torch.zeros((x.shape[0], 1, 1, 1), dtype=torch.bool, device=x.device)
+        for _ in range(steps):
+            slope = gamma * self.grad(ahead, sigma_denoiser) + (ahead - start)
+            new = ahead - step * slope
+            uphill = (slope * (new - z)).sum((1, 2, 3), keepdim=True) > 0
+            moved = torch.where(uphill, new, new + momentum * (new - z))
+            z, ahead = torch.where(done, z, new), torch.where(done, ahead, moved)
+            if tol > 0:
+                done = done | (slope.square().mean((1, 2, 3), keepdim=True) <= tol * tol)
+                if bool(done.all()):
+                    return z.to(x.dtype)
+        if tol > 0:
+            logger.info("prox stopped after %d steps above its tolerance %g", steps, tol)
+        return z.to(x.dtype)
+
+    def _level(self, sigma: Any) -> Any:
+        """What the core takes; deepinv hands over a (1, 1, H, W) map as (1, H, W)."""
+        level = self.sigma if sigma is None else sigma
+        if isinstance(level, Tensor) and level.ndim == 3:
+            level = level[None]
+        elif isinstance(level, Tensor) and level.ndim == 4 and level.shape[1:] == (1, 1, 1):
+            level = level.flatten()
+        elif isinstance(level, (list, tuple)) and len(level) == 1:
+            return self._level(level[0])
+        elif isinstance(level, (list, tuple)) and all(isinstance(v, (int, float)) for v in level):
+            level = torch.tensor(level, dtype=torch.float64)
+        if isinstance(level, Tensor) and level.numel() == 1:
+            level = level.flatten()[0]
+        return level
+
+
+def _per_image(gamma: Any, x: Tensor) -> Tensor:
+    """A step size as (1 or B, 1, 1, 1), in the dtype and on the device of `x`."""
+    if not isinstance(gamma, Tensor) and not 0 <= float(gamma) < math.inf:
+        raise ValueError(f"gamma must be finite and not negative; got {gamma}")
+    value = torch.as_tensor(gamma, dtype=x.dtype, device=x.device).flatten()
+    if value.numel() not in (1, x.shape[0]):
+        raise ValueError(
+            f"gamma must be a number or one value per image ({x.shape[0]}); got {value.numel()}"
+        )
+    return value.reshape(-1, 1, 1, 1)

@@ -1,0 +1,226 @@
+"""The command line: files on disk, exit statuses, one sentence for bad input."""
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from deepinv_gmdm import restore as restoring
+from deepinv_gmdm.__main__ import main
+from deepinv_gmdm.picture import read_picture, save_picture
+from PIL import Image
+
+import gmdm_prior as gm
+
+FAST = ("solver.max_iter=3", "prior.weights=bsds-gray-small")
+
+
+def test_restore_writes_everything(command, photo_file, tmp_path):
+    out = tmp_path / "deep" / "out"
+    status, printed, progress = command(
+        "restore", "deblur", f"image={photo_file}", *FAST, f"out={out}"
+    )
+    assert status == 0
+    assert sorted(p.name for p in out.iterdir()) == sorted(restoring.FILES)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert sorted(metrics) == ["psnr_measurement", "psnr_restored", "seconds"]
+    assert metrics["psnr_restored"] > metrics["psnr_measurement"] + 1
+    assert f"{metrics['psnr_measurement']:.2f} dB" in printed
+    assert f"{metrics['psnr_restored']:.2f} dB" in printed
+    assert "3/3" in progress
+    truth, restored = read_picture(photo_file)[0], read_picture(out / "restored.png")[0]
+    # 8-bit rounding moves each pixel by at most half a gray level
+    assert restoring.psnr(restored, truth) == pytest.approx(metrics["psnr_restored"], abs=0.1)
+    width, height = Image.open(out / "comparison.png").size
+    assert width > 2 * height
+
+
+def test_results_reproduce_from_the_written_config(command, photo_file, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    command("restore", "inpainting", f"image={photo_file}", *FAST, f"out={first}")
+    status, _, _ = command("restore", first / "config.yaml", f"out={second}")
+    assert status == 0
+    assert (first / "restored.png").read_bytes() == (second / "restored.png").read_bytes()
+    assert "max_iter: 3" in (second / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("prior", ["gmdm", "tv", "wavelet", "pnp", "red"])
+def test_prior_switches_on_the_same_config(command, photo_file, tmp_path, prior):
+    words = ["prior.denoiser.weights=bsds-gray-small", "prior.denoiser.name=gmdm"]
+    words = words if prior in ("pnp", "red") else []
+    status, _, error = command(
+        "restore",
+        "denoise",
+        f"image={photo_file}",
+        f"prior={prior}",
+        *words,
+        "solver.max_iter=2",
+        f"out={tmp_path / prior}",
+    )
+    assert status == 0, error
+    assert f"name: {prior}" in (tmp_path / prior / "config.yaml").read_text()
+
+
+def test_colour_and_device(command, photo, tmp_path):
+    save_picture(photo.expand(1, 3, -1, -1), tmp_path / "colour.png")
+    out = tmp_path / "out"
+    words = [f"image={tmp_path / 'colour.png'}", *FAST, "device=cpu", f"out={out}"]
+    status, _, _ = command("restore", "motion_deblur", *words)
+    assert status == 0
+    assert Image.open(out / "restored.png").mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["image=none.png"], "image 'none.png' does not exist"),
+        (["prior=gmmd"], "unknown prior 'gmmd'; did you mean 'gmdm'"),
+        (["solver.name=hsq"], "unknown solver 'hsq'; did you mean 'hqs'"),
+        (["prior.weights=bsds-grey"], "did you mean bsds-gray"),
+        (["prior.weights=truncated.safetensors"], "cannot be read as safetensors"),
+        (["prior.weights=pickle.safetensors"], "looks like a pickle, which is never loaded"),
+        (["prior.wieghts=x"], "unknown option 'wieghts'; did you mean 'weights'"),
+        (["solvr.name=hqs"], "unknown config key 'solvr"),
+        (["solver.max_iter=lots"], "'solver.max_iter'"),
+        (["physics.noise.sigma=-0.1"], "not negative"),
+        (["physics.noise.sigma=.nan"], "finite"),
+        (["physics.noise.sigma=[1, 2]"], "physics.noise.sigma must be a number"),
+        (["prior.sigma=-1"], "prior.sigma must be finite and not negative"),
+        (["prior.lambda=much"], "prior.lambda must be a number"),
+        (["image=tiny.png"], "at least one patch, 8x8"),
+        (["image=cut.png"], "image .*cut.png' cannot be read"),
+        (["image=text.png"], "no picture"),
+        (["device=abacus"], "'abacus' is not usable"),
+        (["out=text.png"], "output folder 'text.png' is not writable"),
+        (["out=text.png/below"], "output folder 'text.png/below' is not writable"),
+        (["nonsense"], "write key=value"),
+    ],
+)
+def test_bad_input(refused, photo, photo_file, tmp_path, monkeypatch, words, match):
+    """Exit status 2 and one sentence; nothing is left behind."""
+    monkeypatch.chdir(tmp_path)
+    weights = Path(gm.__file__).parent / "weights" / "bsds-gray-small.safetensors"
+    whole = weights.read_bytes()
+    (tmp_path / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps({"filters": [1, 2]}))
+    save_picture(photo[..., :5, :5], tmp_path / "tiny.png")
+    (tmp_path / "cut.png").write_bytes(photo_file.read_bytes()[:300])
+    (tmp_path / "text.png").write_text("no picture")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    physics = ["physics.name=denoise"]
+    sentence = refused("restore", "denoise", f"image={photo_file}", "out=new", *physics, *words)
+    assert re.search(match, sentence), sentence
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_full_disk_and_interrupt_leave_nothing(command, photo_file, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    words = ["restore", "deblur", f"image={photo_file}", *FAST, f"out={out}"]
+    assert command(*words)[0] == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    for failure, status, text in ((full, 2, "No space left"), (stop, 130, "interrupted")):
+        monkeypatch.setattr(restoring, "compare", failure)
+        got, _, error = command(*words)
+        assert got == status
+        assert text in error
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+        assert command(*words[:-1], f"out={tmp_path / 'new' / 'deep'}")[0] == status
+        assert not (tmp_path / "new").exists()
+
+
+def test_denoise(command, photo, noisy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_picture(noisy, tmp_path / "noisy.png")
+    words = ("denoise", "noisy.png", "sigma=0.1", "weights=bsds-gray-small")
+    assert command(*words)[0] == 0
+    result = read_picture(tmp_path / "noisy-denoised.png")[0]
+    assert restoring.psnr(result, photo) > restoring.psnr(noisy, photo) + 5
+    assert command(*words, "method=average", "out=sub/clean.tif")[0] == 0
+    assert (tmp_path / "sub" / "clean.tif").is_file()
+
+
+def test_denoise_keeps_sixteen_bits_and_colour(command, photo, tmp_path):
+    save_picture(photo, tmp_path / "deep.png", bits=16)
+    save_picture(photo.expand(1, 3, -1, -1), tmp_path / "colour.png")
+    for name, mode in (("deep.png", "I;16"), ("colour.png", "RGB")):
+        out = tmp_path / f"clean-{name}"
+        status, _, _ = command("denoise", tmp_path / name, "sigma=5/255", f"out={out}")
+        assert status == 0
+        assert Image.open(out).mode == mode
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ([], "give it, sigma=25/255"),
+        (["sigma=auto"], "not estimated yet"),
+        (["sigma=map"], "not estimated yet"),
+        (["sigma=-1"], "not negative"),
+        (["sigma=nan"], "finite"),
+        (["sigma=25/0"], "fraction such as"),
+        (["sgima=0.1"], "unknown option 'sgima'; did you mean 'sigma'"),
+        (["sigma=0.1", "weights=none"], "bsds-gray"),
+        (["sigma=0.1", "method=best"], "'hqs' or 'average'"),
+        (["sigma=0.1", "out=clean.pgn"], "names no picture format"),
+        (["sigma=0.1", "out=photo.png/clean.png"], "not writable"),
+        (["0.1"], "write key=value"),
+    ],
+)
+def test_denoise_refuses(refused, photo_file, tmp_path, monkeypatch, words, match):
+    monkeypatch.chdir(tmp_path)
+    assert match in refused("denoise", photo_file, *words)
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_denoise_refuses_the_picture(refused, tmp_path):
+    Image.fromarray(np.zeros((4, 30), np.uint8)).save(tmp_path / "thin.png")
+    assert "at least one patch" in refused(
+        "denoise", tmp_path / "thin.png", "sigma=0.1", f"out={tmp_path / 'a.png'}"
+    )
+    assert "does not exist" in refused("denoise", tmp_path / "none.png", "sigma=0.1")
+
+
+def test_plugins_lists_all(command):
+    status, printed, _ = command("plugins")
+    assert status == 0
+    for group in ("priors", "denoisers", "noise_estimators"):
+        assert f"deepinv_plugins.{group}" in printed
+    assert printed.count("gmdm  ") == 2
+    assert "broken" not in printed
+
+
+def test_from_outside():
+    """In processes of their own: help without torch, bad input without a traceback."""
+    code = "import sys, deepinv_gmdm.__main__ as m; m._parser(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    words = [sys.executable, "-m", "deepinv_gmdm", "restore", "debluf"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: config 'debluf' does not exist; did you mean 'deblur'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_unknown_commands_are_refused(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["restor", "deblur"])
+    assert exit.value.code == 2
+    assert "restor" in capsys.readouterr().err
+
+
+def test_psnr():
+    truth = torch.full((1, 1, 4, 4), 0.5)
+    assert restoring.psnr(truth + 0.1, truth) == pytest.approx(20, abs=1e-4)
+    assert restoring.psnr(torch.full_like(truth, 9.0), torch.ones_like(truth)) == float("inf")

@@ -1,0 +1,5 @@
+"""A second distribution with the same name for a prior."""
+
+
+def EdgePrior():
+    return None
