@@ -98,7 +98,10 @@ class PatchMixture(DensityModel):
         return mean, variance
 
     def responsibilities(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        """P(h, k | y), (*batch, symmetries, classes): what the model thinks each patch is."""
+        """P(h, k | y), (*batch, symmetries, classes): what the model thinks each patch is.
+
+        Element h of `symmetry.group` turns the patch into the position of its class's basis.
+        """
         return self._run(y, sigma, lambda level, p: (level.responsibilities(p),))[0]
 
     def sample(
@@ -172,8 +175,9 @@ class PatchMixture(DensityModel):
 
 
 def _oriented(filters: Tensor, symmetries: str) -> list[Tensor]:
-    """For each basis (|H| J, a): its rows in every symmetry."""
-    seen = torch.stack([symmetry.act(filters, q) for q in symmetry.group(symmetries)], 1)
+    """For each basis (|H| J, a): the rows h^-1 a_j, for which <h^-1 a_j, x> = <a_j, h x>."""
+    turns = [symmetry.inverse(h) for h in symmetry.group(symmetries)]
+    seen = torch.stack([symmetry.act(filters, q) for q in turns], 1)
     return list(seen.flatten(3).flatten(1, 2))
 
 

@@ -34,6 +34,11 @@ def group(name: str) -> tuple[int, ...]:
     raise ValueError(f"symmetries must be one of {', '.join(GROUPS)}; got {name!r}.{hint}")
 
 
+def inverse(element: int) -> int:
+    """The element that undoes another: turns go back, flips undo themselves."""
+    return -element % 4 if element < 4 else element
+
+
 def act(images: Tensor, element: int) -> Tensor:
     """Let one element of D4 act on the last two axes of `images` (..., b, b)."""
     turned = images.rot90(element % 4, (-2, -1))

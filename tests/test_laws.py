@@ -286,7 +286,7 @@ def test_responsibilities_name_the_class_that_made_the_patch():
     joint = torch.empty(8, 4, dtype=torch.float64)
     for h in range(8):
         for k in range(4):
-            u = (symmetry.act(model.filters[model.basis[k]], h) * y[0]).sum((1, 2, 3))
+            u = (model.filters[model.basis[k]] * symmetry.act(y[0], h)).sum((1, 2, 3))
             total = model.variances[k] + 0.01
             joint[h, k] = model.weights[k].log() - 0.5 * (u.square() / total + total.log()).sum()
     torch.testing.assert_close(r[0], torch.softmax(joint.flatten(), 0).reshape(8, 4))

@@ -41,6 +41,7 @@ def test_the_group_acts():
         for q in range(8):
             product_ = symmetry.act(symmetry.act(x, p), q)
             assert tuple(product_.flatten().tolist()) in seen
+        assert torch.equal(symmetry.act(symmetry.act(x, p), symmetry.inverse(p)), x)
     mirror = symmetry.act(x, symmetry.group("flips")[1])
     assert torch.equal(mirror, x.flip(-1))
     with pytest.raises(ValueError, match="flips"):
