@@ -1,0 +1,274 @@
+"""The command line `python -m gmdm_prior.train`: fit a prior to images.
+
+Exit status: 0 done, 1 the training broke down (a loss that is not finite), 2 bad input or a file
+that cannot be written (one sentence on standard error), 130 interrupted (Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import platform
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import __version__, plots, storage
+from .training.checkpoint import Checkpoint, disagreement
+from .training.config import TrainConfig, describe_keys, read_request, read_yaml, to_yaml
+from .training.data import find_images, read_images, split_held_out
+from .training.held_out import HeldOut
+from .training.loop import StepRecord, fit
+from .training.pool import ImagePool, step_generator, usable
+from .training.run_folder import RunFolder
+
+USAGE = """\
+usage: python -m gmdm_prior.train data=DIR [key=value ...]
+
+Fit a Gaussian-mixture diffusion model to images. Writes model.safetensors, report.png, config.yaml,
+metrics.csv and checkpoints/ to the folder `out`. Ctrl-C stops with a checkpoint; the same command
+with resume=true goes on from it.
+
+keys:
+{keys}
+
+examples:
+  python -m gmdm_prior.train data=photos
+  python -m gmdm_prior.train data=photos method=em+score out=runs/photos
+  python -m gmdm_prior.train data=noisy noise=25/255
+  python -m gmdm_prior.train data=bsds500:BSDS500 model=patch steps=20000
+  python -m gmdm_prior.train out=runs/photos resume=true
+"""
+DEFAULT_INIT = "bsds-gray"
+REPORT_PATCHES, REPORT_STREAM = 16_384, 8
+QUARTER = 4  # of a single image, one part in so many is held out
+MEASURES = "PSNR is that of one step of patch averaging on crops of held-out images at noise 25/255"
+
+Images = dict[Path, Tensor]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run; the exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    if any(word in ("-h", "--help", "help") for word in words):
+        print(USAGE.format(keys=describe_keys()), end="")
+        return 0
+    run = _Run(words)
+    try:
+        with _warnings_in_one_line():
+            run.train()
+    except KeyboardInterrupt:
+        _say(f"interrupted; {run.how_to_go_on()}")
+        return 130
+    except (FloatingPointError, torch.linalg.LinAlgError) as error:
+        _say(f"error: training broke down, {_one_line(error)}; {run.how_to_go_on()}")
+        return 1
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
+        _say(f"error: {_one_line(reason)}; {run.how_to_go_on()}")
+        return 2
+    except (ValueError, TypeError) as error:
+        _say(f"error: {_one_line(error)}")
+        return 2
+    return 0
+
+
+class _Run:
+    """One run of the command line.
+
+    Args:
+        words: `key=value` each.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+        self.folder: RunFolder | None = None
+
+    def train(self) -> None:
+        """From the words to the files."""
+        request = read_request(self.words)
+        config = _resolved(request.config)
+        for key in request.without_effect(config.method):
+            warnings.warn(f"{key} has no effect with method={config.method}", stacklevel=1)
+        self.folder = folder = RunFolder(Path(config.out).expanduser())
+        found = _checkpoint(folder, config)
+        init = None
+        if config.method == "score" and found is None:
+            init = storage.load(config.init)
+            config = _adopt(config, init)
+        training, held_out = _split(config)
+        counts = {"training_images": len(training), "held_out_images": len(held_out)}
+        print(f"{len(training)} training images, {len(held_out)} held out; {MEASURES}")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        settings = config.fit_settings()
+        records = fit(
+            training,
+            held_out,
+            settings,
+            init=init,
+            checkpoints=folder.checkpoints,
+            resume=found,
+        )
+        training.clear()  # `fit` has its own copy
+        pool = ImagePool.of(held_out.values())
+        with contextlib.closing(records):
+            last = _follow(records, folder, config, 0 if found is None else found.step)
+        self._finish(config, last, pool, counts)
+
+    def _finish(
+        self, config: TrainConfig, last: StepRecord, pool: ImagePool, counts: dict[str, int]
+    ) -> None:
+        figures = HeldOut.draw(pool, config.fit_settings().resolved()).figures(last.model)
+        storage.save(
+            last.model,
+            self.folder.model,
+            data=config.data,
+            method=config.method,
+            steps=last.step,
+            seed=config.seed,
+            numbers=last.model.num_parameters,
+            settings={k: v for k, v in vars(config).items() if k != "resume"},
+            held_out=figures,
+            held_out_measure="nats per zero-mean dimension; PSNR in dB of PatchAveraging on crops",
+            versions={
+                "gmdm_prior": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            command=shlex.join(["python", "-m", "gmdm_prior.train", *self.words]),
+            **counts,
+        )
+        generator = step_generator(config.seed, REPORT_STREAM)
+        patches = pool.patches(REPORT_PATCHES, config.patch_size, "none", generator)
+        plots.report(last.model, patches, self.folder.report, self.folder.curve())
+        shown = ", ".join(f"{name} {value}" for name, value in figures.items())
+        print(f"held out: {shown}")
+        print(f"wrote {self.folder.model} ({last.model.num_parameters} numbers) and report.png")
+
+    def how_to_go_on(self) -> str:
+        """What an interrupted run leaves, and how to take it up again."""
+        files = self.folder.checkpoints.files() if self.folder else []
+        if not files:
+            return "no checkpoint has been written"
+        step = int(files[0].stem.removeprefix("step-"))
+        return (
+            f"the checkpoint of step {step} is kept: go on with "
+            f"{shlex.join(['out=' + str(self.folder.path), 'resume=true'])}"
+        )
+
+
+def _resolved(config: TrainConfig) -> TrainConfig:
+    """Fill in what depends on other keys, and refuse what cannot be run."""
+    if not config.data:
+        raise ValueError("data is needed: a folder of images, as in data=photos (--help has more)")
+    if config.holdout < 2:
+        raise ValueError(f"holdout must be at least 2; got {config.holdout}")
+    settings = config.fit_settings().resolved()
+    out = config.out or f"runs/{settings.model}-{settings.method}"
+    init = config.init or (DEFAULT_INIT if settings.method == "score" else None)
+    return dataclasses.replace(config, **vars(settings), out=out, init=init)
+
+
+def _checkpoint(folder: RunFolder, config: TrainConfig) -> Checkpoint | None:
+    """Where a run that is resumed stands; an occupied folder is refused otherwise."""
+    if not config.resume:
+        if folder.occupied():
+            raise ValueError(
+                f"out={config.out} is occupied; add resume=true to go on there, or name another"
+            )
+        return None
+    found = folder.checkpoints.latest() if folder.occupied() else None
+    if found is None:
+        print(f"no checkpoint in {folder.path}: starting anew")
+        return None
+    stored = found.settings
+    if folder.config.is_file():
+        written = read_yaml(folder.config)
+        stored = stored | {key: written[key] for key in ("holdout",) if key in written}
+    now = vars(config.fit_settings()) | {"holdout": config.holdout}
+    differing = disagreement({"holdout": config.holdout} | stored, now)
+    if differing:
+        raise ValueError(f"the checkpoint in out={config.out} is of another run: {differing}")
+    print(f"resumed at step {found.step}")
+    return found
+
+
+def _adopt(config: TrainConfig, init: storage.PatchMixture) -> TrainConfig:
+    """What the start of score matching decides."""
+    if not isinstance(init, storage.PatchMixture):
+        raise ValueError(f"init={config.init} is no mixture, which method=score needs")
+    channels, size, _ = init.event_shape
+    return dataclasses.replace(
+        config, patch_size=size, channels=channels, symmetries=init.symmetries
+    )
+
+
+def _split(config: TrainConfig) -> tuple[Images, Images]:
+    """Training and held-out images, all at least as large as a patch."""
+    size = config.patch_size
+    images = read_images(find_images(config.data), config.channels)
+    usable(images, size, f"a patch of patch_size={size}")
+    images = {name: image for name, image in images.items() if min(image.shape[1:]) >= size}
+    if len(images) > 1:
+        training, held_out = split_held_out(list(images), config.holdout)
+        return {f: images[f] for f in training}, {f: images[f] for f in held_out}
+    ((name, image),) = images.items()
+    cut = image.shape[1] - max(image.shape[1] // QUARTER, size)
+    if cut < 2 * size:
+        raise ValueError(
+            f"{name} is the only image and too small to hold a quarter of it out: give at least two"
+        )
+    warnings.warn("there is one image only: its lowest quarter is held out", stacklevel=1)
+    return {name: image[:, :cut]}, {name: image[:, cut:]}
+
+
+def _follow(
+    records: Iterator[StepRecord], folder: RunFolder, config: TrainConfig, start: int
+) -> StepRecord:
+    """Show and write down every step; returns the last one."""
+    from tqdm import tqdm
+
+    shown, record = {"held-out loss": "", "PSNR": ""}, None
+    with tqdm(desc=config.method, unit="step", initial=start, dynamic_ncols=True) as bar:
+        for record in records:
+            if bar.total is None:
+                folder.write_config(to_yaml(config))
+                folder.start_metrics(start)
+                bar.total = record.steps
+            if record.step > start:
+                folder.add(record)
+            if record.held_out_loss is not None:
+                shown["held-out loss"] = f"{record.held_out_loss:.4g}"
+            if record.psnr is not None:
+                shown["PSNR"] = f"{record.psnr:.2f} dB"
+            parts = [f"{name} {value}" for name, value in shown.items() if value]
+            bar.set_postfix_str(
+                ", ".join([record.stage, f"loss {record.loss:.4g}", *parts]), refresh=False
+            )
+            bar.update(record.step - bar.n)
+    return record
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: _say(f"warning: {_one_line(message)}")
+        yield
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Training: likelihood, iPALM, score matching of the image denoiser, and the data they need.
+
+`fit` drives them all, step by step, with checkpoints; `fit_em` is likelihood alone in one call.
+"""
+
+from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints
+from gmdm_prior.training.data import (
+    find_images,
+    read_image,
+    read_images,
+    sample_patches,
+    split_held_out,
+)
+from gmdm_prior.training.em import EMRecord, fit_em
+from gmdm_prior.training.ipalm import IPALM
+from gmdm_prior.training.loop import StepRecord, fit
+from gmdm_prior.training.nmse import nmse
+from gmdm_prior.training.product_loss import denoising_score_matching
+from gmdm_prior.training.settings import FitSettings
+
+__all__ = [
+    "IPALM",
+    "Checkpoint",
+    "Checkpoints",
+    "EMRecord",
+    "FitSettings",
+    "StepRecord",
+    "denoising_score_matching",
+    "find_images",
+    "fit",
+    "fit_em",
+    "nmse",
+    "read_image",
+    "read_images",
+    "sample_patches",
+    "split_held_out",
+]

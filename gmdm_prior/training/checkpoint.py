@@ -1,0 +1,126 @@
+"""Checkpoints that survive `kill -9`, a full disk and a truncated file.
+
+A checkpoint is written aside, flushed to the disk and then renamed; the two newest are kept. It
+holds tensors, numbers, strings, lists and dictionaries only, and is read with `weights_only=True`:
+nothing is ever unpickled into objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gmdm_prior.storage import UNREADABLE
+from gmdm_prior.training.settings import FitSettings
+
+FORMAT = "gmdm-prior training/1"
+KEPT = 2
+DEFAULTS = {f.name: f.default for f in dataclasses.fields(FitSettings) if f.default is not None}
+NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands.
+
+    Attributes:
+        step: completed steps.
+        settings: what the run was told, and the fingerprint of its images.
+        state: of the method.
+    """
+
+    step: int
+    settings: dict[str, Any]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a run, in a folder of their own."""
+
+    folder: Path
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, then drop all but the two newest.
+
+        Raises:
+            OSError: where it cannot be written; the older ones stay.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, **vars(checkpoint)}, buffer)
+        path = self.folder / f"step-{checkpoint.step:08}.pt"
+        write_aside(path, buffer.getvalue())
+        for old in self.files()[KEPT:]:
+            old.unlink(missing_ok=True)
+        for part in self.folder.glob("step-*.part"):  # left by a killed run
+            part.unlink(missing_ok=True)
+
+    def files(self) -> list[Path]:
+        """The checkpoints, newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [p for p in self.folder.iterdir() if NAME.fullmatch(p.name)]
+        return sorted(found, key=lambda p: p.name, reverse=True)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read; a damaged one is named in a warning."""
+        for path in self.files():
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True)
+                if content.pop("format") != FORMAT:
+                    raise ValueError("it is no checkpoint of this version")
+                return Checkpoint(**content)
+            except (*UNREADABLE, AttributeError, KeyError, TypeError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                warnings.warn(
+                    f"checkpoint {path.name} cannot be read ({reason}); falling back to the one "
+                    "before it",
+                    stacklevel=2,
+                )
+        return None
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Write a file so that `path` holds either its old content or all of the new."""
+    aside = path.with_name(f"{path.name}.part")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def disagreement(stored: dict[str, Any], given: dict[str, Any]) -> str:
+    """The settings in which a run would go on otherwise than it began, with both values; or "".
+
+    Intervals of checkpoints and measurements may change, and iPALM may be given more steps: nothing
+    that it did before depends on how many there will be. A setting that the stored run did not know
+    had its default.
+    """
+    differing = []
+    for key, new in given.items():
+        old = stored.get(key, DEFAULTS.get(key, new))
+        if old == new or key in ("checkpoint_every", "measure_every"):
+            continue
+        if key == "steps" and given.get("method") == "ipalm" and new >= (old or 0):
+            continue
+        differing.append(f"{key} is {old} there and {new} now")
+    return "; ".join(differing)
