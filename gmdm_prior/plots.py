@@ -218,7 +218,7 @@ def class_examples(axes: Axes, model: PatchMixture, patches: Tensor) -> None:
     for k in rows:
         for i in claims[:, k].topk(columns).indices.tolist():
             element = symmetry.group(model.symmetries)[int(seen[i, :, k].argmax())]
-            chosen.append(symmetry.act(patches[i], _inverse(element)))
+            chosen.append(symmetry.act(patches[i], element))
     _show(axes, torch.stack(chosen), columns)
     for row, k in enumerate(rows):
         text = f"{float(model.weights[k]):.1%}, basis {int(model.basis[k]) + 1}"
@@ -240,11 +240,6 @@ def _frequent_classes(model: PatchMixture) -> list[int]:
         frequent = members[weights[members].argsort(descending=True)[:count]]
         chosen += frequent[contrast[frequent].argsort()].tolist()
     return chosen
-
-
-def _inverse(element: int) -> int:
-    """Of an element of D4: turns go back, mirrors are their own inverse."""
-    return -element % 4 if element < 4 else element
 
 
 def training_curve(figure: Figure | SubFigure, curve: Curve) -> None:

@@ -16,15 +16,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from . import __version__, plots, storage
 from .training.checkpoint import Checkpoint, disagreement
 from .training.config import TrainConfig, describe_keys, read_request, read_yaml, to_yaml
-from .training.data import find_images, read_images, split_held_out
 from .training.held_out import HeldOut
 from .training.loop import StepRecord, fit
-from .training.pool import ImagePool, step_generator, usable
+from .training.pool import ImagePool, step_generator
+from .training.run_data import split
 from .training.run_folder import RunFolder
 
 USAGE = """\
@@ -46,10 +45,8 @@ examples:
 """
 DEFAULT_INIT = "bsds-gray"
 REPORT_PATCHES, REPORT_STREAM = 16_384, 8
-QUARTER = 4  # of a single image, one part in so many is held out
 MEASURES = "PSNR is that of one step of patch averaging on crops of held-out images at noise 25/255"
-
-Images = dict[Path, Tensor]
+NOISY_MEASURES = "held-out loss is minus the log-likelihood of noisy patches, nats per dimension"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -101,9 +98,10 @@ class _Run:
         if config.method == "score" and found is None:
             init = storage.load(config.init)
             config = _adopt(config, init)
-        training, held_out = _split(config)
+        training, held_out = split(config)
         counts = {"training_images": len(training), "held_out_images": len(held_out)}
-        print(f"{len(training)} training images, {len(held_out)} held out; {MEASURES}")
+        measures = NOISY_MEASURES if config.noise else MEASURES
+        print(f"{len(training)} training images, {len(held_out)} held out; {measures}")
         folder.path.mkdir(parents=True, exist_ok=True)
         settings = config.fit_settings()
         records = fit(
@@ -206,25 +204,6 @@ def _adopt(config: TrainConfig, init: storage.PatchMixture) -> TrainConfig:
     return dataclasses.replace(
         config, patch_size=size, channels=channels, symmetries=init.symmetries
     )
-
-
-def _split(config: TrainConfig) -> tuple[Images, Images]:
-    """Training and held-out images, all at least as large as a patch."""
-    size = config.patch_size
-    images = read_images(find_images(config.data), config.channels)
-    usable(images, size, f"a patch of patch_size={size}")
-    images = {name: image for name, image in images.items() if min(image.shape[1:]) >= size}
-    if len(images) > 1:
-        training, held_out = split_held_out(list(images), config.holdout)
-        return {f: images[f] for f in training}, {f: images[f] for f in held_out}
-    ((name, image),) = images.items()
-    cut = image.shape[1] - max(image.shape[1] // QUARTER, size)
-    if cut < 2 * size:
-        raise ValueError(
-            f"{name} is the only image and too small to hold a quarter of it out: give at least two"
-        )
-    warnings.warn("there is one image only: its lowest quarter is held out", stacklevel=1)
-    return {name: image[:, :cut]}, {name: image[:, cut:]}
 
 
 def _follow(

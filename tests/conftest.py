@@ -10,6 +10,18 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests import models.py and ref
 RESEARCH_DATA = Path(os.environ.get("GMDM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Tensors here are tiny: two threads would only wait for each other."""
+    threads, inherited = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = inherited or "1"  # for the processes that tests start
+    yield
+    torch.set_num_threads(threads)
+    if inherited is None:
+        del os.environ["OMP_NUM_THREADS"]
+
+
 @pytest.fixture(autouse=True)
 def _no_gradients_left_off():
     """Every test starts with gradients on, whatever ran before."""

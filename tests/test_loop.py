@@ -2,18 +2,19 @@
 
 import itertools
 import math
+import os
 
 import pytest
 import torch
 from models import mixture
 
 import gmdm_prior as gm
-from gmdm_prior.training import Checkpoints, FitSettings, fit
-from gmdm_prior.training import trainers as trainers_module
-from gmdm_prior.training.checkpoint import Checkpoint, disagreement, write_aside
+from gmdm_prior.training import Checkpoints, FitSettings, fit, product_trainer
+from gmdm_prior.training.checkpoint import FORMAT, Checkpoint, disagreement, write_aside
 from gmdm_prior.training.held_out import HeldOut
 from gmdm_prior.training.pool import ImagePool, step_generator
-from gmdm_prior.training.trainers import LikelihoodTrainer, ProductTrainer, initial_product
+from gmdm_prior.training.product_trainer import ProductTrainer, initial_product
+from gmdm_prior.training.trainers import LikelihoodTrainer, em_problem
 
 SMALL = {
     "em": {"patch_size": 3, "bases": 1, "classes": 2, "components": 4, "patches": 300, "steps": 2},
@@ -62,6 +63,12 @@ def test_records_count_the_steps_and_the_last_has_the_model(method):
     assert all(math.isfinite(r.loss) for r in records)
     assert records[-1].psnr is not None
     assert not any(p.requires_grad for p in records[-1].model.parameters())
+
+
+def test_the_last_record_is_measured_whatever_the_interval():
+    records = run("ipalm", measure_every=4)
+    assert [r.model is not None for r in records] == [False, False, False, True, True]
+    assert [r.psnr is not None for r in records] == [False, False, False, True, True]
 
 
 @pytest.mark.parametrize("method", SMALL)
@@ -129,7 +136,7 @@ def test_one_noise_level_is_asked_for_by_equal_bounds():
     trainer = ProductTrainer(
         ImagePool.of(pictures()), settings("ipalm", sigma_min=0.02, sigma_max=0.02).resolved()
     )
-    x, y, sigma = trainers_module.noisy_patches(
+    x, y, sigma = product_trainer.noisy_patches(
         trainer._pool, trainer._settings, step_generator(0, 3, 0)
     )
     assert torch.equal(sigma, torch.full((50,), 0.02))
@@ -240,10 +247,22 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before_it(tmp_path, left):
         assert store.latest().step == 1
 
 
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
 def test_a_pickle_is_never_loaded(tmp_path):
-    torch.save({"format": print}, tmp_path / "step-00000001.pt")
+    content = {"format": FORMAT, "step": 1, "settings": {}, "state": Malicious(tmp_path / "bad")}
+    torch.save(content, tmp_path / "step-00000001.pt")
     with pytest.warns(UserWarning, match="cannot be read"):
         assert Checkpoints(tmp_path).latest() is None
+    assert not (tmp_path / "bad").exists()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -274,7 +293,7 @@ def test_disagreement_names_both_values(tmp_path):
 def test_a_loss_that_is_no_number_stops_with_the_last_good_state(tmp_path, monkeypatch):
     store = Checkpoints(tmp_path)
     whole = run("ipalm")[-1].model
-    draw = trainers_module.noisy_patches
+    draw = product_trainer.noisy_patches
 
     def broken(pool, how, generator):
         x, y, sigma = draw(pool, how, generator)
@@ -282,7 +301,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state(tmp_path, monke
         return x, y if broken.calls < 4 else y * math.nan, sigma
 
     broken.calls = 0
-    monkeypatch.setattr(trainers_module, "noisy_patches", broken)
+    monkeypatch.setattr(product_trainer, "noisy_patches", broken)
     with pytest.raises(FloatingPointError, match="step 4"):
         run("ipalm", store, checkpoint_every=100)
     monkeypatch.undo()
@@ -354,6 +373,6 @@ def test_too_few_patches_for_the_components():
 
 def test_components_follow_the_number_of_patches():
     pool = ImagePool.of(pictures(2))
-    problem = trainers_module.em_problem(pool, settings("em", components=None, patches=10**6))
+    problem = em_problem(pool, settings("em", components=None, patches=10**6))
     assert len(problem.coordinates) == pool.positions(3)
     assert problem.settings.components == max(2, pool.positions(3) // 100)

@@ -16,8 +16,8 @@ CURVE = [
 ]
 
 
-def patches(size=3, channels=1, count=400):
-    g = torch.Generator().manual_seed(0)
+def patches(size=3, channels=1, count=400, seed=0):
+    g = torch.Generator().manual_seed(seed)
     return 0.1 * torch.randn(count, channels, size, size, generator=g)
 
 
@@ -78,22 +78,40 @@ def test_potentials_meet_the_marginals_of_the_models_own_samples():
     assert max(map(abs, differences)) < 0.3
 
 
-def test_examples_are_turned_back():
-    image = torch.rand(1, 3, 3)
-    for element in range(8):
-        turned = symmetry.act(image, element)
-        assert torch.equal(symmetry.act(turned, plots._inverse(element)), image)
+def blocks(axes, rows, columns, size):
+    """The small images of a picture of tiles, (rows, columns, size, size)."""
+    shown = torch.from_numpy(axes.images[0].get_array().filled(float("nan")))
+    pitch = size + 1
+    return torch.stack(
+        [
+            torch.stack([shown[pitch * i :, pitch * j :][:size, :size] for j in range(columns)])
+            for i in range(rows)
+        ]
+    )
+
+
+def test_examples_are_turned_into_the_position_of_the_basis():
+    model = mixture(3, bases=1, classes=1)
+    with torch.no_grad():  # nearly all variance along the first filter, which has no symmetry
+        model.variances.fill_(1e-6)
+        model.variances[0, 0] = 1.0
+    first = model.filters[0, 0]
+    turned = torch.stack([symmetry.act(first, element) for element in range(8)])
+    axes = Figure().subplots()
+    plots.class_examples(axes, model, turned)
+    expected = first[0] / first.abs().max()
+    for block in blocks(axes, 1, 8, 3)[0]:  # as it is: float32 patches in a float64 model
+        torch.testing.assert_close(block, expected, rtol=0, atol=1e-6)
 
 
 def test_classes_show_the_patches_that_they_claim():
     model = mixture(3, bases=1, classes=2, symmetries="none")
     with torch.no_grad():
-        model.variances[0], model.variances[1] = 1e-5, 1.0
-    weak, strong = 1e-3 * patches(count=50), 10 * patches(count=50)
+        model.variances[0], model.variances[1] = 1.0, 1e-5
+    weak, strong = 1e-3 * patches(count=50), 10 * patches(count=50, seed=1)
     axes = Figure().subplots()
-    plots.class_examples(axes, model, torch.cat([weak, strong]))
-    shown = torch.from_numpy(axes.images[0].get_array().filled(float("nan")))
-    first = [shown[:3, 4 * i : 4 * i + 3] for i in range(8)]
-    scaled = weak / weak.abs().amax((1, 2, 3), keepdim=True)
-    for block in first:  # the smooth class comes first, and shows weak patches only
-        assert (scaled[:, 0] - block).abs().amax((1, 2)).min() < 1e-5
+    plots.class_examples(axes, model, torch.cat([strong, weak]))
+    for row, mine in zip(blocks(axes, 2, 8, 3), (weak, strong), strict=True):  # smoothest first
+        scaled = (mine / mine.abs().amax((1, 2, 3), keepdim=True))[:, 0]
+        for block in row:
+            assert (scaled - block).abs().amax((1, 2)).min() < 1e-5

@@ -1,11 +1,15 @@
 """The likelihood start of the product model: a density that fits its own marginals."""
 
+import itertools
+
 import pytest
 import torch
 from models import product
 
+from gmdm_prior.constraints import orthonormalise
+from gmdm_prior.training import product_start
 from gmdm_prior.training.product_start import fit_weights, likelihood_start
-from gmdm_prior.training.trainers import initial_product
+from gmdm_prior.training.product_trainer import initial_product
 
 
 def sparse_patches(count, seed=0):
@@ -16,7 +20,7 @@ def sparse_patches(count, seed=0):
 
 def test_filters_are_principal_axes_that_fit_their_experts():
     x = sparse_patches(20_000)
-    model = likelihood_start(x, components=33)
+    model = likelihood_start(x, components=33, rotations=0)
     k = model.filters.double().flatten(1)
     z = x.flatten(1) @ k.T
     covariance = z.T @ z / len(z)
@@ -25,6 +29,44 @@ def test_filters_are_principal_axes_that_fit_their_experts():
     assert correlation.abs().max() < 1e-3
     assert ((z.abs() > 0.95).double().mean(0) < 3e-4).all()
     assert (z.abs().amax(0) > 0.8).all()
+
+
+def independent_sparse(count, seed=0):
+    """Three independent Laplace responses of equal variance: no axis is principal."""
+    g = torch.Generator().manual_seed(seed)
+    a = torch.randn(1, 3, 1, 2, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    rows = orthonormalise(a).flatten(2)[0]
+    signs = torch.randint(2, (count, 3), generator=g) * 2 - 1
+    u = 0.05 * signs * -torch.rand(count, 3, generator=g, dtype=torch.float64).log()
+    return (u @ rows).reshape(-1, 1, 2, 2), rows
+
+
+def test_rotations_find_independent_directions():
+    """Up to sign and order; principal axes cannot tell directions of equal variance apart."""
+    x, rows = independent_sparse(30_000)
+
+    def worst(model):
+        k = model.filters.double().flatten(1)
+        cosines = (k / k.norm(dim=1, keepdim=True)) @ rows.T
+        return cosines.abs().amax(0).min().item()
+
+    assert worst(likelihood_start(x, rotations=0)) < 0.97
+    assert worst(likelihood_start(x, rotations=30)) > 0.999
+
+
+def test_rotations_never_lower_the_likelihood():
+    x, _ = independent_sparse(5000)
+    u = (x.flatten(1).float()) @ product_start.zero_mean_basis(1, 2).T.float()
+    basis = product_start.principal_axes(u)
+    norms, weights = product_start.fit_marginals(u @ basis.T, 33, 1.0)
+    table = product_start.tabulated(norms, weights, 1.0)
+    values = [product_start.log_likelihood(u @ basis.T, norms, table)]
+    for _ in range(10):
+        basis = product_start.rotated(basis, u, norms, table)
+        values.append(product_start.log_likelihood(u @ basis.T, norms, table))
+    assert all(b >= a for a, b in itertools.pairwise(values))
+    assert values[-1] > values[0] + 1e-3
+    assert (basis @ basis.T - torch.eye(3)).abs().max() < 1e-5
 
 
 def test_weights_are_a_maximum_of_the_likelihood():

@@ -17,7 +17,7 @@ from PIL import Image
 
 import gmdm_prior as gm
 from gmdm_prior import plots, train
-from gmdm_prior.training import trainers
+from gmdm_prior.training import product_trainer
 from gmdm_prior.training.checkpoint import Checkpoints
 from gmdm_prior.training.config import TrainConfig, noise_level
 from gmdm_prior.training.run_folder import RunFolder
@@ -132,11 +132,12 @@ def test_the_written_config_repeats_the_run(call, tmp_path):
 
 
 def test_noisy_images(call, tmp_path):
-    status, _, err = call(*EM, "steps=1", "noise=25/255")
+    status, out, err = call(*EM, "steps=1", "noise=25/255")
     assert status == 0, err
     figures = gm.card(tmp_path / "run" / "model.safetensors")["held_out"]
     assert figures["log_likelihood_sigma"] == pytest.approx(25 / 255, abs=1e-6)
     assert "psnr_25" not in figures
+    assert "PSNR" not in out
 
 
 def test_report_of_the_papers_model(call, tmp_path):
@@ -342,9 +343,10 @@ def test_keys_without_effect_are_named(call):
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(call, tmp_path, monkeypatch):
-    save = Checkpoints.save
+    save, attempts = Checkpoints.save, []
 
     def full(self, checkpoint):
+        attempts.append(checkpoint.step)
         if checkpoint.step > 5:
             raise OSError(28, "No space left on device", "checkpoints/step")
         save(self, checkpoint)
@@ -353,6 +355,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(call, tmp_path, monkeypatch):
     status, _, err = call(*EM, "steps=2")
     assert status == 2
     assert "No space left on device; the checkpoint of step 5 is kept" in sentence(err)
+    assert attempts == [1, 2, 3, 4, 5, 6]
     monkeypatch.undo()
     monkeypatch.setattr(plots, "report", lambda *_: None)
     status, out, _ = call("resume=true")
@@ -361,7 +364,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(call, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_no_number(call, tmp_path, monkeypatch):
-    initial = trainers.noisy_patches
+    initial = product_trainer.noisy_patches
 
     def broken(pool, settings, generator):
         x, y, sigma = initial(pool, settings, generator)
@@ -369,7 +372,7 @@ def test_a_loss_that_is_no_number(call, tmp_path, monkeypatch):
         return x, y if broken.calls < 5 else y * float("nan"), sigma
 
     broken.calls = 0
-    monkeypatch.setattr(trainers, "noisy_patches", broken)
+    monkeypatch.setattr(product_trainer, "noisy_patches", broken)
     status, _, err = call(*words_for("ipalm", tmp_path))
     assert status == 1
     assert "training broke down, step 5" in sentence(err)

@@ -1,48 +1,31 @@
-"""The methods of `fit` behind one contract, `Trainer`: likelihood, iPALM, one after the other.
+"""The methods of `fit` behind one contract, `Trainer`, and likelihood among them.
 
 A trainer makes one step at a time, and its whole state is a dictionary of tensors and numbers. What
 a step draws depends on the seed and its number only (`pool.step_generator`), so a state is all that
-is needed to go on to the same bits.
-
-iPALM, as in the paper (Section 4.1): Eq. 4 on fresh patches at every step, with
-
-    zeta_jl = 0.1 sqrt(alpha) / (1 + alpha mu_l²),   alpha = 1000,   L = 125 means in [-1, 1]
-    filters ~ N(0, 1 / b²), then projected by three alternations of Algorithm 1
-
-(`start="likelihood"`: `training.product_start` instead) and two blocks, filters (proximal map: the
-projection) and logits (free).
+is needed to go on to the same bits. iPALM is in `training.product_trainer`, score matching of the
+image denoiser in `training.score_matching`.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
-from gmdm_prior.constraints import project_orthogonal
 from gmdm_prior.density import DensityModel
 from gmdm_prior.mixture import PatchMixture
-from gmdm_prior.product import PatchModel
 from gmdm_prior.training import em
 from gmdm_prior.training.data import sample_patches
 from gmdm_prior.training.held_out import HeldOut
-from gmdm_prior.training.ipalm import IPALM
-from gmdm_prior.training.pool import ImagePool, step_generator, without_mean
-from gmdm_prior.training.product_loss import denoising_score_matching
-from gmdm_prior.training.product_start import likelihood_start
+from gmdm_prior.training.pool import ImagePool, step_generator
+from gmdm_prior.training.product_trainer import ProductTrainer
 from gmdm_prior.training.score_matching import ScoreTrainer
 from gmdm_prior.training.settings import FitSettings
 
 FULL_ITERATIONS = 12  # EM iterations of the full-covariance mixture
 COMPONENTS = 200  # of it, where there are enough patches:
 PATCHES_PER_COMPONENT = 100
-MEANS, BOUND = 125, 1.0  # L and gamma
-START_PATCHES = 60_000  # that a likelihood start is fitted to
-PEAK, SHARPNESS = 0.1, 1000.0  # of the first logits, alpha
-PROJECTION_STEPS = 3  # B
 
 
 class Trainer(Protocol):
@@ -151,95 +134,6 @@ def em_problem(pool: ImagePool, settings: FitSettings) -> em.EMProblem:
         iterations=settings.iterations,
     )
     return em.EMProblem.from_patches(patches, chosen)
-
-
-def initial_product(
-    size: int, channels: int = 1, generator: torch.Generator | None = None
-) -> PatchModel:
-    """The paper's start: `channels * (size² - 1)` random filters, peaked potentials."""
-    count = channels * (size * size - 1)
-    filters = torch.randn(count, channels, size, size, generator=generator) / size
-    means = torch.linspace(-BOUND, BOUND, MEANS)
-    logits = PEAK * math.sqrt(SHARPNESS) / (1 + SHARPNESS * means.square())
-    projected = project_orthogonal(filters, PROJECTION_STEPS)
-    return PatchModel(projected, logits.repeat(count, 1), BOUND)
-
-
-def first_product(pool: ImagePool, settings: FitSettings) -> PatchModel:
-    """The first iterate that the settings ask for."""
-    generator = step_generator(settings.seed, 2)
-    size, channels = settings.patch_size, settings.channels
-    if settings.start == "random":
-        return initial_product(size, channels, generator)
-    patches = pool.patches(START_PATCHES, size, settings.symmetries, generator)
-    return likelihood_start(patches, MEANS, BOUND)
-
-
-def noisy_patches(
-    pool: ImagePool, settings: FitSettings, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Zero-mean patches (N, C, b, b), the same with zero-mean noise, and its levels (N,)."""
-    count, size = settings.batch_size, settings.patch_size
-    x = without_mean(pool.patches(count, size, settings.symmetries, generator))
-    noise = without_mean(torch.randn(x.shape, generator=generator))
-    spread = settings.sigma_max - settings.sigma_min
-    sigma = settings.sigma_min + spread * torch.rand(count, generator=generator)
-    return x, x + sigma[:, None, None, None] * noise, sigma
-
-
-class ProductTrainer:
-    """iPALM on Eq. 4; the loss is the batch's, a squared norm per patch."""
-
-    def __init__(self, pool: ImagePool, settings: FitSettings) -> None:
-        self.steps, self.step, self.stage = settings.steps, 0, "ipalm"
-        self._pool, self._settings = pool, settings
-        self._model = first_product(pool, settings)
-        self._optimiser = IPALM(
-            [
-                {
-                    "params": [self._model.filters],
-                    "prox": lambda value, step: project_orthogonal(value, PROJECTION_STEPS),
-                },
-                {"params": [self._model.experts.logits]},
-            ]
-        )
-
-    def advance(self) -> float:
-        """One iPALM step in both blocks, on one fresh batch."""
-        generator = step_generator(self._settings.seed, 3, self.step)
-        x, y, sigma = noisy_patches(self._pool, self._settings, generator)
-
-        def closure() -> Tensor:
-            loss = denoising_score_matching(self._model, x, y, sigma)
-            if torch.is_grad_enabled():
-                loss.backward()
-            return loss
-
-        loss = self._optimiser.step(closure)
-        parameters = self._model.parameters()
-        if not math.isfinite(loss) or not all(bool(torch.isfinite(p).all()) for p in parameters):
-            raise FloatingPointError(f"the loss is {loss}")
-        self.step += 1
-        return loss
-
-    def state(self) -> dict[str, Any]:
-        """Parameters, iterates before them, Lipschitz constants."""
-        state = {"model": self._model.state_dict(), "optimiser": self._optimiser.state_dict()}
-        return {"step": self.step, **copy.deepcopy(state)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self.step = state["step"]
-        self._model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
-
-    def model(self) -> PatchModel:
-        """A copy of the model."""
-        return copy.deepcopy(self._model).requires_grad_(False)
-
-    def held_out_loss(self, held_out: HeldOut, model: DensityModel) -> float | None:
-        """Eq. 4 on held-out patches."""
-        return held_out.score_loss(model)
 
 
 class LikelihoodThenScore:
