@@ -67,7 +67,11 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
     data = safetensors.torch.save(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata
     )
-    path = Path(path)
+    write_aside(Path(path), data)
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Write a file so that `path` holds either its old content or all of the new."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(aside, "wb") as file:
@@ -77,6 +81,12 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def load(

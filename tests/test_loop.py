@@ -9,8 +9,9 @@ import torch
 from models import mixture
 
 import gmdm_prior as gm
+from gmdm_prior.storage import write_aside
 from gmdm_prior.training import Checkpoints, FitSettings, fit, product_trainer
-from gmdm_prior.training.checkpoint import FORMAT, Checkpoint, disagreement, write_aside
+from gmdm_prior.training.checkpoint import FORMAT, Checkpoint, disagreement
 from gmdm_prior.training.held_out import HeldOut
 from gmdm_prior.training.pool import ImagePool, step_generator
 from gmdm_prior.training.product_trainer import ProductTrainer, initial_product

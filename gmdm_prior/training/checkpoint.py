@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from gmdm_prior.storage import UNREADABLE
+from gmdm_prior.storage import UNREADABLE, write_aside
 from gmdm_prior.training.settings import FitSettings
 
 FORMAT = "gmdm-prior training/1"
@@ -87,25 +86,6 @@ class Checkpoints:
                     stacklevel=2,
                 )
         return None
-
-
-def write_aside(path: Path, data: bytes) -> None:
-    """Write a file so that `path` holds either its old content or all of the new."""
-    aside = path.with_name(f"{path.name}.part")
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def disagreement(stored: dict[str, Any], given: dict[str, Any]) -> str:

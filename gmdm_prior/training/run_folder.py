@@ -6,7 +6,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmdm_prior.training.checkpoint import Checkpoints, write_aside
+from gmdm_prior.storage import write_aside
+from gmdm_prior.training.checkpoint import Checkpoints
 from gmdm_prior.training.loop import StepRecord
 
 COLUMNS = ("step", "stage", "loss", "held_out_loss", "psnr", "seconds")
