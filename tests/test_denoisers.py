@@ -236,21 +236,19 @@ def test_hqs_scales_a_map_step_by_step_in_its_place():
 
 
 def test_hqs_steps_on_shifting_grids(model):
-    """Two steps at stride 2 by hand: the second grid starts one row further, the column with it."""
+    """Four steps at stride 3 by hand: each grid starts one further, the fourth column one more."""
     y = image(1, 1, 12, 12)
-    hqs = gm.HalfQuadraticSplitting(model, 2, "circular", levels=[0.9, 0.4], data_shares=[0.5, 0.1])
-    x = y[0, 0]
-    for step, (level, share) in enumerate([(0.09, 0.5), (0.04, 0.1)]):
+    levels, shares = [0.9, 0.7, 0.5, 0.4], [0.5, 0.2, 0.1, 0.0]
+    hqs = gm.HalfQuadraticSplitting(model, 3, "circular", levels=levels, data_shares=shares)
+    x, origin = y[0, 0], -8  # the image was padded by four steps of two pixels
+    for step, (level, share) in enumerate(zip(levels, shares, strict=True)):
         total, count = torch.zeros_like(x), torch.zeros_like(x)
-        start = step - 4  # the image was padded by two steps of two pixels
-        for top in range(start % 2, 12, 2):
-            for left in range(start % 2, 12, 2):
-                rows, columns = (
-                    [(top + i) % 12 for i in range(3)],
-                    [(left + i) % 12 for i in range(3)],
-                )
-                index = torch.tensor(rows)[:, None], torch.tensor(columns)
-                total[index] += model.denoise(x[index][None], level)[0]
+        for top in range((origin + step) % 3, 12, 3):
+            for left in range((origin + step + step // 3) % 3, 12, 3):
+                rows = torch.tensor([(top + i) % 12 for i in range(3)])
+                columns = torch.tensor([(left + i) % 12 for i in range(3)])
+                index = rows[:, None], columns
+                total[index] += model.denoise(x[index][None], 0.1 * level)[0]
                 count[index] += 1
         x = (1 - share) * total / count + share * y[0, 0]
     torch.testing.assert_close(hqs(y, 0.1)[0, 0], x, rtol=0, atol=1e-5)  # the product reads a table
