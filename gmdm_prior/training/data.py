@@ -149,19 +149,20 @@ def read_images(files: Iterable[str | Path], channels: int = 1) -> dict[Path, Te
     return images
 
 
-def _named(images: Mapping[Path, Tensor] | Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+def named(images: Mapping[Path, Tensor] | Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+    """Images with names for messages."""
     if isinstance(images, Mapping):
         return [(str(name), image) for name, image in images.items()]
     return [(f"image {i}", image) for i, image in enumerate(images)]
 
 
 def _large_enough(images: Mapping[Path, Tensor] | Sequence[Tensor], size: int) -> list[Tensor]:
-    named = _named(images)
-    small = [name for name, image in named if min(image.shape[-2:]) < size]
-    kept = [image for _, image in named if min(image.shape[-2:]) >= size]
+    pairs = named(images)
+    small = [name for name, image in pairs if min(image.shape[-2:]) < size]
+    kept = [image for _, image in pairs if min(image.shape[-2:]) >= size]
     if not kept:
         raise ValueError(
-            f"images must hold one of at least {size}×{size} pixels; none of {len(named)} does: "
+            f"images must hold one of at least {size}×{size} pixels; none of {len(pairs)} does: "
             "give larger images or a smaller patch"
         )
     if small:

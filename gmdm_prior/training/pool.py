@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gmdm_prior import symmetry
+from gmdm_prior.training.data import named
 
 Images = Mapping[Path, Tensor] | Sequence[Tensor]
 
@@ -27,13 +28,6 @@ def step_generator(seed: int, *place: int) -> torch.Generator:
     """A generator for one place (a stage, a step, …) of a run."""
     word = np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(word >> np.uint64(1)))
-
-
-def named(images: Images) -> list[tuple[str, Tensor]]:
-    """Images with names for messages."""
-    if isinstance(images, Mapping):
-        return [(str(name), image) for name, image in images.items()]
-    return [(f"image {i}", image) for i, image in enumerate(images)]
 
 
 def usable(images: Images, least: int, what: str) -> list[Tensor]:
