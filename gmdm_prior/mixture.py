@@ -204,7 +204,7 @@ def _check_values(filters: Tensor, variances: Tensor, weights: Tensor, basis: Te
             raise ValueError(f"{name} must be finite; they hold NaN or infinity")
     if not bool((variances > 0).all()):
         raise ValueError(f"variances must be positive; the smallest is {variances.min():g}")
-    if not bool((weights > 0).all()) or abs(float(weights.double().sum()) - 1) > 1e-3:
+    if not bool((weights > 0).all()) or abs(float(weights.detach().double().sum()) - 1) > 1e-3:
         raise ValueError(
             "weights must be positive and sum to one; the smallest is "
             f"{weights.min():g}, the sum {weights.sum():g}"

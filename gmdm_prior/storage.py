@@ -56,8 +56,8 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
         TypeError: for another kind of model, or a card that JSON cannot hold.
         OSError: where the file cannot be written; an older file at `path` is left as it was.
     """
-    tensors, options = _pack(model)
-    metadata = {"format": FORMAT, "model": type(model).__name__, "options": json.dumps(options)}
+    kind, tensors, options = pack(model)
+    metadata = {"format": FORMAT, "model": kind, "options": json.dumps(options)}
     try:
         metadata["card"] = json.dumps(card, allow_nan=False, sort_keys=True)
     except (TypeError, ValueError) as error:
@@ -124,7 +124,8 @@ def load(
         )
     try:
         options = json.loads(metadata["options"])
-        model = _unpack(metadata.get("model", ""), tensors, options, dtype)
+        tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+        model = _made_exact(unpack(metadata.get("model", ""), tensors, options))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"weights {str(path)!r} hold no valid model: {reason}") from None
@@ -191,39 +192,50 @@ def _whole_weights(weights: Tensor, components: int, path: Path) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _pack(model: DensityModel) -> tuple[dict[str, Tensor], dict[str, object]]:
+def pack(model: DensityModel) -> tuple[str, dict[str, Tensor], dict[str, object]]:
+    """A model as its kind, its stored numbers and its options.
+
+    Raises:
+        TypeError: for another model than a `PatchModel` or `PatchMixture`.
+    """
     if isinstance(model, PatchMixture):
         tensors = {k: getattr(model, k) for k in ("filters", "variances", "weights", "basis")}
-        return tensors, {"symmetries": model.symmetries, "mean_variance": model.mean_part.variance}
-    if isinstance(model, PatchModel):
+        options = {"symmetries": model.symmetries}
+    elif isinstance(model, PatchModel):
         tensors = {"filters": model.filters, "logits": model.experts.logits}
-        return tensors, {"bound": model.experts.bound, "mean_variance": model.mean_part.variance}
-    raise TypeError(f"model must be a PatchModel or a PatchMixture; got {type(model).__name__}")
+        options = {"bound": model.experts.bound}
+    else:
+        raise TypeError(f"model must be a PatchModel or a PatchMixture; got {type(model).__name__}")
+    return type(model).__name__, tensors, options | {"mean_variance": model.mean_part.variance}
 
 
-def _unpack(
-    kind: str, tensors: dict[str, Tensor], options: dict, dtype: torch.dtype
+def unpack(
+    kind: str, tensors: dict[str, Tensor], options: dict[str, object]
 ) -> PatchModel | PatchMixture:
-    tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+    """The model that `pack` took apart, to the bit.
+
+    Raises:
+        ValueError: for an unknown kind, or numbers that are no such model.
+    """
     if kind == "PatchMixture":
-        model = PatchMixture(
-            tensors["filters"],
-            tensors["variances"],
-            tensors["weights"],
-            tensors["basis"],
-            options["symmetries"],
-        )
-        with torch.no_grad():
-            model.filters.copy_(orthonormalise(model.filters))
-            model.weights.div_(model.weights.sum())
+        model = PatchMixture(**tensors, symmetries=options["symmetries"])
     elif kind == "PatchModel":
-        model = PatchModel(tensors["filters"], tensors["logits"], options["bound"])
-        with torch.no_grad():
-            model.filters.copy_(project_orthogonal(model.filters, steps=50))
+        model = PatchModel(**tensors, bound=options["bound"])
     else:
         raise ValueError(f"unknown kind of model {kind!r}")
     variance = options.get("mean_variance")
     return model if variance is None else model.with_mean(variance)
+
+
+@torch.no_grad()
+def _made_exact(model: PatchModel | PatchMixture) -> PatchModel | PatchMixture:
+    """Make bases that were rounded in a file orthonormal again, and weights sum to one."""
+    if isinstance(model, PatchModel):
+        model.filters.copy_(project_orthogonal(model.filters, steps=50))
+    else:
+        model.filters.copy_(orthonormalise(model.filters))
+        model.weights.div_(model.weights.sum())
+    return model
 
 
 def _resolve(name: str | os.PathLike) -> Path:

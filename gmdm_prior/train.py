@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 
 from . import __version__, plots, storage
+from .density import DensityModel
 from .training.checkpoint import Checkpoint, disagreement
-from .training.config import TrainConfig, describe_keys, read_request, read_yaml, to_yaml
+from .training.config import Request, TrainConfig, describe_keys, read_request, read_yaml, to_yaml
 from .training.held_out import HeldOut
-from .training.loop import StepRecord, fit
+from .training.loop import StepRecord, fit, of_init
 from .training.pool import ImagePool, step_generator
 from .training.run_data import split
 from .training.run_folder import RunFolder
@@ -43,7 +44,7 @@ examples:
   python -m gmdm_prior.train data=bsds500:BSDS500 model=patch steps=20000
   python -m gmdm_prior.train out=runs/photos resume=true
 """
-DEFAULT_INIT = "bsds-gray"
+DEFAULT_INIT = {"mixture": "bsds-gray", "patch": "bsds-gray-7x7"}
 REPORT_PATCHES, REPORT_STREAM = 16_384, 8
 MEASURES = "PSNR is that of one step of patch averaging on crops of held-out images at noise 25/255"
 NOISY_MEASURES = "held-out loss is minus the log-likelihood of noisy patches, nats per dimension"
@@ -97,7 +98,7 @@ class _Run:
         init = None
         if config.method == "score" and found is None:
             init = storage.load(config.init)
-            config = _adopt(config, init)
+            config = _adopt(request, config, init)
         training, held_out = split(config)
         counts = {"training_images": len(training), "held_out_images": len(held_out)}
         measures = NOISY_MEASURES if config.noise else MEASURES
@@ -168,7 +169,7 @@ def _resolved(config: TrainConfig) -> TrainConfig:
         raise ValueError(f"holdout must be at least 2; got {config.holdout}")
     settings = config.fit_settings().resolved()
     out = config.out or f"runs/{settings.model}-{settings.method}"
-    init = config.init or (DEFAULT_INIT if settings.method == "score" else None)
+    init = config.init or (DEFAULT_INIT[settings.model] if settings.method == "score" else None)
     return dataclasses.replace(config, **vars(settings), out=out, init=init)
 
 
@@ -196,14 +197,14 @@ def _checkpoint(folder: RunFolder, config: TrainConfig) -> Checkpoint | None:
     return found
 
 
-def _adopt(config: TrainConfig, init: storage.PatchMixture) -> TrainConfig:
+def _adopt(request: Request, config: TrainConfig, init: DensityModel) -> TrainConfig:
     """What the start of score matching decides."""
-    if not isinstance(init, storage.PatchMixture):
-        raise ValueError(f"init={config.init} is no mixture, which method=score needs")
-    channels, size, _ = init.event_shape
-    return dataclasses.replace(
-        config, patch_size=size, channels=channels, symmetries=init.symmetries
-    )
+    adopted = of_init(config, init)
+    for key in ("model", "symmetries"):
+        asked, has = request.given.get(key), getattr(adopted, key)
+        if asked not in (None, has):
+            raise ValueError(f"init={config.init} has {key}={has}; {key}={asked} was asked for")
+    return adopted
 
 
 def _follow(

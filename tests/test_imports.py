@@ -22,7 +22,7 @@ ALLOWED = {
     "likelihood": {"denoisers", "density", "patches"},
     "storage": {"constraints", "density", "mixture", "product"},
     "plots": {"density", "mixture", "product", "symmetry"},
-    "train": {"__version__", "plots", "storage", "training"},
+    "train": {"__version__", "density", "plots", "storage", "training"},
 }
 SITES = {"torch", "numpy", "safetensors"}
 SITES_ON_TOP = {"plots": {"matplotlib"}, "train": {"tqdm"}}  # imported late

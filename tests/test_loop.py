@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from models import mixture
+from models import mixture, product
 
 import gmdm_prior as gm
 from gmdm_prior.storage import write_aside
@@ -20,10 +20,15 @@ from gmdm_prior.training.trainers import LikelihoodTrainer, em_problem
 SMALL = {
     "em": {"patch_size": 3, "bases": 1, "classes": 2, "components": 4, "patches": 300, "steps": 2},
     "em+score": {"patch_size": 3, "bases": 1, "classes": 2, "components": 4, "patches": 300}
-    | {"steps": 3, "crops": 3},
-    "score": {"patch_size": 3, "steps": 4, "crops": 3},
+    | {"steps": 3, "crops": 4},
+    "score": {"patch_size": 3, "steps": 4, "crops": 4},
+    "score of a product": {"method": "score", "model": "patch", "patch_size": 3, "steps": 4}
+    | {"crops": 4},
     "ipalm": {"model": "patch", "patch_size": 3, "steps": 5, "batch_size": 50},
 }
+
+
+START = {"score": mixture, "score of a product": product}
 
 
 def pictures(count=4, seed=0, shape=(1, 24, 20)):
@@ -43,7 +48,7 @@ def run(method, folder=None, resume=None, stop_at=None, **changes):
         pictures(),
         pictures(1, seed=1),
         settings(method, **changes),
-        init=mixture(3).float() if method == "score" and resume is None else None,
+        init=START[method](3).float() if method in START and resume is None else None,
         checkpoints=folder,
         resume=resume,
     )
@@ -60,7 +65,8 @@ def run(method, folder=None, resume=None, stop_at=None, **changes):
 def test_records_count_the_steps_and_the_last_has_the_model(method):
     records = run(method)
     assert [r.step for r in records] == list(range(1, records[0].steps + 1))
-    assert isinstance(records[-1].model, gm.PatchModel if method == "ipalm" else gm.PatchMixture)
+    product = method in ("ipalm", "score of a product")
+    assert isinstance(records[-1].model, gm.PatchModel if product else gm.PatchMixture)
     assert all(math.isfinite(r.loss) for r in records)
     assert records[-1].psnr is not None
     assert not any(p.requires_grad for p in records[-1].model.parameters())
@@ -106,6 +112,16 @@ def test_ipalm_may_be_given_more_steps(tmp_path):
     assert fewer == "steps is 4 there and 2 now"
     other = disagreement({"steps": 2}, {"steps": 3, "method": "score"})
     assert other == "steps is 2 there and 3 now"
+
+
+def test_inertia_falls_to_zero_over_the_last_tenth():
+    trainer = ProductTrainer(ImagePool.of(pictures()), settings("ipalm", steps=40).resolved())
+    inertia = []
+    while trainer.step < trainer.steps:
+        trainer.advance()
+        inertia += [block["inertia"] for block in trainer._optimiser.param_groups]
+    shares = [1.0] * 37 + [0.75, 0.5, 0.25]
+    assert inertia == pytest.approx([0.95 * share for share in shares for _ in range(2)])
 
 
 def test_losses_fall():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from models import mixture, product
 from PIL import Image
 
 import gmdm_prior as gm
@@ -25,10 +26,12 @@ from gmdm_prior.training.run_folder import RunFolder
 EM = ["patch_size=3", "bases=1", "classes=2", "components=4", "patches=300", "measure_every=50"]
 METHODS = {
     "em": [*EM, "steps=6"],
-    "em+score": [*EM, "steps=4", "crops=3", "checkpoint_every=1"],
-    "score": ["init=START", "steps=8", "crops=3", "checkpoint_every=2", "measure_every=50"],
+    "em+score": [*EM, "steps=4", "crops=4", "checkpoint_every=1"],
+    "score": ["init=START", "steps=8", "crops=4", "checkpoint_every=2", "measure_every=50"],
     "ipalm": ["model=patch", "patch_size=3", "steps=14", "batch_size=40", "checkpoint_every=3"],
 }
+METHODS["score of a product"] = METHODS["score"]
+START = {"score": mixture, "score of a product": product}
 
 
 @pytest.fixture(autouse=True)
@@ -70,12 +73,10 @@ def call(tmp_path, data, capsys):
 
 def words_for(method, tmp_path):
     start = tmp_path / "start.safetensors"
-    if method == "score" and not start.exists():
-        from models import mixture
-
-        gm.save(mixture(3).float(), start)
+    if method in START and not start.exists():
+        gm.save(START[method](3).float(), start)
     words = [word.replace("START", str(start)) for word in METHODS[method]]
-    return [f"method={method}", *words]
+    return [f"method={method.split()[0]}", *words]
 
 
 def sentence(err):

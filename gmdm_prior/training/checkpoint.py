@@ -91,9 +91,9 @@ class Checkpoints:
 def disagreement(stored: dict[str, Any], given: dict[str, Any]) -> str:
     """The settings in which a run would go on otherwise than it began, with both values; or "".
 
-    Intervals of checkpoints and measurements may change, and iPALM may be given more steps: nothing
-    that it did before depends on how many there will be. A setting that the stored run did not know
-    had its default.
+    Intervals of checkpoints and measurements may change, and iPALM may be given more steps: only
+    its last tenth depends on how many there are, and picks up speed again. A setting that the
+    stored run did not know had its default.
     """
     differing = []
     for key, new in given.items():

@@ -36,7 +36,9 @@ class TrainConfig(FitSettings):
         "quarter",
     )
     init: str | None = setting(
-        None, "weights that method=score starts from, a bundled name or a file", "bsds-gray"
+        None,
+        "weights that method=score starts from, a bundled name or a file",
+        "bsds-gray, for model=patch bsds-gray-7x7",
     )
     resume: bool = setting(
         False, "go on from the last checkpoint in out; keys not given are those of out/config.yaml"
@@ -58,7 +60,7 @@ class Request:
     def without_effect(self, method: str) -> list[str]:
         """Given keys at which a method does not look."""
         unused = {key for key, methods in USED_BY.items() if method not in methods}
-        unused |= {"init"} if method != "score" else {"patch_size", "symmetries", "channels"}
+        unused |= {"init"} if method != "score" else {"patch_size", "channels"}
         return sorted(unused & set(self.given))
 
 

@@ -47,8 +47,7 @@ class IPALM(Optimizer):
 
     Args:
         params: parameters, or groups `{"params": …, "prox": …}` with any of the options below.
-        inertia: beta, in [0, 1). Of 0.7, 0.9, 0.95 and 0.97 the default trained the patch model
-            best on held-out patches; 0.97 was faster but burst.
+        inertia: beta, in [0, 1).
         lipschitz: first guess of L; the step is 1 / L. Kept, and adapted, in the group.
         shrink: factor of L at a block step without back-tracking, in (0, 1].
 

@@ -15,15 +15,18 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from gmdm_prior.density import DensityModel
 from gmdm_prior.mixture import PatchMixture
+from gmdm_prior.product import PatchModel
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints, disagreement
 from gmdm_prior.training.held_out import HeldOut
 from gmdm_prior.training.pool import ImagePool, Images, usable
 from gmdm_prior.training.settings import FitSettings
 from gmdm_prior.training.trainers import Trainer, make_trainer
+
+Settings = TypeVar("Settings", bound=FitSettings)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def fit(
     held_out: Images,
     settings: FitSettings | None = None,
     *,
-    init: PatchMixture | None = None,
+    init: PatchMixture | PatchModel | None = None,
     checkpoints: Checkpoints | None = None,
     resume: Checkpoint | None = None,
 ) -> Iterator[StepRecord]:
@@ -69,7 +72,8 @@ def fit(
             a sequence.
         held_out: images that are only measured on.
         settings: what to train; None is a mixture by EM.
-        init: the mixture that method=score starts from.
+        init: the model that method=score starts from; it decides model, patch_size, channels and,
+            for a mixture, symmetries.
         checkpoints: where to write them; None writes none.
         resume: go on from here, as `checkpoints.latest()` gives it: to the same bits as a run that
             never stopped, on one machine with one number of threads.
@@ -86,11 +90,11 @@ def fit(
     """
     settings = (settings or FitSettings()).resolved()
     if settings.method == "score" and init is not None:
-        settings = _of_init(settings, init)
+        settings = of_init(settings, init)
     pool = _pool(images, settings, training=True)
     trainer = make_trainer(pool, settings, init)
     if settings.method == "score" and init is None and resume is None:
-        raise ValueError("method=score needs init, the PatchMixture to start from")
+        raise ValueError("method=score needs init, the model to start from")
     facts = dataclasses.asdict(settings) | {"images": pool.fingerprint}
     if resume is not None:
         differing = disagreement(resume.settings, facts)
@@ -160,14 +164,13 @@ def _record(
     )
 
 
-def _of_init(settings: FitSettings, init: PatchMixture) -> FitSettings:
-    """What the start of score matching decides."""
-    return dataclasses.replace(
-        settings,
-        patch_size=init.event_shape[-1],
-        channels=init.event_shape[0],
-        symmetries=getattr(init, "symmetries", settings.symmetries),
-    )
+def of_init(settings: Settings, init: PatchMixture | PatchModel) -> Settings:
+    """The settings with what the start of score matching decides."""
+    changes = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
+    if isinstance(init, PatchMixture):
+        changes["symmetries"] = init.symmetries
+    kind = "mixture" if isinstance(init, PatchMixture) else "patch"
+    return dataclasses.replace(settings, model=kind, **changes)
 
 
 def _pool(images: Images, settings: FitSettings, training: bool) -> ImagePool:

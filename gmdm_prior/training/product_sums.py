@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,21 +30,51 @@ def sums_over_patches(
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Sums over all patches of loss and wanted gradients, a few patches of like level at a time."""
-    rising = filters.square().sum(1).argsort()  # experts that need as many nodes are neighbours
-    experts = _Experts(filters[rising], log_weights[rising], bound, wanted)
-    rows = max(1, min(len(y), BUFFER // log_weights.numel()))
-    buffer = filters.new_empty(rows * log_weights.numel())
+    experts, buffer, back = _ordered(filters, log_weights, bound, wanted)
     loss = filters.new_zeros((), dtype=torch.float64)
     order = variance.argsort()
-    ordered = [t[order].split(rows) for t in (x, y, variance)]
+    ordered = [t[order].split(len(buffer) // log_weights.numel()) for t in (x, y, variance)]
     for part in zip(*ordered, strict=True):
         loss += _add_part(experts, buffer, *part)
-    back = rising.argsort()
     return (
         loss,
         experts.for_filters[back] if wanted[0] else None,
         experts.for_logits()[back] if wanted[1] else None,
     )
+
+
+def posterior_means(
+    filters: Tensor, log_weights: Tensor, y: Tensor, variance: Tensor, bound: float
+) -> Tensor:
+    """Values of y + sigma² score for patches y (P, a) at one noise variance ()."""
+    experts, buffer, _ = _ordered(filters, log_weights, bound, (False, False))
+    parts = y.split(len(buffer) // log_weights.numel())
+    return torch.cat(
+        [_part(experts, buffer, p, variance.expand(len(p))).mean(experts) for p in parts]
+    )
+
+
+def posterior_mean_gradients(
+    filters: Tensor, log_weights: Tensor, y: Tensor, variance: Tensor, bound: float, g: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of <g, y + sigma² score> with respect to y, filters and logits; g is (P, a)."""
+    experts, buffer, back = _ordered(filters, log_weights, bound, (True, True))
+    rows = len(buffer) // log_weights.numel()
+    along_y = [
+        _add_gradients(experts, _part(experts, buffer, p, variance.expand(len(p))), q)
+        for p, q in zip(y.split(rows), g.split(rows), strict=True)
+    ]
+    return torch.cat(along_y), experts.for_filters[back], experts.for_logits()[back]
+
+
+def _ordered(
+    filters: Tensor, log_weights: Tensor, bound: float, wanted: tuple[bool, bool]
+) -> tuple[_Experts, Tensor, Tensor]:
+    """Experts that need as many nodes side by side, a buffer for them, and the way back."""
+    rising = filters.square().sum(1).argsort()
+    experts = _Experts(filters[rising], log_weights[rising], bound, wanted)
+    rows = max(1, BUFFER // log_weights.numel())
+    return experts, filters.new_empty(rows * log_weights.numel()), rising.argsort()
 
 
 class _Experts:
@@ -82,30 +113,68 @@ class _Experts:
 
 def _add_part(experts: _Experts, buffer: Tensor, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
     """Loss of a few patches, whose gradients are added to those of `experts`."""
-    filters, wanted = experts.filters, experts.wanted
-    z = filters @ y.T  # (J, P), as s, m, c, u
+    part = _part(experts, buffer, y, noise)
+    residual = part.mean(experts) - x
+    if any(experts.wanted):
+        _add_gradients(experts, part, 2 * residual)
+    return residual.square().sum(dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A few patches: responses and what follows from them, (J, P) each, patches in columns.
+
+    Attributes:
+        y: the patches, (P, a).
+        noise: their noise variances, (P,).
+        z: responses; s: variances of a component; c: scores of the experts.
+        moments: (J, 2 or 4, P), sums over components of w mu^i e^….
+        groups: the exponentials, as `_moments` returns them.
+    """
+
+    y: Tensor
+    noise: Tensor
+    z: Tensor
+    s: Tensor
+    c: Tensor
+    moments: Tensor
+    groups: list[tuple[int, slice, Tensor]]
+
+    def mean(self, experts: _Experts) -> Tensor:
+        """Posterior means, y + sigma² score, (P, a)."""
+        return self.y + self.noise[:, None] * (self.c.T @ experts.filters)
+
+
+def _part(experts: _Experts, buffer: Tensor, y: Tensor, noise: Tensor) -> _Part:
+    z = experts.filters @ y.T
     s = (experts.means[1] - experts.means[0]).square() + experts.norms * noise
     moments, groups = _moments(experts, buffer, z, s)
-    mass, m = moments[:, 0], moments[:, 1] / moments[:, 0]
-    c = (m - z) / s
-    residual = y - x + noise[:, None] * (c.T @ filters)
-    loss = residual.square().sum(dtype=torch.float64)
-    if not any(wanted):
-        return loss
-    g = 2 * residual
-    u = noise * (filters @ g.T)
-    if wanted[0]:
-        second, third = moments[:, 2] / mass, moments[:, 3] / mass
-        v = second - m.square()
-        along_s = (third - m * second - 2 * z * v) / (2 * s**3) - c / s
-        experts.for_filters += (noise * c) @ g + (u * (v / s - 1) / s) @ y
-        experts.for_filters += 2 * (u * along_s * noise).sum(1, keepdim=True) * filters
-    if wanted[1]:
+    return _Part(y, noise, z, s, (moments[:, 1] / moments[:, 0] - z) / s, moments, groups)
+
+
+def _add_gradients(experts: _Experts, part: _Part, g: Tensor) -> Tensor | None:
+    """Add the gradients of <g, y + sigma² score>, g (P, a), to those of `experts`.
+
+    Returns that of y (P, a) where the gradient of the filters is wanted.
+    """
+    noise, z, s, c = part.noise, part.z, part.s, part.c
+    mass, first, *higher = part.moments.unbind(1)
+    m = first / mass
+    u = noise * (experts.filters @ g.T)
+    if experts.wanted[1]:
         share = u / (s * mass)
         shares = torch.stack([share, share * m], 1)
-        for count, chosen, kernel in groups:
+        for count, chosen, kernel in part.groups:
             experts.at(count)[2][chosen] += torch.bmm(shares[chosen], kernel)
-    return loss
+    if not experts.wanted[0]:
+        return None
+    second, third = higher[0] / mass, higher[1] / mass
+    v = second - m.square()
+    along_z = u * (v / s - 1) / s
+    along_s = (third - m * second - 2 * z * v) / (2 * s**3) - c / s
+    experts.for_filters += (noise * c) @ g + along_z @ part.y
+    experts.for_filters += 2 * (u * along_s * noise).sum(1, keepdim=True) * experts.filters
+    return g + along_z.T @ experts.filters
 
 
 def _moments(

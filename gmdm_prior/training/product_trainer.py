@@ -6,7 +6,8 @@ Eq. 4 on fresh patches at every step, each with its own sigma ~ U[sigma_min, sig
     filters ~ N(0, 1 / b²), then projected by three alternations of Algorithm 1
 
 (`start="likelihood"`: `training.product_start` instead) in two blocks, filters (proximal map: the
-projection) and logits (free).
+projection) and logits (free). Over the last tenth of the steps the inertia falls to zero: iterates
+that fresh batches keep tossing about come to rest.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ MEANS, BOUND = 125, 1.0  # L and gamma
 START_PATCHES = 60_000  # that a likelihood start is fitted to
 PEAK, SHARPNESS = 0.1, 1000.0  # of the first logits, alpha
 PROJECTION_STEPS = 3  # B
+INERTIA = 0.95  # of 0.7, 0.9, 0.95 and 0.97 the best on held-out patches; 0.97 was faster but burst
+COOLING = 0.1  # of the steps, at the end
 
 
 def initial_product(
@@ -89,6 +92,9 @@ class ProductTrainer:
         """One iPALM step in both blocks, on one fresh batch."""
         generator = step_generator(self._settings.seed, 3, self.step)
         x, y, sigma = noisy_patches(self._pool, self._settings, generator)
+
+        for block in self._optimiser.param_groups:
+            block["inertia"] = INERTIA * min(1.0, (1 - self.step / self.steps) / COOLING)
 
         def closure() -> Tensor:
             loss = denoising_score_matching(self._model, x, y, sigma)

@@ -13,7 +13,7 @@ from typing import Any
 
 from gmdm_prior import symmetry
 
-METHODS = {"mixture": ("em", "em+score", "score"), "patch": ("ipalm",)}
+METHODS = {"mixture": ("em", "em+score", "score"), "patch": ("ipalm", "score")}
 STARTS = ("random", "likelihood")
 PATCH_SIZE = {"mixture": 8, "patch": 7}
 STEPS = {"em": 12, "em+score": 160, "score": 160, "ipalm": 100_000}
@@ -48,8 +48,8 @@ class FitSettings:
     )
     method: str | None = setting(
         None,
-        "em (likelihood), em+score, score (score matching of the image denoiser from init) for "
-        "model=mixture; ipalm (the paper's) for model=patch",
+        "em (likelihood), em+score or score (score matching of the image denoiser from init) for "
+        "model=mixture; ipalm (the paper's) or score for model=patch",
         "em, for model=patch ipalm",
     )
     patch_size: int | None = setting(
@@ -82,7 +82,7 @@ class FitSettings:
         "weights by EM)",
     )
     batch_size: int = setting(3200, "patches per iPALM step")
-    crops: int = setting(36, "image crops per score-matching step, a third at each noise level")
+    crops: int = setting(36, "image crops per score-matching step, a quarter at each noise level")
     sigma_min: float = setting(0.0, "least noise level of iPALM, [0, 1] units")
     sigma_max: float = setting(
         0.4, "largest noise level of iPALM, [0, 1] units; each patch's is uniform in between"
@@ -147,7 +147,7 @@ def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def _check_numbers(settings: FitSettings) -> None:
     least = {"patch_size": 2, "bases": 1, "classes": 1, "patches": 1, "steps": 1, "batch_size": 1}
-    least |= {"crops": 3, "checkpoint_every": 1, "measure_every": 1, "seed": 0}
+    least |= {"crops": 4, "checkpoint_every": 1, "measure_every": 1, "seed": 0}
     if settings.components is not None:
         least["components"] = 1
     for name, bound in least.items():
