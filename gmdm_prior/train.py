@@ -44,7 +44,7 @@ examples:
   python -m gmdm_prior.train data=bsds500:BSDS500 model=patch steps=20000
   python -m gmdm_prior.train out=runs/photos resume=true
 """
-DEFAULT_INIT = {"mixture": "bsds-gray", "patch": "bsds-gray-7x7"}
+DEFAULT_INIT = "bsds-gray"
 REPORT_PATCHES, REPORT_STREAM = 16_384, 8
 MEASURES = "PSNR is that of one step of patch averaging on crops of held-out images at noise 25/255"
 NOISY_MEASURES = "held-out loss is minus the log-likelihood of noisy patches, nats per dimension"
@@ -91,12 +91,12 @@ class _Run:
         """From the words to the files."""
         request = read_request(self.words)
         config = _resolved(request.config)
-        for key in request.without_effect(config.method):
+        for key in request.without_effect(config):
             warnings.warn(f"{key} has no effect with method={config.method}", stacklevel=1)
         self.folder = folder = RunFolder(Path(config.out).expanduser())
         found = _checkpoint(folder, config)
         init = None
-        if config.method == "score" and found is None:
+        if config.method == "score" and config.init and found is None:
             init = storage.load(config.init)
             config = _adopt(request, config, init)
         training, held_out = split(config)
@@ -169,7 +169,8 @@ def _resolved(config: TrainConfig) -> TrainConfig:
         raise ValueError(f"holdout must be at least 2; got {config.holdout}")
     settings = config.fit_settings().resolved()
     out = config.out or f"runs/{settings.model}-{settings.method}"
-    init = config.init or (DEFAULT_INIT[settings.model] if settings.method == "score" else None)
+    needs_init = settings.method == "score" and settings.model == "mixture"
+    init = config.init or (DEFAULT_INIT if needs_init else None)
     return dataclasses.replace(config, **vars(settings), out=out, init=init)
 
 

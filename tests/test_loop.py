@@ -24,6 +24,8 @@ SMALL = {
     "score": {"patch_size": 3, "steps": 4, "crops": 4},
     "score of a product": {"method": "score", "model": "patch", "patch_size": 3, "steps": 4}
     | {"crops": 4},
+    "score of a product from the data": {"method": "score", "model": "patch", "patch_size": 3}
+    | {"steps": 4, "crops": 4},
     "ipalm": {"model": "patch", "patch_size": 3, "steps": 5, "batch_size": 50},
 }
 
@@ -65,8 +67,8 @@ def run(method, folder=None, resume=None, stop_at=None, **changes):
 def test_records_count_the_steps_and_the_last_has_the_model(method):
     records = run(method)
     assert [r.step for r in records] == list(range(1, records[0].steps + 1))
-    product = method in ("ipalm", "score of a product")
-    assert isinstance(records[-1].model, gm.PatchModel if product else gm.PatchMixture)
+    kind = gm.PatchModel if SMALL[method].get("model") == "patch" else gm.PatchMixture
+    assert isinstance(records[-1].model, kind)
     assert all(math.isfinite(r.loss) for r in records)
     assert records[-1].psnr is not None
     assert not any(p.requires_grad for p in records[-1].model.parameters())

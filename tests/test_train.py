@@ -337,6 +337,16 @@ def test_a_single_image_holds_out_its_lowest_quarter(call, tmp_path):
     assert "too small to hold a quarter of it out" in sentence(err)
 
 
+def test_score_matching_adopts_its_start_or_refuses(call, tmp_path):
+    gm.save(product(3).float(), tmp_path / "product.safetensors")
+    words = ["method=score", f"init={tmp_path / 'product.safetensors'}", "steps=1", "crops=4"]
+    assert call(*words)[0] == 0
+    assert isinstance(gm.load(tmp_path / "run" / "model.safetensors"), gm.PatchModel)
+    status, _, err = call(*words, "model=mixture", out="other")
+    assert status == 2
+    assert sentence(err).endswith("has model=patch; model=mixture was asked for")
+
+
 def test_keys_without_effect_are_named(call):
     status, _, err = call(*EM, "steps=1", "batch_size=10")
     assert status == 0

@@ -38,7 +38,7 @@ class TrainConfig(FitSettings):
     init: str | None = setting(
         None,
         "weights that method=score starts from, a bundled name or a file",
-        "bsds-gray, for model=patch bsds-gray-7x7",
+        "bsds-gray, for model=patch a likelihood start",
     )
     resume: bool = setting(
         False, "go on from the last checkpoint in out; keys not given are those of out/config.yaml"
@@ -57,10 +57,14 @@ class Request:
     config: TrainConfig
     given: dict[str, Any]
 
-    def without_effect(self, method: str) -> list[str]:
-        """Given keys at which a method does not look."""
+    def without_effect(self, config: TrainConfig) -> list[str]:
+        """Given keys at which a run of this resolved configuration does not look."""
+        method = config.method
         unused = {key for key, methods in USED_BY.items() if method not in methods}
-        unused |= {"init"} if method != "score" else {"patch_size", "channels"}
+        if method != "score":
+            unused.add("init")
+        elif config.init:
+            unused |= {"patch_size", "channels"}
         return sorted(unused & set(self.given))
 
 

@@ -93,8 +93,9 @@ def fit(
         settings = of_init(settings, init)
     pool = _pool(images, settings, training=True)
     trainer = make_trainer(pool, settings, init)
-    if settings.method == "score" and init is None and resume is None:
-        raise ValueError("method=score needs init, the model to start from")
+    needs_init = settings.method == "score" and settings.model == "mixture"
+    if needs_init and init is None and resume is None:
+        raise ValueError("method=score needs init, the mixture to start from")
     facts = dataclasses.asdict(settings) | {"images": pool.fingerprint}
     if resume is not None:
         differing = disagreement(resume.settings, facts)

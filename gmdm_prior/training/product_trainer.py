@@ -49,11 +49,11 @@ def initial_product(
     return PatchModel(projected, logits.repeat(count, 1), BOUND)
 
 
-def first_product(pool: ImagePool, settings: FitSettings) -> PatchModel:
-    """The first iterate that the settings ask for."""
+def first_product(pool: ImagePool, settings: FitSettings, start: str) -> PatchModel:
+    """The first iterate, `start` being random or likelihood."""
     generator = step_generator(settings.seed, 2)
     size, channels = settings.patch_size, settings.channels
-    if settings.start == "random":
+    if start == "random":
         return initial_product(size, channels, generator)
     patches = pool.patches(START_PATCHES, size, settings.symmetries, generator)
     return likelihood_start(patches, MEANS, BOUND, generator=generator)
@@ -77,7 +77,7 @@ class ProductTrainer:
     def __init__(self, pool: ImagePool, settings: FitSettings) -> None:
         self.steps, self.step, self.stage = settings.steps, 0, "ipalm"
         self._pool, self._settings = pool, settings
-        self._model = first_product(pool, settings)
+        self._model = first_product(pool, settings, settings.start)
         self._optimiser = IPALM(
             [
                 {

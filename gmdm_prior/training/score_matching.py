@@ -36,6 +36,7 @@ from gmdm_prior.patches import interior_average
 from gmdm_prior.product import PatchModel
 from gmdm_prior.training.moving import MovingProductLevel, moving
 from gmdm_prior.training.pool import ImagePool, step_generator
+from gmdm_prior.training.product_trainer import first_product
 from gmdm_prior.training.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class ScoreTrainer:
     Args:
         pool: training images.
         settings: `steps`, `crops`, `seed`.
-        start: the model to begin with; None where `restore` will bring it.
+        start: the model to begin with. None is, for model=patch, `product_start.likelihood_start`
+            from the images (made at the first step), unless `restore` brings one.
 
     Raises:
         TypeError: the start is neither a `PatchMixture` nor a `PatchModel`.
@@ -130,7 +132,7 @@ class ScoreTrainer:
                 f"init must be a PatchMixture or a PatchModel; got {type(start).__name__}"
             )
         self.steps, self.step = settings.steps, 0
-        self._pool, self._settings = pool, settings
+        self._pool, self._settings, self._start = pool, settings, None
         if start is not None:
             self._begin(start)
 
@@ -154,6 +156,8 @@ class ScoreTrainer:
 
     def advance(self) -> float:
         """One Adam step on fresh crops at four noise levels."""
+        if self.step == 0 and self._start is None:
+            self._begin(first_product(self._pool, self._settings, "likelihood"))
         generator = step_generator(self._settings.seed, 4, self.step)
         now, size = self._moving.parameters_now(), self._moving.start.patch_size
         tensors, gradients, loss = [], [], 0.0
