@@ -33,11 +33,16 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def readable(values: Tensor) -> bool:
     """Whether looking at the values is free: on the CPU, outside compilation and `torch.func`."""
-    if values.device.type != "cpu" or torch.compiler.is_compiling():
+    return values.device.type == "cpu" and concrete(values)
+
+
+def concrete(values: Tensor) -> bool:
+    """Whether the values can be looked at: not while compiling, nor inside `torch.func.vmap`."""
+    if torch.compiler.is_compiling():
         return False
     try:
-        bool((values.detach() == 0).all())
-    except RuntimeError:  # a batched tensor of torch.func.vmap has no single value
+        values.detach().flatten()[:1].sum().item()
+    except RuntimeError:  # a batched tensor has no single value
         return False
     return True
 

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ._noise_level import readable
+
 CORE_CELLS, TAIL_CELLS = 6144, 512  # cells of a table, inside and in each tail
 REFINE = 8  # cells from one exact evaluation to the next
 
@@ -148,7 +150,7 @@ class Mixture1D:
         value = value - value[:, middle, None] + exact.log_prob(nodes[:, middle])[:, None]
         dtype = self.noise.dtype
         return TabulatedExperts(
-            mean=_steps((1 - share) * nodes + share * centre).to(dtype),
+            shift=_steps(share * (centre - nodes)).to(dtype),
             slope=_steps(slope).to(dtype),
             value=value.to(dtype),
             nodes=nodes.to(dtype),
@@ -159,49 +161,71 @@ class Mixture1D:
 
 @dataclass(frozen=True)
 class TabulatedExperts:
-    """Mixture1D at one level, read from tables of nodes and differences; z is (N, J).
+    """Mixture1D at one level, read from tables of nodes and differences.
 
-    `mean` and `slope` are (J, cells, 2): the value at the left node and the step to the right one.
-    `value` and `nodes` are (J, cells + 1); `core` (J,) is where the tails begin; `steps` (2, J) are
-    the widths of the cells inside and in the tails.
+    The posterior mean is kept as what it differs from z by, the `shift` E[z_0 | z] - z.
+
+    Responses z are (J, N) here, not (N, J): expert after expert, so that the table in use stays in
+    the cache. `shift` and `slope` are (J, cells, 2): the value at the left node and the step to the
+    right one. `value` and `nodes` are (J, cells + 1); `core` (J,) is where the tails begin; `steps`
+    (2, J) are the widths of the cells inside and in the tails.
     """
 
-    mean: Tensor
+    shift: Tensor
     slope: Tensor
     value: Tensor
     nodes: Tensor
     core: Tensor
     steps: Tensor
 
-    def posterior_mean(self, z: Tensor) -> Tensor:
-        """E[z_0 | z], shaped like z."""
-        return self._read(self.mean, z)
+    @property
+    def bytes(self) -> int:
+        """What the tables take."""
+        return sum(t.numel() * t.element_size() for t in vars(self).values())
+
+    def posterior_shift(self, z: Tensor) -> Tensor:
+        """E[z_0 | z] - z, (J, N)."""
+        return self._read(self.shift, z)
 
     def score(self, z: Tensor) -> Tensor:
-        """Slope of `log_prob`, shaped like z."""
+        """Slope of `log_prob`, (J, N)."""
         return self._read(self.slope, z)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """The integral of `score`, exact log-density at z = 0, shaped like z."""
+        """The integral of `score`, exact log-density at z = 0, (J, N)."""
         cell, along = self._locate(z)
-        left, rise = self.slope.view(-1, 2)[cell].unbind(-1)
-        node = cell + torch.arange(len(self.value), device=z.device)  # one node more than cells
-        distance = z - self.nodes.view(-1)[node]
-        return self.value.view(-1)[node] + distance * (left + 0.5 * along * rise)
+        left, rise = _gather(self.slope, cell)
+        distance = z - self.nodes.gather(1, cell)
+        return self.value.gather(1, cell) + distance * (left + 0.5 * along * rise)
 
     def _locate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The cell of each z, counted through all experts, and the place in it, mostly 0 to 1."""
-        inside = z.clamp(-self.core, self.core)
-        place = TAIL_CELLS + (inside + self.core) / self.steps[0] + (z - inside) / self.steps[1]
-        cells = self.mean.shape[1]
-        cell = place.detach().floor().clamp(0, cells - 1)
-        first = cells * torch.arange(z.shape[-1], device=z.device)
-        return cell.long() + first, place - cell
+        """The cell of each z, and the place in it, mostly 0 to 1."""
+        core, (fine, coarse) = self.core[:, None], self.steps[..., None]
+        place = torch.addcmul(TAIL_CELLS + core / fine, z, 1 / fine)
+        if self._all_inside(place):
+            return place.detach().long(), place.frac()
+        inside = z.clamp(-core, core)
+        place = TAIL_CELLS + (inside + core) / fine + (z - inside) / coarse
+        cell = place.detach().floor().clamp(0, self.shift.shape[1] - 1).nan_to_num(0).long()
+        return cell, place - cell
+
+    @staticmethod
+    def _all_inside(place: Tensor) -> bool:
+        """Whether no response lies in the tails, as in natural images; False where unknown."""
+        if not place.numel() or not readable(place):
+            return False
+        least, most = torch.aminmax(place.detach())
+        return bool(least >= TAIL_CELLS) and bool(most < TAIL_CELLS + CORE_CELLS)
 
     def _read(self, table: Tensor, z: Tensor) -> Tensor:
         cell, along = self._locate(z)
-        left, rise = table.view(-1, 2)[cell].unbind(-1)
-        return left + along * rise
+        left, rise = _gather(table, cell)
+        return torch.addcmul(left, along, rise)
+
+
+def _gather(table: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
+    """Both numbers of cells (J, N) of a table (J, cells, 2), as one complex number each."""
+    return torch.view_as_real(torch.view_as_complex(table).gather(1, cell)).unbind(-1)
 
 
 def _nodes(core: Tensor, steps: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def overlap_add(
         images: one or more images (C, H, W) of the same shape, cut alike (an image and its noise
             map).
         size: side b of a patch.
-        evaluate: takes one (N, C b²) matrix per image, returns (N, C b²).
+        evaluate: takes one (N, C b²) matrix per image, the transposed of one (C b², N) in memory,
+            and returns (N, C b²), of either layout.
         stride: distance of neighbouring patches.
         phase: row and column of the first patch, below `stride`.
 
@@ -77,7 +78,9 @@ def overlap_add(
     starts, _, left = cuts[0]
     for start, *parts in zip(starts, *(cut[1] for cut in cuts), strict=True):
         h, w = parts[0].shape[:2]
-        out = evaluate(*(p.reshape(h * w, -1) for p in parts))
+        # columns are patches in memory, as `fold` wants them
+        columns = (p.permute(2, 3, 4, 0, 1).reshape(-1, h * w) for p in parts)
+        out = evaluate(*(c.T for c in columns))
         height, width = (h - 1) * stride + size, (w - 1) * stride + size
         folded = F.fold(out.T.unsqueeze(0), (height, width), size, stride=stride)[0]
         total[:, start : start + height, left : left + width] += folded
@@ -86,10 +89,9 @@ def overlap_add(
 
 def cover(length: int, size: int, stride: int, phase: int, like: Tensor) -> Tensor:
     """How many patches cover each of `length` places along one axis, (length,)."""
-    count = torch.zeros(length, dtype=like.dtype, device=like.device)
-    for start in range(phase, length - size + 1, stride):
-        count[start : start + size] += 1
-    return count
+    starts = torch.arange(phase, length - size + 1, stride, device=like.device)
+    covered = (starts[:, None] + torch.arange(size, device=like.device)).flatten()
+    return torch.bincount(covered, minlength=length).to(like.dtype)
 
 
 def interior_average(
@@ -106,9 +108,9 @@ def interior_average(
     """
     total = overlap_add(images, size, evaluate, stride, phase)
     border = size - 1
-    rows = cover(total.shape[1], size, stride, phase[0], total)[border:-border]
-    columns = cover(total.shape[2], size, stride, phase[1], total)[border:-border]
     inner = total[:, border:-border, border:-border]
     if stride == 1:
         return inner / (size * size)
+    rows = cover(total.shape[1], size, stride, phase[0], total)[border:-border]
+    columns = cover(total.shape[2], size, stride, phase[1], total)[border:-border]
     return inner / (rows[:, None] * columns)

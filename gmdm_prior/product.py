@@ -14,15 +14,18 @@ flat. Because the filters are orthogonal, responses of white noise are independe
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ._noise_level import compute_dtype, event_variance
+from ._noise_level import compute_dtype, concrete, event_variance
 from .density import DensityModel, MeanPart, on_patches, with_mean
+from .expert_surfaces import SPACING, ExpertSurfaces, Sheet, make_sheet
 from .experts import EquidistantExperts, Mixture1D, TabulatedExperts
+from .table_cache import TableCache
 
 
 class PatchModel(DensityModel):
@@ -47,6 +50,7 @@ class PatchModel(DensityModel):
         self.experts = EquidistantExperts(logits, bound)
         self.event_shape = tuple(filters.shape[1:])
         self.mean_part = MeanPart(self.channels, self.patch_size**2)
+        self._tables = TableCache()
 
     @property
     def channels(self) -> int:
@@ -133,22 +137,56 @@ class PatchModel(DensityModel):
     def tabulated_at(self, noise: Tensor) -> ProductLevel:
         """As `at` for one scalar noise variance, with tables in place of the mixtures.
 
-        They are made for patches with pixels from -1/2 to 3/2, plus the noise.
+        They are made for patches with pixels from -1/2 to 3/2, plus the noise, and kept for the
+        next image (`table_cache`).
 
-        Where the parameters are being trained the exact level is returned: a table passes them no
-        gradient.
+        Where the parameters are being trained, or the noise level cannot be read (inside
+        `torch.func.vmap`), the exact level is returned: a table passes no gradient to them.
         """
-        level = self.at(noise)
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
-            return level
-        with torch.no_grad():
+        if self._being_trained() or not concrete(noise):
+            return self.at(noise)
+
+        def make() -> TabulatedLevel:
+            level = self.at(noise.detach())
             return TabulatedLevel(
                 filters=level.filters,
                 norms=level.norms,
                 experts=level.experts.tabulate(reach=level.filters.abs().sum(1)),
-                noise=noise,
+                noise=noise.detach(),
                 mean_part=level.mean_part,
             )
+
+        key = ("level", float(noise), noise.dtype)
+        with torch.no_grad():
+            level = self._tables.get(list(self.parameters()), key, make, lambda t: t.experts.bytes)
+        return dataclasses.replace(level, noise=noise, mean_part=self.mean_part)
+
+    def tabulated_map(self, lowest: Tensor, highest: Tensor) -> SurfaceLevel | None:
+        """As `at` for noise variances between two numbers () that differ from pixel to pixel.
+
+        None where the parameters are being trained or the levels cannot be read.
+        """
+        if self._being_trained() or not concrete(lowest):
+            return None
+        filters = self.filters.detach().to(lowest.dtype).flatten(1)
+        squares = filters.square().sum(1)
+        parameters = list(self.parameters())
+
+        def sheet(i: int) -> Sheet:
+            def make() -> Sheet:
+                return make_sheet(self.experts.diffuse(math.exp(i * SPACING) * squares))
+
+            key = ("sheet", i, squares.dtype)
+            return self._tables.get(parameters, key, make, lambda s: s.bytes)
+
+        with torch.no_grad():
+            surfaces = ExpertSurfaces(
+                self.experts.diffuse, squares, float(lowest), float(highest), sheet
+            )
+        return SurfaceLevel(filters, squares, surfaces, self.mean_part)
+
+    def _being_trained(self) -> bool:
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
 
     def numbers_per_patch(self, noise: Tensor) -> int:
         """How many numbers an evaluation holds for every patch, to bound its memory."""
@@ -170,7 +208,7 @@ class ProductLevel:
 
     filters: Tensor
     norms: Tensor
-    experts: Mixture1D | TabulatedExperts
+    experts: Mixture1D | TabulatedExperts | None
     noise: Tensor
     mean_part: MeanPart
 
@@ -186,7 +224,7 @@ class ProductLevel:
 
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) posterior mean."""
-        return self._assemble(y, self.experts.posterior(y @ self.filters.T)[0])
+        return self.assemble(y, self.experts.posterior(y @ self.filters.T)[0])
 
     def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """(N, a) posterior mean, exactly y where there is no noise, and per-pixel variance."""
@@ -196,11 +234,13 @@ class ProductLevel:
         if not self._spans_zero_mean():
             unit = (self.filters / self.norms[:, None]).square().sum(0)
             variance = variance + self.noise * (1 - 1 / self.mean_part.pixels - unit)
-        return torch.where(self.noise == 0, y, self._assemble(y, mean)), variance.expand_as(y)
+        return torch.where(self.noise == 0, y, self.assemble(y, mean)), variance.expand_as(y)
 
-    def _assemble(self, y: Tensor, responses: Tensor) -> Tensor:
+    def assemble(self, y: Tensor, responses: Tensor) -> Tensor:
+        """(N, a) patches y with other responses (N, J)."""
         dual = self.filters / self.norms.square()[:, None]
-        mean = self.mean_part.posterior_mean(y, self._mean_noise()) + responses @ dual
+        zero_mean = (dual.T @ responses.T).T
+        mean = zero_mean + self.mean_part.posterior_mean(y, self._mean_noise())
         if self._spans_zero_mean():
             return mean
         flat = MeanPart(self.mean_part.channels, self.mean_part.pixels)
@@ -217,11 +257,48 @@ class ProductLevel:
 
 
 class TabulatedLevel(ProductLevel):
-    """A ProductLevel read from tables, for image denoisers: within 1e-5 of the exact one."""
+    """A ProductLevel read from tables, for image denoisers: within 1e-5 of the exact one.
+
+    It works on columns, (J, N) and (a, N): patches that are views of a matrix (a, N) are taken
+    without a copy and given back likewise.
+    """
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """(N,) log-density of patches (N, a)."""
+        log = self.norms.log().sum() + self.experts.log_prob(self.filters @ y.T).sum(0)
+        return log + self.mean_part.log_prob(y, self._mean_noise())
+
+    def score(self, y: Tensor) -> Tensor:
+        """(N, a) gradient of `log_prob`."""
+        zero_mean = self.filters.T @ self.experts.score(self.filters @ y.T)
+        return zero_mean.T + self.mean_part.score(y, self._mean_noise())
 
     def posterior_mean(self, y: Tensor) -> Tensor:
-        """(N, a) posterior mean."""
-        return self._assemble(y, self.experts.posterior_mean(y @ self.filters.T))
+        """(N, a) posterior mean: y, moved by sum_j k_j / ‖k_j‖² (E[z_j | y] - z_j)."""
+        dual = self.filters / self.norms.square()[:, None]
+        shift = self.experts.posterior_shift(self.filters @ y.T)
+        mean = torch.addmm(y.T, dual.T, shift).T
+        part = self.mean_part
+        if part.variance is None:
+            return mean
+        flat = MeanPart(part.channels, part.pixels)
+        return mean + part.posterior_mean(y, self.noise) - flat.posterior_mean(y, self.noise)
+
+
+@dataclass(frozen=True)
+class SurfaceLevel:
+    """The product for noise that varies over a patch, read from tables of response and level."""
+
+    filters: Tensor
+    squares: Tensor
+    surfaces: ExpertSurfaces
+    mean_part: MeanPart
+
+    def posterior_mean(self, y: Tensor, noise: Tensor) -> Tensor:
+        """(N, a) posterior mean of patches (N, a) with noise variances (N, a)."""
+        added = noise @ self.filters.square().T
+        level = ProductLevel(self.filters, self.squares.sqrt(), None, noise, self.mean_part)
+        return level.assemble(y, self.surfaces.posterior_mean(y @ self.filters.T, added))
 
 
 def _check(filters: Tensor, logits: Tensor) -> None:

@@ -155,9 +155,10 @@ def test_a_map_constant_over_patches_agrees_with_the_number(model, name):
     denoise = denoisers(model)[name]
     result, halo = denoise(y, level), denoise.halo
     left, right = denoise(y, 0.05), denoise(y, 0.2)
-    # the number's path reads a table (1e-5), the map's path is exact
-    assert (result - left)[..., halo : 35 - halo].abs().max() < 2e-5
-    assert (result - right)[..., 35 + halo : -halo].abs().max() < 2e-5
+    # tables agree to 1e-5; the fast default rounds the level of a patch, by up to 1.3 %
+    bound = 5e-3 if name == "hqs" and model.filters.ndim == 5 else 2e-5
+    assert (result - left)[..., halo : 35 - halo].abs().max() < bound
+    assert (result - right)[..., 35 + halo : -halo].abs().max() < bound
     assert (result - left)[..., 35:].abs().max() > 1e-3
 
 
@@ -188,7 +189,8 @@ def test_halo_is_the_reach(model, name):
     y = image(1, 1, 5, 61)
     changed = y.clone()
     changed[..., 30] += 0.5
-    moved = ((denoise(y, 0.1) - denoise(changed, 0.1)).abs().amax((0, 1, 2)) > 0).nonzero()
+    difference = (denoise(y, 0.1) - denoise(changed, 0.1)).abs().amax((0, 1, 2))
+    moved = (difference > 1e-12).nonzero()
     assert moved.min() >= 30 - denoise.halo
     assert moved.max() <= 30 + denoise.halo
     assert moved.max() - moved.min() > denoise.halo

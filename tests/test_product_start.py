@@ -60,10 +60,10 @@ def test_rotations_never_lower_the_likelihood():
     basis = product_start.principal_axes(u)
     norms, weights = product_start.fit_marginals(u @ basis.T, 33, 1.0)
     table = product_start.tabulated(norms, weights, 1.0)
-    values = [product_start.log_likelihood(u @ basis.T, norms, table)]
+    values = [product_start.log_likelihood(basis @ u.T, norms, table)]
     for _ in range(10):
         basis = product_start.rotated(basis, u, norms, table)
-        values.append(product_start.log_likelihood(u @ basis.T, norms, table))
+        values.append(product_start.log_likelihood(basis @ u.T, norms, table))
     assert all(b >= a for a, b in itertools.pairwise(values))
     assert values[-1] > values[0] + 1e-3
     assert (basis @ basis.T - torch.eye(3)).abs().max() < 1e-5

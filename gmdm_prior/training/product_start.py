@@ -127,12 +127,13 @@ def tabulated(norms: Tensor, weights: Tensor, bound: float) -> TabulatedExperts:
 
 def rotated(basis: Tensor, x: Tensor, norms: Tensor, experts: TabulatedExperts) -> Tensor:
     """One quasi-Newton rotation of the basis (J, J) that raises the likelihood of x (N, J)."""
-    u = x @ basis.T
-    slope = experts.score(u * norms) * norms
-    gradient = slope.T @ u / len(u)
-    few, nudge = u[:20_000], 1e-3
-    bend = -((experts.score((few + nudge) * norms) * norms - slope[: len(few)]) / nudge).mean(0)
-    spread, own = u.square().mean(0), gradient.diagonal()
+    u, lengths = basis @ x.T, norms[:, None]
+    slope = experts.score(u * lengths) * lengths
+    gradient = slope @ u.T / len(x)
+    few, nudge = u[:, :20_000], 1e-3
+    nudged = experts.score((few + nudge) * lengths) * lengths
+    bend = -((nudged - slope[:, : few.shape[1]]) / nudge).mean(1)
+    spread, own = u.square().mean(1), gradient.diagonal()
     curvature = torch.outer(bend, spread)
     curvature = curvature + curvature.T + own[:, None] + own
     curvature = curvature.abs().clamp(min=0.1 * own.abs().mean().item())
@@ -141,12 +142,12 @@ def rotated(basis: Tensor, x: Tensor, norms: Tensor, experts: TabulatedExperts) 
     value = log_likelihood(u, norms, experts)
     for _ in range(8):
         candidate = torch.matrix_exp(turn.double()).to(basis) @ basis
-        if log_likelihood(x @ candidate.T, norms, experts) > value:
+        if log_likelihood(candidate @ x.T, norms, experts) > value:
             return candidate
         turn = turn / 2
     return basis
 
 
 def log_likelihood(u: Tensor, norms: Tensor, experts: TabulatedExperts) -> float:
-    """Mean log-likelihood of responses u (N, J) to unit filters, up to the filters' lengths."""
-    return experts.log_prob(u * norms).double().sum(1).mean().item()
+    """Mean log-likelihood of responses u (J, N) to unit filters, up to the filters' lengths."""
+    return experts.log_prob(u * norms[:, None]).double().sum(0).mean().item()

@@ -1,0 +1,48 @@
+"""What evaluates the patches of an image at its noise level: exactly, from tables, or in few bases.
+
+A `PatchModel` is read from tables, to 1e-5, at one level and for maps. A `PatchMixture` is
+evaluated exactly, or, asked for less, in the few bases that matter (`mixture_gate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._noise_level import concrete, readable
+from .mixture import PatchMixture
+from .mixture_gate import GatedLevel, GatedMap
+from .product import PatchModel
+
+NUMBERS = 2**24  # held at a time where every pixel has its own noise level
+
+
+def posterior_means(
+    model: PatchModel | PatchMixture, image: Tensor, noise: Tensor, exact: bool
+) -> Callable[[Tensor], Tensor]:
+    """Posterior means (N, a) of patches (N, a) of an image at one noise variance ()."""
+    level = model.tabulated_at(noise)
+    if exact or isinstance(model, PatchModel) or not readable(image):
+        return level.posterior_mean
+    return GatedLevel(level).posterior_mean
+
+
+def posterior_means_of_map(
+    model: PatchModel | PatchMixture, image: Tensor, noise: Tensor, exact: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same of patches (N, a) and their noise variances (N, a), cut from a map (C, H, W)."""
+    if isinstance(model, PatchModel):
+        surface = model.tabulated_map(noise.min(), noise.max()) if concrete(image) else None
+        if surface is not None:
+            return surface.posterior_mean
+    elif not exact and readable(image) and readable(noise):
+        return GatedMap(GatedLevel(model.at(noise.new_ones(())))).posterior_mean
+
+    def pixel_by_pixel(patches: Tensor, noises: Tensor) -> Tensor:
+        rows = max(1, NUMBERS // model.numbers_per_patch(noises))
+        pairs = zip(patches.split(rows), noises.split(rows), strict=True)
+        return torch.cat([model.at(n).posterior_mean(p) for p, n in pairs])
+
+    return pixel_by_pixel
