@@ -128,7 +128,7 @@ class HalfQuadraticSplitting(nn.Module):
                 phase = ((i - lost) % s, (i // s + i - lost) % s)
                 x = _step(self.model, s, phase, self.exact)(x, _scaled(level, scale, lost))
                 inner = slice(lost + border, -lost - border)
-                x = (1 - share) * x + share * image[:, inner, inner]
+                x = torch.lerp(x, image[:, inner, inner], share)
             return x
 
         return _per_image(self.model, self.halo, self.boundary, restore, noisy, sigma)

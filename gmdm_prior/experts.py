@@ -18,6 +18,7 @@ function.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ from ._noise_level import readable
 
 CORE_CELLS, TAIL_CELLS = 6144, 512  # cells of a table, inside and in each tail
 REFINE = 8  # cells from one exact evaluation to the next
+EXPERTS_AT_ONCE = 32  # while a table is made
 
 
 class EquidistantExperts(nn.Module):
@@ -124,103 +126,135 @@ class Mixture1D:
 
         Fine cells cover [-gamma - 8 s, gamma + 8 s], coarser ones the tails, to clean responses of
         size `reach` (J,) or until the outermost component outweighs its neighbour by e^30. The last
-        cell goes on as a straight line. The mixture is evaluated at every eighth node only; its
-        known derivatives (cubic Hermite) give the rest.
+        cell goes on as a straight line.
         """
-        exact = Mixture1D(
-            self.log_weights.double(), self.means.double(), self.base, self.noise.double()
-        )
-        bound, width = float(exact.means.abs().max()), math.sqrt(self.base)
-        core = bound + 8 * exact.variance.sqrt()
-        tail = torch.minimum((reach.double() - bound).clamp(min=width), 30 * exact.variance / width)
-        steps = torch.stack([2 * core / CORE_CELLS, tail / TAIL_CELLS])
-        nodes = _nodes(core, steps)
-        coarse = nodes[:, ::REFINE]
-        centre, spread = (
-            torch.cat(parts).T
-            for parts in zip(*(exact.components(z) for z in coarse.T.split(64)), strict=True)
-        )
-        bend = spread / exact.variance[:, None]  # derivative of `centre`
-        centre = _refine(centre, bend, coarse.diff())
-        share = (exact.noise / exact.variance)[:, None]
-        slope = (centre - nodes) / exact.variance[:, None]
-        rise = torch.cumsum((slope[:, 1:] + slope[:, :-1]) / 2 * nodes.diff(), 1)
-        value = torch.cat([torch.zeros_like(rise[:, :1]), rise], 1)
-        middle = nodes.shape[1] // 2
-        value = value - value[:, middle, None] + exact.log_prob(nodes[:, middle])[:, None]
-        dtype = self.noise.dtype
-        return TabulatedExperts(
-            shift=_steps(share * (centre - nodes)).to(dtype),
-            slope=_steps(slope).to(dtype),
-            value=value.to(dtype),
-            nodes=nodes.to(dtype),
-            core=core.to(dtype),
-            steps=steps.to(dtype),
-        )
+        return TabulatedExperts(self, reach)
 
 
-@dataclass(frozen=True)
 class TabulatedExperts:
-    """Mixture1D at one level, read from tables of nodes and differences.
+    """Mixture1D at one level, read from tables that are made when they are first needed.
 
-    The posterior mean is kept as what it differs from z by, the `shift` E[z_0 | z] - z.
+    The mixture is evaluated at every eighth node only; its known derivatives (cubic Hermite) give
+    the rest. The posterior mean is kept as what it differs from z by. Responses z are (J, N) here,
+    not (N, J): expert after expert, so that the table in use stays in the cache.
 
-    Responses z are (J, N) here, not (N, J): expert after expert, so that the table in use stays in
-    the cache. `shift` and `slope` are (J, cells, 2): the value at the left node and the step to the
-    right one. `value` and `nodes` are (J, cells + 1); `core` (J,) is where the tails begin; `steps`
-    (2, J) are the widths of the cells inside and in the tails.
+    Args:
+        experts: J experts at a noise variance (J,).
+        reach: size of clean responses that the tails extend to, (J,).
     """
 
-    shift: Tensor
-    slope: Tensor
-    value: Tensor
-    nodes: Tensor
-    core: Tensor
-    steps: Tensor
+    def __init__(self, experts: Mixture1D, reach: Tensor) -> None:
+        self._experts = exact = Mixture1D(
+            experts.log_weights.double(),
+            experts.means.double(),
+            experts.base,
+            experts.noise.double(),
+        )
+        self._dtype = experts.noise.dtype
+        bound, width = float(exact.means.abs().max()), math.sqrt(exact.base)
+        self._core = bound + 8 * exact.variance.sqrt()  # (J,), where the tails begin
+        tail = (reach.double() - bound).clamp(min=width)
+        tail = torch.minimum(tail, 30 * exact.variance / width)
+        self._steps = torch.stack([2 * self._core / CORE_CELLS, tail / TAIL_CELLS])  # of cells
+        self._tables: dict[str, Tensor] = {}
 
     @property
     def bytes(self) -> int:
-        """What the tables take."""
-        return sum(t.numel() * t.element_size() for t in vars(self).values())
+        """What the tables take now."""
+        return sum(t.numel() * t.element_size() for t in self._tables.values())
 
     def posterior_shift(self, z: Tensor) -> Tensor:
         """E[z_0 | z] - z, (J, N)."""
-        return self._read(self.shift, z)
+        cell, along = self._locate(z)
+        left, rise = _gather(self._table("shift"), cell)
+        return torch.addcmul(left, along, rise)
 
     def score(self, z: Tensor) -> Tensor:
         """Slope of `log_prob`, (J, N)."""
-        return self._read(self.slope, z)
+        cell, along = self._locate(z)
+        left, rise = _gather(self._table("slope"), cell)
+        return torch.addcmul(left, along, rise)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """The integral of `score`, exact log-density at z = 0, (J, N)."""
         cell, along = self._locate(z)
-        left, rise = _gather(self.slope, cell)
-        distance = z - self.nodes.gather(1, cell)
-        return self.value.gather(1, cell) + distance * (left + 0.5 * along * rise)
+        left, rise = _gather(self._table("slope"), cell)
+        node, value = _gather(self._table("value"), cell)
+        return value + (z - node) * (left + 0.5 * along * rise)
+
+    def _table(self, name: str) -> Tensor:
+        """Pairs (J, cells, 2) of a table.
+
+        Of `shift` and `slope`, the value at the left node and the step to the right one; of
+        `value`, the left node and the log-density there.
+        """
+        if name not in self._tables:
+            make = {"shift": self._make_shift, "slope": self._make_slope, "value": self._make_value}
+            self._tables[name] = make[name]().to(self._dtype)
+        return self._tables[name]
+
+    @torch.no_grad()
+    def _make_shift(self) -> Tensor:
+        def shift(nodes: Tensor, centre: Tensor, part: Mixture1D) -> Tensor:
+            share = (part.noise / part.variance)[:, None]
+            return _with_steps(share * (centre - nodes))
+
+        return self._by_expert(shift)
+
+    @torch.no_grad()
+    def _make_slope(self) -> Tensor:
+        return self._by_expert(lambda nodes, centre, part: _with_steps(_slope(nodes, centre, part)))
+
+    @torch.no_grad()
+    def _make_value(self) -> Tensor:
+        def value(nodes: Tensor, centre: Tensor, part: Mixture1D) -> Tensor:
+            slope, middle = _slope(nodes, centre, part), nodes.shape[1] // 2
+            rise = torch.cumsum((slope[:, 1:] + slope[:, :-1]) / 2 * nodes.diff(), 1)
+            value = torch.cat([torch.zeros_like(rise[:, :1]), rise], 1)
+            value = value - value[:, middle, None] + part.log_prob(nodes[:, middle])[:, None]
+            return torch.stack([nodes, value], 2)[:, :-1]
+
+        return self._by_expert(value)
+
+    def _by_expert(self, make: Callable[[Tensor, Tensor, Mixture1D], Tensor]) -> Tensor:
+        """`make`(nodes, mean of mu there, experts) for a few experts at a time, in float64."""
+        tables, exact = [], self._experts
+        for some in torch.arange(len(self._core), device=self._core.device).split(EXPERTS_AT_ONCE):
+            part = Mixture1D(exact.log_weights[some], exact.means, exact.base, exact.noise[some])
+            nodes = _nodes(self._core[some], self._steps[:, some])
+            coarse = nodes[:, ::REFINE]
+            centre, spread = (
+                torch.cat(columns).T
+                for columns in zip(*(part.components(z) for z in coarse.T.split(64)), strict=True)
+            )
+            bend = spread / part.variance[:, None]  # derivative of `centre`
+            centre = _refine(centre, bend, coarse.diff())
+            tables.append(make(nodes, centre, part).to(self._dtype))
+        return torch.cat(tables)
 
     def _locate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The cell of each z, and the place in it, mostly 0 to 1."""
-        core, (fine, coarse) = self.core[:, None], self.steps[..., None]
+        core, (fine, coarse) = self._core.to(z)[:, None], self._steps.to(z)[..., None]
         place = torch.addcmul(TAIL_CELLS + core / fine, z, 1 / fine)
-        if self._all_inside(place):
+        if _all_inside(place):
             return place.detach().long(), place.frac()
         inside = z.clamp(-core, core)
         place = TAIL_CELLS + (inside + core) / fine + (z - inside) / coarse
-        cell = place.detach().floor().clamp(0, self.shift.shape[1] - 1).nan_to_num(0).long()
+        last = CORE_CELLS + 2 * TAIL_CELLS - 1
+        cell = place.detach().floor().clamp(0, last).nan_to_num(0).long()
         return cell, place - cell
 
-    @staticmethod
-    def _all_inside(place: Tensor) -> bool:
-        """Whether no response lies in the tails, as in natural images; False where unknown."""
-        if not place.numel() or not readable(place):
-            return False
-        least, most = torch.aminmax(place.detach())
-        return bool(least >= TAIL_CELLS) and bool(most < TAIL_CELLS + CORE_CELLS)
 
-    def _read(self, table: Tensor, z: Tensor) -> Tensor:
-        cell, along = self._locate(z)
-        left, rise = _gather(table, cell)
-        return torch.addcmul(left, along, rise)
+def _all_inside(place: Tensor) -> bool:
+    """Whether no response lies in the tails, as in natural images; False where unknown."""
+    if not place.numel() or not readable(place):
+        return False
+    least, most = torch.aminmax(place.detach())
+    return bool(least >= TAIL_CELLS) and bool(most < TAIL_CELLS + CORE_CELLS)
+
+
+def _slope(nodes: Tensor, centre: Tensor, experts: Mixture1D) -> Tensor:
+    return (centre - nodes) / experts.variance[:, None]
 
 
 def _gather(table: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
@@ -245,5 +279,6 @@ def _refine(value: Tensor, slope: Tensor, width: Tensor) -> Tensor:
     return torch.cat([inside.flatten(1), value[:, -1:]], 1)
 
 
-def _steps(nodes: Tensor) -> Tensor:
-    return torch.stack([nodes[:, :-1], nodes.diff(dim=1)], 2).contiguous()
+def _with_steps(nodes: Tensor) -> Tensor:
+    """(J, cells, 2): left values and the steps to the right ones."""
+    return torch.stack([nodes[:, :-1], nodes.diff(dim=1)], 2)

@@ -158,7 +158,7 @@ class PatchModel(DensityModel):
 
         key = ("level", float(noise), noise.dtype)
         with torch.no_grad():
-            level = self._tables.get(list(self.parameters()), key, make, lambda t: t.experts.bytes)
+            level = self._tables.get(list(self.parameters()), key, make)
         return dataclasses.replace(level, noise=noise, mean_part=self.mean_part)
 
     def tabulated_map(self, lowest: Tensor, highest: Tensor) -> SurfaceLevel | None:
@@ -177,7 +177,7 @@ class PatchModel(DensityModel):
                 return make_sheet(self.experts.diffuse(math.exp(i * SPACING) * squares))
 
             key = ("sheet", i, squares.dtype)
-            return self._tables.get(parameters, key, make, lambda s: s.bytes)
+            return self._tables.get(parameters, key, make)
 
         with torch.no_grad():
             surfaces = ExpertSurfaces(
@@ -262,6 +262,11 @@ class TabulatedLevel(ProductLevel):
     It works on columns, (J, N) and (a, N): patches that are views of a matrix (a, N) are taken
     without a copy and given back likewise.
     """
+
+    @property
+    def bytes(self) -> int:
+        """What the tables take."""
+        return self.experts.bytes
 
     def log_prob(self, y: Tensor) -> Tensor:
         """(N,) log-density of patches (N, a)."""

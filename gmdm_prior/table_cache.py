@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 LIMIT = 128 * 2**20  # bytes of tables that are kept
+
+
+class Table(Protocol):
+    """What can be kept: it knows its `bytes`, which may grow."""
+
+    bytes: int
 
 
 class TableCache:
@@ -21,23 +27,20 @@ class TableCache:
 
     def __init__(self) -> None:
         self._made_from: int | None = None
-        self._tables: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._tables: OrderedDict[Hashable, Table] = OrderedDict()
 
     @property
     def bytes(self) -> int:
         """What is kept."""
-        return sum(size for _, size in self._tables.values())
+        return sum(table.bytes for table in self._tables.values())
 
-    def get(
-        self, parameters: list[Tensor], key: Hashable, make: Callable[[], Any], size: Callable
-    ) -> Any:
+    def get(self, parameters: list[Tensor], key: Hashable, make: Callable[[], Table]) -> Table:
         """The table of a key, made if it is not there.
 
         Args:
             parameters: that it is made from.
             key: what else decides it.
             make: makes it.
-            size: its bytes.
         """
         try:
             now = fingerprint(parameters)
@@ -48,12 +51,11 @@ class TableCache:
             self._made_from = now
         if key in self._tables:
             self._tables.move_to_end(key)
-            return self._tables[key][0]
-        table = make()
-        self._tables[key] = table, size(table)
+        else:
+            self._tables[key] = make()
         while self.bytes > LIMIT and len(self._tables) > 1:
             self._tables.popitem(last=False)
-        return table
+        return self._tables[key]
 
     def __deepcopy__(self, memo: dict) -> TableCache:
         """A copy starts empty."""

@@ -221,7 +221,7 @@ def test_gradients_flow_through_images_and_parameters(model):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_patches_come_back_to_where_they_were(stride, phase, monkeypatch):
     """The mean of untouched patches is the image, on every grid and in every strip."""
-    monkeypatch.setattr("gmdm_prior.patches.PATCHES_PER_STRIP", 10)
+    monkeypatch.setattr("gmdm_prior.patches.NUMBERS_PER_STRIP", 10)
     x, phase = image(2, 13, 17), (phase[0] % stride, phase[1] % stride)
     inside = interior_average((x,), 3, lambda p: p, stride, phase)
     torch.testing.assert_close(inside, x[:, 2:-2, 2:-2], rtol=0, atol=1e-12)
@@ -276,7 +276,7 @@ def test_strips_do_not_show(model, monkeypatch):
     y = image(1, 1, 20, 21)
     for name, denoise in denoisers(model).items():
         expected = denoise(y, 0.1)
-        monkeypatch.setattr("gmdm_prior.patches.PATCHES_PER_STRIP", 1)
+        monkeypatch.setattr("gmdm_prior.patches.NUMBERS_PER_STRIP", 1)
         torch.testing.assert_close(denoise(y, 0.1), expected, rtol=0, atol=1e-12, msg=name)
         monkeypatch.undo()
 

@@ -1,0 +1,172 @@
+"""Make a bundled model of a finished training run: the weights, and the card that says how.
+
+    python benchmarks/bundle.py data=bsds500:ROOT name=NAME runs=FIRST[,SECOND…] [out=FILE]
+
+`runs` are folders of `python -m gmdm_prior.train`, each started from the one before it; the last
+one gives the weights. `ROOT` holds BSDS500, on which the runs were trained: figures on the card are
+measured on the ten held-out images. Writes FILE (by default gmdm_prior/weights/NAME.safetensors)
+and beside it the card, with the suffix .md.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from denoising import mean_psnr
+from weights import DATA, TERMS, WEIGHTS
+
+import gmdm_prior as gm
+from gmdm_prior.training import find_images, read_images, split_held_out
+from gmdm_prior.training.config import TrainConfig
+
+SIGMAS = (15, 25, 50, 100)
+KEYS = ("data", "name", "runs", "out")
+POINTS = 8  # of a curve
+UNNAMED = ("data", "out", "resume", "init", "checkpoint_every", "measure_every", "channels")
+
+
+def command(run: Path, before: str | None) -> str:
+    """The command line of a run, from its settings; `before` is the run that it started from."""
+    stored = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    kind = TrainConfig(model=stored["model"], method=stored["method"]).fit_settings()
+    usual = vars(TrainConfig()) | vars(kind.resolved())
+    given = {k: v for k, v in stored.items() if k not in UNNAMED and usual[k] != v}
+    given = {"model": stored["model"], "method": stored["method"]} | given
+    words = [f"{key}={value}" for key, value in given.items()]
+    start = [] if before is None else [f"init=runs/{before}/model.safetensors"]
+    return " ".join(
+        ["python -m gmdm_prior.train data=bsds500:ROOT", *words, *start, f"out=runs/{run.name}"]
+    )
+
+
+def curve(run: Path) -> tuple[list[tuple[int, str, str]], float]:
+    """Some (step, held-out loss, held-out PSNR) of a run, evenly spaced, and its seconds."""
+    with open(run / "metrics.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = [row for row in rows if row["held_out_loss"]]
+    places = sorted({round(i * (len(measured) - 1) / (POINTS - 1)) for i in range(POINTS)})
+    points = [
+        (int(m["step"]), f"{float(m['held_out_loss']):.4g}", f"{float(m['psnr']):.2f}")
+        for m in (measured[i] for i in places)
+    ]
+    return points, sum(float(row["seconds"]) for row in rows)
+
+
+def held_out_figures(model: torch.nn.Module, data: str) -> dict[str, list[float]]:
+    """PSNR of one step and of HQS on the held-out images, at SIGMAS."""
+    images = [image[None] for image in read_images(split_held_out(find_images(data))[1]).values()]
+    denoisers = {"one_step": gm.PatchAveraging(model), "hqs": gm.HalfQuadraticSplitting(model)}
+    return {
+        name: [round(mean_psnr(denoiser, images, level / 255)[0], 2) for level in SIGMAS]
+        for name, denoiser in denoisers.items()
+    }
+
+
+def describe(model: torch.nn.Module) -> str:
+    """What the numbers are."""
+    size, count = model.patch_size, f"{model.num_parameters:,} numbers"
+    if isinstance(model, gm.PatchModel):
+        j, components = model.experts.logits.shape
+        return (
+            f"The paper's patch model, a `PatchModel`: {j} orthogonal zero-mean filters of "
+            f"{size}×{size} pixels, each with a mixture of {components} equidistant Gaussians; "
+            f"{count}."
+        )
+    groups, rows = model.filters.shape[:2]
+    return (
+        f"A mixture of products of Gaussian experts on gray {size}×{size} patches, a "
+        f"`PatchMixture`: bases: {groups} of {rows} filters, symmetries: {model.symmetries}, "
+        f"classes: {len(model.weights)}; {count}."
+    )
+
+
+def model_card(facts: dict, model: torch.nn.Module, curves: list, digest: str) -> str:
+    """The Markdown card."""
+    lines = [f"# {facts['name']}", "", describe(model), ""]
+    lines += [f"- **Data**: {DATA}.", f"- **Terms**: {TERMS}.", "- **Made by**, one after another:"]
+    lines += [f"  - `{line}`" for line in facts["commands"]]
+    lines += [f"  - `{facts['bundled_by']}`", "- **Seed**: 0"]
+    lines += [
+        f"- **Duration**: {facts['minutes']:.0f} min of one core shared with other work",
+        f"- **sha256**: `{digest}`",
+    ]
+    for line, points in zip(facts["commands"], curves, strict=True):
+        steps, losses, psnrs = zip(*points, strict=True)
+        shown = [f"{step:,}" for step in steps]
+        lines += ["", f"Held out while `{line.rsplit(' ', 1)[1]}` was trained:", ""]
+        lines += [
+            f"| step | {' | '.join(shown)} |",
+            "|---" * (len(points) + 1) + "|",
+            f"| loss | {' | '.join(losses)} |",
+            f"| PSNR in dB, σ = 25, crops | {' | '.join(psnrs)} |",
+        ]
+    lines += ["", "PSNR in dB on the ten held-out images, noise of σ/255:", ""]
+    lines += [f"| σ | {' | '.join(map(str, SIGMAS))} |", "|---" * (len(SIGMAS) + 1) + "|"]
+    names = {"one_step": "one step (`PatchAveraging`)", "hqs": "`HalfQuadraticSplitting`"}
+    for key, title in names.items():
+        row = " | ".join(f"{value:.2f}" for value in facts["held_out"][key])
+        lines.append(f"| {title} | {row} |")
+    return "\n".join(lines) + "\n"
+
+
+def make(options: dict[str, str]) -> None:
+    """Read the runs, measure, write."""
+    runs, name = [Path(run) for run in options["runs"].split(",")], options["name"]
+    out = Path(options.get("out") or WEIGHTS / f"{name}.safetensors")
+    model = gm.load(runs[-1] / "model.safetensors")
+    curves, seconds = zip(*(curve(run) for run in runs), strict=True)
+    befores = [None, *(run.name for run in runs[:-1])]
+    listed = ",".join(f"runs/{run.name}" for run in runs)
+    facts = {
+        "name": name,
+        "data": DATA,
+        "terms": TERMS,
+        "numbers": model.num_parameters,
+        "commands": [command(run, before) for run, before in zip(runs, befores, strict=True)],
+        "bundled_by": f"python benchmarks/bundle.py data=bsds500:ROOT name={name} runs={listed}",
+        "minutes": round(sum(seconds) / 60, 1),
+        "held_out": held_out_figures(model, options["data"]),
+        "held_out_sigmas": list(SIGMAS),
+        "versions": gm.card(runs[-1] / "model.safetensors")["versions"],
+    }
+    gm.save(model, out, **facts)
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    card = model_card(facts, model, curves, digest)
+    out.with_suffix(".md").write_text(card, encoding="utf-8")
+    print(card)
+
+
+def parse(words: list[str]) -> dict[str, str]:
+    """Options from `key=value` words; ValueError in one sentence for what makes no sense."""
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(options) != len(words) or not set(options) <= set(KEYS):
+        raise ValueError(f"give key=value with the keys {', '.join(KEYS)}; got {' '.join(words)}")
+    missing = [key for key in KEYS[:3] if not options.get(key)]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} is needed: see --help in the first lines of the file"
+        )
+    for run in options["runs"].split(","):
+        if not (Path(run) / "model.safetensors").is_file():
+            raise ValueError(f"runs: {run} holds no model.safetensors; is the run finished?")
+    return options
+
+
+def main(words: list[str]) -> int:
+    """Run; the exit status."""
+    try:
+        with torch.no_grad():
+            make(parse(words))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
