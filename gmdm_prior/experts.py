@@ -156,6 +156,9 @@ class TabulatedExperts:
         tail = (reach.double() - bound).clamp(min=width)
         tail = torch.minimum(tail, 30 * exact.variance / width)
         self._steps = torch.stack([2 * self._core / CORE_CELLS, tail / TAIL_CELLS])  # of cells
+        fine = self._steps[0, :, None]
+        self._offset = (TAIL_CELLS + self._core[:, None] / fine).to(self._dtype)
+        self._scale = (1 / fine).to(self._dtype)
         self._tables: dict[str, Tensor] = {}
 
     @property
@@ -165,57 +168,31 @@ class TabulatedExperts:
 
     def posterior_shift(self, z: Tensor) -> Tensor:
         """E[z_0 | z] - z, (J, N)."""
-        cell, along = self._locate(z)
-        left, rise = _gather(self._table("shift"), cell)
-        return torch.addcmul(left, along, rise)
+        return self._read("shift", z)
 
     def score(self, z: Tensor) -> Tensor:
         """Slope of `log_prob`, (J, N)."""
-        cell, along = self._locate(z)
-        left, rise = _gather(self._table("slope"), cell)
-        return torch.addcmul(left, along, rise)
+        return self._read("slope", z)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """The integral of `score`, exact log-density at z = 0, (J, N)."""
         cell, along = self._locate(z)
-        left, rise = _gather(self._table("slope"), cell)
-        node, value = _gather(self._table("value"), cell)
-        return value + (z - node) * (left + 0.5 * along * rise)
+        left, right = _ends(self._table("slope"), cell)
+        node, value = (self._table(name).gather(1, cell) for name in ("node", "value"))
+        return value + (z - node) * torch.lerp(left, right, 0.5 * along)
+
+    def _read(self, name: str, z: Tensor) -> Tensor:
+        cell, along = self._locate(z)
+        return torch.lerp(*_ends(self._table(name), cell), along)
 
     def _table(self, name: str) -> Tensor:
-        """Pairs (J, cells, 2) of a table.
-
-        Of `shift` and `slope`, the value at the left node and the step to the right one; of
-        `value`, the left node and the log-density there.
-        """
+        """Values (J, cells + 1) at the nodes."""
         if name not in self._tables:
-            make = {"shift": self._make_shift, "slope": self._make_slope, "value": self._make_value}
-            self._tables[name] = make[name]().to(self._dtype)
+            make = {"shift": _shift, "slope": _slope, "value": _value, "node": _node}[name]
+            self._tables[name] = self._by_expert(make)
         return self._tables[name]
 
     @torch.no_grad()
-    def _make_shift(self) -> Tensor:
-        def shift(nodes: Tensor, centre: Tensor, part: Mixture1D) -> Tensor:
-            share = (part.noise / part.variance)[:, None]
-            return _with_steps(share * (centre - nodes))
-
-        return self._by_expert(shift)
-
-    @torch.no_grad()
-    def _make_slope(self) -> Tensor:
-        return self._by_expert(lambda nodes, centre, part: _with_steps(_slope(nodes, centre, part)))
-
-    @torch.no_grad()
-    def _make_value(self) -> Tensor:
-        def value(nodes: Tensor, centre: Tensor, part: Mixture1D) -> Tensor:
-            slope, middle = _slope(nodes, centre, part), nodes.shape[1] // 2
-            rise = torch.cumsum((slope[:, 1:] + slope[:, :-1]) / 2 * nodes.diff(), 1)
-            value = torch.cat([torch.zeros_like(rise[:, :1]), rise], 1)
-            value = value - value[:, middle, None] + part.log_prob(nodes[:, middle])[:, None]
-            return torch.stack([nodes, value], 2)[:, :-1]
-
-        return self._by_expert(value)
-
     def _by_expert(self, make: Callable[[Tensor, Tensor, Mixture1D], Tensor]) -> Tensor:
         """`make`(nodes, mean of mu there, experts) for a few experts at a time, in float64."""
         tables, exact = [], self._experts
@@ -234,10 +211,10 @@ class TabulatedExperts:
 
     def _locate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The cell of each z, and the place in it, mostly 0 to 1."""
-        core, (fine, coarse) = self._core.to(z)[:, None], self._steps.to(z)[..., None]
-        place = torch.addcmul(TAIL_CELLS + core / fine, z, 1 / fine)
+        place = torch.addcmul(self._offset, z, self._scale)
         if _all_inside(place):
-            return place.detach().long(), place.frac()
+            return place.detach().long(), place.frac_()
+        core, (fine, coarse) = self._core.to(z)[:, None], self._steps.to(z)[..., None]
         inside = z.clamp(-core, core)
         place = TAIL_CELLS + (inside + core) / fine + (z - inside) / coarse
         last = CORE_CELLS + 2 * TAIL_CELLS - 1
@@ -253,13 +230,31 @@ def _all_inside(place: Tensor) -> bool:
     return bool(least >= TAIL_CELLS) and bool(most < TAIL_CELLS + CORE_CELLS)
 
 
+def _ends(table: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Values at both ends of cells (J, N) of a table (J, cells + 1)."""
+    return table[:, :-1].gather(1, cell), table[:, 1:].gather(1, cell)
+
+
+def _node(nodes: Tensor, centre: Tensor, experts: Mixture1D) -> Tensor:
+    return nodes
+
+
+def _shift(nodes: Tensor, centre: Tensor, experts: Mixture1D) -> Tensor:
+    """E[z_0 | z] - z."""
+    return (experts.noise / experts.variance)[:, None] * (centre - nodes)
+
+
 def _slope(nodes: Tensor, centre: Tensor, experts: Mixture1D) -> Tensor:
+    """Derivative of the log-density."""
     return (centre - nodes) / experts.variance[:, None]
 
 
-def _gather(table: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
-    """Both numbers of cells (J, N) of a table (J, cells, 2), as one complex number each."""
-    return torch.view_as_real(torch.view_as_complex(table).gather(1, cell)).unbind(-1)
+def _value(nodes: Tensor, centre: Tensor, experts: Mixture1D) -> Tensor:
+    """Log-density: the integral of the interpolated slope."""
+    slope, middle = _slope(nodes, centre, experts), nodes.shape[1] // 2
+    rise = torch.cumsum((slope[:, 1:] + slope[:, :-1]) / 2 * nodes.diff(), 1)
+    value = torch.cat([torch.zeros_like(rise[:, :1]), rise], 1)
+    return value - value[:, middle, None] + experts.log_prob(nodes[:, middle])[:, None]
 
 
 def _nodes(core: Tensor, steps: Tensor) -> Tensor:
@@ -277,8 +272,3 @@ def _refine(value: Tensor, slope: Tensor, width: Tensor) -> Tensor:
     start, end = (slope[:, i : i + width.shape[1], None] * width[..., None] for i in (0, 1))
     inside = left + t * (start + t * (3 * rise - 2 * start - end + t * (start + end - 2 * rise)))
     return torch.cat([inside.flatten(1), value[:, -1:]], 1)
-
-
-def _with_steps(nodes: Tensor) -> Tensor:
-    """(J, cells, 2): left values and the steps to the right ones."""
-    return torch.stack([nodes[:, :-1], nodes.diff(dim=1)], 2)
