@@ -6,12 +6,12 @@ patch, averaged.
 `HalfQuadraticSplitting` (HQS): for falling levels sigma_i, one empirical-Bayes step on the current
 image, then the data term in closed form,
 
-    z = average of posterior means of the patches of x at sigma_i = level_i sigma,
-    x = (1 - a_i) z + a_i y,                                   a_i = beta-weighted share of the
-    data,
+    z = average of posterior means of the patches of x at sigma_i,
+    x = (1 - w_i) z + w_i y,
 
-on grids of patches that shift from step to step, so that a coarse `stride` costs little. The levels
-and shares are in units of the input sigma. A noise map scales level by level, pixel by pixel.
+on grids of patches that shift from step to step, so that a coarse `stride` costs little. Levels
+sigma_i and data weights w_i are smooth functions of the input sigma (`schedule`), of a noise map
+pixel by pixel.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ from .image_levels import posterior_means, posterior_means_of_map
 from .mixture import PatchMixture
 from .patches import interior_average, pad
 from .product import PatchModel
+from .schedule import DEFAULT, Schedule
 
 BOUNDARIES = ("reflect", "circular")
-LEVELS = (0.783, 0.503, 0.433, 0.390)  # tuned at sigma = 25/255 on ten held-out training images
-DATA_SHARES = (0.505, 0.168, 0.079, 0.025)
 DEFAULT_STRIDE = 4
 
 
@@ -80,12 +79,12 @@ class HalfQuadraticSplitting(nn.Module):
     Args:
         model: a `PatchModel` or `PatchMixture`.
         stride: distance of neighbouring patches, each of them evaluated exactly. None is the fast
-            default: up to `DEFAULT_STRIDE` but at most half a patch, and a `PatchMixture` looks at
-            a patch in the few bases that explain it, noise maps rounded patch by patch
-            (`mixture_gate`); 0.02 to 0.05 dB from stride 2.
+            default: up to `DEFAULT_STRIDE` but at most half a patch; where no compiled kernel
+            applies (`fused_mixture`), a `PatchMixture` looks at a patch only in the few bases that
+            explain it, and noise maps are rounded patch by patch (`mixture_gate`).
         boundary: `"reflect"` or `"circular"`.
-        levels: noise level of each step, in units of the input sigma.
-        data_shares: weight of the noisy image after each step, from 0 to 1.
+        levels: noise level of each step, in units of the input sigma; None is the default schedule.
+        data_shares: weight of the noisy image after each step, from 0 to 1; None with `levels`.
     """
 
     def __init__(
@@ -93,28 +92,23 @@ class HalfQuadraticSplitting(nn.Module):
         model: DensityModel,
         stride: int | None = None,
         boundary: str = "reflect",
-        levels: Sequence[float] = LEVELS,
-        data_shares: Sequence[float] = DATA_SHARES,
+        levels: Sequence[float] | None = None,
+        data_shares: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         check_options(model, 1 if stride is None else stride, boundary)
         self.exact = stride is not None
         if stride is None:
             stride = min(DEFAULT_STRIDE, max(1, model.patch_size // 2))
-        if len(levels) != len(data_shares) or not levels:
-            raise ValueError(
-                "levels and data_shares must be equally long and not empty; got "
-                f"{len(levels)} and {len(data_shares)}"
-            )
-        if not all(v > 0 for v in levels) or not all(0 <= a <= 1 for a in data_shares):
-            raise ValueError("levels must be positive and data_shares between 0 and 1")
         self.model, self.stride, self.boundary = model, stride, boundary
-        self.levels, self.data_shares = tuple(levels), tuple(data_shares)
+        self.schedule = DEFAULT
+        if levels is not None or data_shares is not None:
+            self.schedule = Schedule.constant(list(levels or ()), list(data_shares or ()))
 
     @property
     def halo(self) -> int:
         """How many pixels away an input pixel can change an output pixel."""
-        return len(self.levels) * (self.model.patch_size - 1)
+        return len(self.schedule) * (self.model.patch_size - 1)
 
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
@@ -122,13 +116,13 @@ class HalfQuadraticSplitting(nn.Module):
         def restore(image: Tensor, level: Tensor) -> Tensor:
             x, s = image, self.stride
             border = self.model.patch_size - 1
-            for i, (scale, share) in enumerate(zip(self.levels, self.data_shares, strict=True)):
+            for i, (at, weight) in enumerate(self.schedule.at(level)):
                 # The image loses `border` pixels a step on each side; the grid stays.
                 lost = i * border
-                phase = ((i - lost) % s, (i // s + i - lost) % s)
-                x = _step(self.model, s, phase, self.exact)(x, _scaled(level, scale, lost))
-                inner = slice(lost + border, -lost - border)
-                x = torch.lerp(x, image[:, inner, inner], share)
+                phase = grid(i, s, lost)
+                x = _step(self.model, s, phase, self.exact)(x, _inside(at, lost))
+                data = _inside(image, lost + border)
+                x = torch.lerp(x, data, _inside(weight, lost + border))
             return x
 
         return _per_image(self.model, self.halo, self.boundary, restore, noisy, sigma)
@@ -225,11 +219,16 @@ def _per_image(
     return out.reshape(noisy.shape).to(noisy.dtype)
 
 
-def _scaled(level: Tensor, scale: float, lost: int) -> Tensor:
-    """The level of a step: scaled, and for a map without the border the image has lost."""
-    if level.ndim and lost:
-        level = level[:, lost:-lost, lost:-lost]
-    return level * scale
+def grid(step: int, stride: int, lost: int = 0) -> tuple[int, int]:
+    """First row and column of the patches of a step, in an image that has lost a border."""
+    return (step - lost) % stride, (step // stride + step - lost) % stride
+
+
+def _inside(values: Tensor, lost: int) -> Tensor:
+    """An image or a map without the border that the image has lost; a number is itself."""
+    if values.ndim and lost:
+        return values[:, lost:-lost, lost:-lost]
+    return values
 
 
 def _step(model: DensityModel, stride: int, phase: tuple[int, int], exact: bool) -> Callable:

@@ -1,7 +1,8 @@
 """What evaluates the patches of an image at its noise level: exactly, from tables, or in few bases.
 
 A `PatchModel` is read from tables, to 1e-5, at one level and for maps. A `PatchMixture` is
-evaluated exactly, or, asked for less, in the few bases that matter (`mixture_gate`).
+evaluated exactly, at one level by a compiled kernel where that is possible (`fused_mixture`), or,
+asked for less, in the few bases that matter (`mixture_gate`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ._noise_level import concrete, readable
+from .fused_mixture import fused
 from .mixture import PatchMixture
 from .mixture_gate import GatedLevel, GatedMap
 from .product import PatchModel
@@ -24,6 +26,9 @@ def posterior_means(
 ) -> Callable[[Tensor], Tensor]:
     """Posterior means (N, a) of patches (N, a) of an image at one noise variance ()."""
     level = model.tabulated_at(noise)
+    kernel = fused(level, image) if isinstance(model, PatchMixture) else None
+    if kernel is not None:
+        return kernel.posterior_mean
     if exact or isinstance(model, PatchModel) or not readable(image):
         return level.posterior_mean
     return GatedLevel(level).posterior_mean

@@ -38,6 +38,7 @@ STAGES = {  # title and unit of the loss
     "full": ("EM, full covariances", "−log f, nats per dimension"),
     "tied": ("EM, the mixture itself", "−log f, nats per dimension"),
     "score": ("score matching of the image denoiser", "−PSNR, dB"),
+    "hqs": ("score matching through HQS", "−PSNR, dB"),
     "ipalm": ("denoising score matching (Eq. 4)", "squared error per patch"),
 }
 

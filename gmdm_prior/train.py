@@ -26,6 +26,7 @@ from .training.loop import StepRecord, fit, of_init
 from .training.pool import ImagePool, step_generator
 from .training.run_data import split
 from .training.run_folder import RunFolder
+from .training.settings import FROM_INIT
 
 USAGE = """\
 usage: python -m gmdm_prior.train data=DIR [key=value ...]
@@ -96,7 +97,7 @@ class _Run:
         self.folder = folder = RunFolder(Path(config.out).expanduser())
         found = _checkpoint(folder, config)
         init = None
-        if config.method == "score" and config.init and found is None:
+        if config.method in FROM_INIT and config.init and found is None:
             init = storage.load(config.init)
             config = _adopt(request, config, init)
         training, held_out = split(config)
@@ -169,7 +170,7 @@ def _resolved(config: TrainConfig) -> TrainConfig:
         raise ValueError(f"holdout must be at least 2; got {config.holdout}")
     settings = config.fit_settings().resolved()
     out = config.out or f"runs/{settings.model}-{settings.method}"
-    needs_init = settings.method == "score" and settings.model == "mixture"
+    needs_init = settings.method in FROM_INIT and settings.model == "mixture"
     init = config.init or (DEFAULT_INIT if needs_init else None)
     return dataclasses.replace(config, **vars(settings), out=out, init=init)
 

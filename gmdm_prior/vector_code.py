@@ -9,11 +9,9 @@ imported, when a kernel is made.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 OLDEST_LLVM = 17  # the first whose pointers have no type
@@ -25,25 +23,26 @@ EXP2_DEGREE = 6  # Taylor, for |x| <= 1/2: off by 1.2e-7 at most
 
 @dataclass(frozen=True)
 class Host:
-    """A CPU: its name and features in LLVM's words, and how many float32 a register holds."""
+    """What a CPU can do: its features in LLVM's words, and how many float32 a register holds."""
 
-    name: str
     features: str
     lanes: int
 
 
-@lru_cache(maxsize=1)
 def installed() -> bool:
     """Whether there is an llvmlite that can be used."""
     try:
-        llvm = importlib.import_module("llvmlite.binding")
-    except ImportError:
+        from llvmlite import binding as llvm
+    except (ImportError, OSError):  # missing, or without its library
         return False
     return llvm.llvm_version_info[0] >= OLDEST_LLVM
 
 
 def host() -> Host:
-    """The CPU of this process; the least one of its architecture, if LLVM cannot tell."""
+    """What the CPU of this process can do; the least of its architecture, if LLVM cannot tell.
+
+    Its name is not asked for: a virtual machine may lack what a CPU of that name has.
+    """
     from llvmlite import binding as llvm
 
     try:
@@ -51,9 +50,9 @@ def host() -> Host:
     except RuntimeError:
         features = {}
     if not features:
-        return Host("", "", 4)
+        return Host("", 4)
     lanes = 16 if features.get("avx512f") else 8 if features.get("avx") else 4
-    return Host(llvm.get_host_cpu_name(), features.flatten(), lanes)
+    return Host(features.flatten(), lanes)
 
 
 class Vector:
@@ -93,7 +92,10 @@ class Memory:
     def row(self, index: Any, length: Any) -> Memory:
         """From number index * length on."""
         code = self.code
-        place = code.builder.mul(code.integer(index), code.integer(length))
+        if isinstance(index, int) and isinstance(length, int):
+            place = code.integer(index * length)
+        else:
+            place = code.builder.mul(code.integer(index), code.integer(length))
         return Memory(code, code.builder.gep(self.pointer, [place], source_etype=code.number))
 
     def load(self, index: int = 0) -> Vector:
@@ -225,21 +227,13 @@ class Compiled:
         self.function = ctypes.CFUNCTYPE(None, *kinds)(address)
 
 
-def assembly(module: Module, target: Host) -> str:
-    """What `Compiled` would run, to be read."""
-    machine, parsed = _parsed(module, target)
-    return machine.emit_assembly(parsed)
-
-
 def _parsed(module: Module, target: Host) -> tuple[Any, Any]:
     from llvmlite import binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     triple = llvm.get_process_triple()
-    machine = llvm.Target.from_triple(triple).create_target_machine(
-        cpu=target.name, features=target.features, opt=3
-    )
+    machine = llvm.Target.from_triple(triple).create_target_machine(features=target.features, opt=3)
     module.functions.triple = triple
     module.functions.data_layout = str(machine.target_data)
     parsed = llvm.parse_assembly(str(module.functions))

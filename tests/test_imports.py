@@ -18,18 +18,35 @@ ALLOWED = {
     "mixture_level": {"density"},
     "mixture": {"_noise_level", "symmetry", "density", "mixture_level"},
     "mixture_gate": {"density", "mixture_level"},
+    "isotypic": set(),
+    "vector_code": set(),
+    "fused_kernel": {"isotypic", "vector_code"},
+    "fused_mixture": {"_noise_level", "fused_kernel", "isotypic", "mixture_level"},
+    "schedule": set(),
     "table_cache": set(),
     "expert_surfaces": {"experts"},
     "product": {"_noise_level", "density", "experts", "expert_surfaces", "table_cache"},
-    "image_levels": {"_noise_level", "mixture", "mixture_gate", "product"},
-    "denoisers": {"_noise_level", "density", "image_levels", "mixture", "product", "patches"},
+    "image_levels": {"_noise_level", "fused_mixture", "mixture", "mixture_gate", "product"},
+    "denoisers": {
+        "_noise_level",
+        "density",
+        "image_levels",
+        "mixture",
+        "product",
+        "patches",
+        "schedule",
+    },
     "likelihood": {"denoisers", "density", "patches"},
     "storage": {"constraints", "density", "mixture", "product"},
     "plots": {"density", "mixture", "product", "symmetry"},
     "train": {"__version__", "density", "plots", "storage", "training"},
 }
 SITES = {"torch", "numpy", "safetensors"}
-SITES_ON_TOP = {"plots": {"matplotlib"}, "train": {"tqdm"}}  # imported late
+SITES_ON_TOP = {  # imported late
+    "plots": {"matplotlib"},
+    "train": {"tqdm"},
+    "vector_code": {"llvmlite"},
+}
 STDLIB = set(sys.stdlib_module_names)
 
 
@@ -73,10 +90,11 @@ def run(code):
 
 
 def test_import_is_light():
-    """Neither deepinv nor a plotting or imaging library, and little beside torch itself."""
+    """Neither deepinv nor a plotting, imaging or compiling library, and little beside torch."""
     heavy = run(
         "import sys, gmdm_prior;"
-        "heavy = ('deepinv', 'matplotlib', 'PIL', 'pywt', 'omegaconf', 'gmdm_prior.train', "
+        "heavy = ('deepinv', 'matplotlib', 'PIL', 'pywt', 'omegaconf', 'llvmlite', "
+        "'gmdm_prior.train', "
         "'gmdm_prior.plots', 'gmdm_prior.training');"
         "print([m for m in heavy if m in sys.modules])"
     )

@@ -24,6 +24,14 @@ SMALL = {
     "score": {"patch_size": 3, "steps": 4, "crops": 4},
     "score of a product": {"method": "score", "model": "patch", "patch_size": 3, "steps": 4}
     | {"crops": 4},
+    "hqs": {"patch_size": 3, "steps": 4, "crops": 4},
+    "hqs of a product": {
+        "method": "hqs",
+        "model": "patch",
+        "patch_size": 3,
+        "steps": 4,
+        "crops": 4,
+    },
     "score of a product from the data": {"method": "score", "model": "patch", "patch_size": 3}
     | {"steps": 4, "crops": 4},
     "ipalm": {"model": "patch", "patch_size": 3, "steps": 5, "batch_size": 50},
@@ -31,6 +39,7 @@ SMALL = {
 
 
 START = {"score": mixture, "score of a product": product}
+START |= {"hqs": mixture, "hqs of a product": product}
 
 
 def pictures(count=4, seed=0, shape=(1, 24, 20)):
@@ -360,7 +369,7 @@ def test_defaults_of_the_patch_model_are_the_papers():
     ("changes", "message"),
     [
         ({"model": "pach"}, "model must be one of mixture, patch"),
-        ({"method": "adam"}, "method must be one of em, em.score, score, ipalm"),
+        ({"method": "adam"}, "method must be one of em, em.score, score, hqs, ipalm"),
         ({"model": "patch", "method": "em"}, "method=em does not fit model=patch"),
         ({"method": "ipalm"}, "method=ipalm does not fit model=mixture"),
         ({"noise": 0.1, "method": "em+score"}, "needs clean images"),

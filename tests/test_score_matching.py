@@ -2,16 +2,24 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
 from models import mixture, product
 
 import gmdm_prior as gm
+from gmdm_prior.schedule import Schedule
 from gmdm_prior.training import FitSettings
 from gmdm_prior.training.moving import MovingProductLevel
 from gmdm_prior.training.pool import ImagePool
-from gmdm_prior.training.score_matching import LEVELS, ScoreTrainer, image_error
+from gmdm_prior.training.score_matching import (
+    LEVELS,
+    ScoreTrainer,
+    averaged,
+    image_error,
+    split,
+)
 
 SIZE = 3
 
@@ -63,7 +71,7 @@ def test_summed_gradient_is_that_of_autograd_through_patch_averaging(make):
     pairs = noisy_pairs(sigma)
     noise = torch.tensor(sigma**2, dtype=torch.float64)
     fast = copy.deepcopy(start).requires_grad_(True)
-    result = image_error(float64_level(fast, noise), pairs, SIZE)
+    result = image_error([float64_level(fast, noise)], pairs, partial(averaged, size=SIZE))
     torch.autograd.backward(result.tensors, result.gradients)
     slow = copy.deepcopy(start).requires_grad_(True)
     at = slow.at(noise)
@@ -79,6 +87,24 @@ def test_summed_gradient_is_that_of_autograd_through_patch_averaging(make):
     for one, other in zip(fast.parameters(), slow.parameters(), strict=True):
         scale = other.grad.abs().max()
         assert (one.grad - other.grad).abs().max() < 1e-8 * scale
+
+
+@pytest.mark.parametrize("make", [mixture, product])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_unrolled_steps_are_those_of_hqs(make, stride):
+    """Far from the border, which is reflected at every step there; gradients flow through all."""
+    model, sigma = make(SIZE).requires_grad_(True), torch.tensor(0.1, dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    noisy = torch.rand(1, 24, 24, generator=g, dtype=torch.float64)
+    steps = list(Schedule.constant([0.9, 0.5], [0.4, 0.1]).at(sigma))
+    levels = [float64_level(model, level.square()) for level, _ in steps]
+    found = split(levels, noisy, SIZE, stride, [weight for _, weight in steps])
+    hqs = gm.HalfQuadraticSplitting(model, stride, levels=[0.9, 0.5], data_shares=[0.4, 0.1])
+    inner = slice(6, -6)
+    there = found[:, 4:-4, 4:-4]  # two of six pixels are lost already
+    torch.testing.assert_close(there, hqs(noisy[None], 0.1)[0][:, inner, inner], rtol=0, atol=1e-9)
+    found.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
 def float64_level(model, noise):

@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from gmdm_prior.training.settings import USED_BY, FitSettings, setting
+from gmdm_prior.training.settings import FROM_INIT, USED_BY, FitSettings, setting
 
 LEVELS = ("noise", "sigma_min", "sigma_max")  # noise levels: numbers or fractions
 OPTIONAL = {"out", "init"}
@@ -37,7 +37,7 @@ class TrainConfig(FitSettings):
     )
     init: str | None = setting(
         None,
-        "weights that method=score starts from, a bundled name or a file",
+        "weights that method=score or hqs starts from, a bundled name or a file",
         "bsds-gray, for model=patch a likelihood start",
     )
     resume: bool = setting(
@@ -61,7 +61,7 @@ class Request:
         """Given keys at which a run of this resolved configuration does not look."""
         method = config.method
         unused = {key for key, methods in USED_BY.items() if method not in methods}
-        if method != "score":
+        if method not in FROM_INIT:
             unused.add("init")
         elif config.init:
             unused |= {"patch_size", "channels"}

@@ -67,11 +67,13 @@ class HeldOut:
         )
 
     @torch.no_grad()
-    def psnr(self, model: DensityModel, sigma: float = PSNR_SIGMA) -> float | None:
-        """PSNR in dB (peak 1, mean over crops) of one step of `PatchAveraging`."""
+    def psnr(
+        self, model: DensityModel, sigma: float = PSNR_SIGMA, kind: type = PatchAveraging
+    ) -> float | None:
+        """PSNR in dB (peak 1, mean over crops) of an image denoiser, by default one step."""
         if self.data_noise:
             return None
-        denoiser, total = PatchAveraging(model), 0.0
+        denoiser, total = kind(model), 0.0
         for crop, noise in zip(self.crops, self.crop_noise, strict=True):
             error = denoiser((crop + sigma * noise)[None], sigma)[0].clamp(0, 1) - crop
             total -= 10 * math.log10(max(float(error.square().mean()), 1e-12))

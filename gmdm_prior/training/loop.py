@@ -23,7 +23,7 @@ from gmdm_prior.product import PatchModel
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints, disagreement
 from gmdm_prior.training.held_out import HeldOut
 from gmdm_prior.training.pool import ImagePool, Images, usable
-from gmdm_prior.training.settings import FitSettings
+from gmdm_prior.training.settings import FROM_INIT, FitSettings
 from gmdm_prior.training.trainers import Trainer, make_trainer
 
 Settings = TypeVar("Settings", bound=FitSettings)
@@ -36,7 +36,7 @@ class StepRecord:
     Attributes:
         step: completed steps.
         steps: in all.
-        stage: `"full"`, `"tied"` (EM), `"score"` or `"ipalm"`.
+        stage: `"full"`, `"tied"` (EM), `"score"`, `"hqs"` or `"ipalm"`.
         loss: of the training data of this step: EM, minus the log-likelihood in nats per dimension;
             score matching of the image denoiser, minus a PSNR in dB; iPALM, Eq. 4 per patch.
         held_out_loss: the same on held-out images; None between measurements.
@@ -72,8 +72,8 @@ def fit(
             a sequence.
         held_out: images that are only measured on.
         settings: what to train; None is a mixture by EM.
-        init: the model that method=score starts from; it decides model, patch_size, channels and,
-            for a mixture, symmetries.
+        init: the model that method=score or hqs starts from; it decides model, patch_size, channels
+            and, for a mixture, symmetries.
         checkpoints: where to write them; None writes none.
         resume: go on from here, as `checkpoints.latest()` gives it: to the same bits as a run that
             never stopped, on one machine with one number of threads.
@@ -89,13 +89,13 @@ def fit(
         OSError: a checkpoint that cannot be written; the older ones stay.
     """
     settings = (settings or FitSettings()).resolved()
-    if settings.method == "score" and init is not None:
+    if settings.method in FROM_INIT and init is not None:
         settings = of_init(settings, init)
     pool = _pool(images, settings, training=True)
     trainer = make_trainer(pool, settings, init)
-    needs_init = settings.method == "score" and settings.model == "mixture"
+    needs_init = settings.method in FROM_INIT and settings.model == "mixture"
     if needs_init and init is None and resume is None:
-        raise ValueError("method=score needs init, the mixture to start from")
+        raise ValueError(f"method={settings.method} needs init, the mixture to start from")
     facts = dataclasses.asdict(settings) | {"images": pool.fingerprint}
     if resume is not None:
         differing = disagreement(resume.settings, facts)
@@ -176,7 +176,7 @@ def of_init(settings: Settings, init: PatchMixture | PatchModel) -> Settings:
 
 def _pool(images: Images, settings: FitSettings, training: bool) -> ImagePool:
     size, what = settings.patch_size, f"a patch of patch_size={settings.patch_size}"
-    if training and settings.method in ("score", "em+score"):
+    if training and settings.method in ("em+score", *FROM_INIT):
         size, what = 2 * size - 1, f"score matching with patch_size={size}"
     kept = usable(images, size, what)
     wrong = [tuple(i.shape) for i in kept if i.ndim != 3 or i.shape[0] != settings.channels]

@@ -1,4 +1,4 @@
-"""Score matching of the image denoiser: Eq. 4 of the paper through patch averaging.
+"""Score matching of the image denoiser: Eq. 4 of the paper through patch averaging, or through HQS.
 
 Likelihood fits patches; the denoiser of images averages posterior means of overlapping ones. Here a
 model is fitted to that average D itself, on crops x of clean images:
@@ -9,12 +9,16 @@ model is fitted to that average D itself, on crops x of clean images:
 By Tweedie's formula the squared error of a posterior mean is Eq. 4 in pixels of the image. The
 logarithm weighs the levels alike: the loss is minus a mean PSNR, in dB.
 
+With method=hqs D is `HalfQuadraticSplitting` with its schedule, on grids of a stride drawn for
+every level and step: the density is fitted to what runs. (The border of a crop is then reflected at
+every step, and its outermost pixels are not scored.)
+
 Every step is an exact density (`training.moving`). Only the border of b − 1 pixels of a crop, whose
 patches are not all there, is left out.
 
 Memory: the gradient with respect to the level's matrices is summed crop by crop, and only the sum
 goes back through rotation, exponential and softmax. Adam: 2e-3 for rotations, 2e-2 for logarithms,
-betas (0.9, 0.98), falling to zero as a half cosine over the steps.
+betas (0.9, 0.98), falling to zero as a half cosine over the steps; half of it through HQS.
 """
 
 from __future__ import annotations
@@ -22,18 +26,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from gmdm_prior import storage
+from gmdm_prior.denoisers import HalfQuadraticSplitting, PatchAveraging, grid
 from gmdm_prior.density import DensityModel
 from gmdm_prior.mixture import PatchMixture
 from gmdm_prior.mixture_level import MixtureLevel
-from gmdm_prior.patches import interior_average
+from gmdm_prior.patches import interior_average, pad
 from gmdm_prior.product import PatchModel
+from gmdm_prior.schedule import DEFAULT
 from gmdm_prior.training.moving import MovingProductLevel, moving
 from gmdm_prior.training.pool import ImagePool, step_generator
 from gmdm_prior.training.product_trainer import first_product
@@ -44,7 +51,8 @@ if TYPE_CHECKING:
 
 LEVELS = (8 / 255, 18 / 255, 40 / 255, 90 / 255)
 JITTER = 0.3  # standard deviation of the logarithm of a level
-CROP, CROP_IN_PATCHES = 40, 3  # side of a crop: pixels, but at least so many patches
+CROP = {"score": (40, 3), "hqs": (56, 4)}  # its side: pixels, but at least so many patches
+STRIDES = (2, 3, 4)  # of the grids of HQS, where patches are twice as large
 ROTATION_RATE, LOGARITHM_RATE = 2e-3, 2e-2
 BETAS = (0.9, 0.98)
 
@@ -66,26 +74,51 @@ class LevelSum:
     gradients: list[Tensor]
 
 
+Level = MixtureLevel | MovingProductLevel
+Restore = Callable[[Sequence[Level], Tensor], Tensor]
+
+
 def image_error(
-    level: MixtureLevel | MovingProductLevel, pairs: Sequence[tuple[Tensor, Tensor]], size: int
+    levels: Sequence[Level], pairs: Sequence[tuple[Tensor, Tensor]], restore: Restore
 ) -> LevelSum:
-    """Squared error of patch averaging over crops, and its gradient, one crop at a time.
+    """Squared error of restored crops, and its gradient, one crop at a time.
 
     Args:
-        level: a model at the noise level of the crops.
-        pairs: (clean, noisy) crops (C, h, w), h and w at least 2 size − 1.
-        size: side b of a patch.
+        levels: a model at the noise levels of the steps of `restore`.
+        pairs: (clean, noisy) crops (C, h, w).
+        restore: levels and a noisy crop to a denoised one, which may have lost a border.
     """
-    apart, tensors, leaves = detached(level)
-    border = slice(size - 1, 1 - size)
+    parts = [detached(level) for level in levels]
+    apart = [level for level, _, _ in parts]
+    tensors = [t for _, old, _ in parts for t in old]
+    leaves = [t for _, _, new in parts for t in new]
     error, count = 0.0, 0
     for clean, noisy in pairs:
-        denoised = interior_average((noisy,), size, apart.posterior_mean)
-        square = (denoised - clean[:, border, border]).square().sum()
+        denoised = restore(apart, noisy)
+        lost = (clean.shape[1] - denoised.shape[1]) // 2
+        inner = slice(lost, -lost or None)
+        square = (denoised - clean[:, inner, inner]).square().sum()
         square.backward()
         error += float(square.detach())
         count += denoised.numel()
     return LevelSum(error, count, tensors, [leaf.grad for leaf in leaves])
+
+
+def averaged(levels: Sequence[Level], noisy: Tensor, size: int) -> Tensor:
+    """One step of patch averaging, less a border of size - 1."""
+    return interior_average((noisy,), size, levels[0].posterior_mean)
+
+
+def split(
+    levels: Sequence[Level], noisy: Tensor, size: int, stride: int, weights: Sequence[Tensor]
+) -> Tensor:
+    """Steps of half-quadratic splitting with data weights, less a border of size - 1."""
+    x, border = noisy, size - 1
+    for i, (level, weight) in enumerate(zip(levels, weights, strict=True)):
+        around = pad(x, border, border, "reflect")
+        mean = interior_average((around,), size, level.posterior_mean, stride, grid(i, stride))
+        x = torch.lerp(mean, noisy, weight)
+    return x[:, border:-border, border:-border]
 
 
 def detached(level):
@@ -111,15 +144,13 @@ class ScoreTrainer:
 
     Args:
         pool: training images.
-        settings: `steps`, `crops`, `seed`.
+        settings: `method` (hqs, or else patch averaging), `steps`, `crops`, `seed`.
         start: the model to begin with. None is, for model=patch, `product_start.likelihood_start`
             from the images (made at the first step), unless `restore` brings one.
 
     Raises:
         TypeError: the start is neither a `PatchMixture` nor a `PatchModel`.
     """
-
-    stage = "score"
 
     def __init__(
         self,
@@ -132,27 +163,43 @@ class ScoreTrainer:
                 f"init must be a PatchMixture or a PatchModel; got {type(start).__name__}"
             )
         self.steps, self.step = settings.steps, 0
+        self.stage = "hqs" if settings.method == "hqs" else "score"
         self._pool, self._settings, self._start = pool, settings, None
         if start is not None:
             self._begin(start)
 
     def _begin(self, start: PatchMixture | PatchModel) -> None:
         self._start, self._moving = start, moving(start)
+        share = 0.5 if self.stage == "hqs" else 1.0
         self._optimiser = torch.optim.Adam(
             [
-                {"params": self._moving.rotations, "rate": ROTATION_RATE},
-                {"params": self._moving.logarithms, "rate": LOGARITHM_RATE},
+                {"params": self._moving.rotations, "rate": share * ROTATION_RATE},
+                {"params": self._moving.logarithms, "rate": share * LOGARITHM_RATE},
             ],
             betas=BETAS,
         )
 
     def _crops(self, sigma: float, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
         size, symmetries = self._moving.start.patch_size, self._settings.symmetries
+        pixels, patches = CROP[self.stage]
         clean = [
-            self._pool.crop(max(CROP, CROP_IN_PATCHES * size), symmetries, generator)
+            self._pool.crop(max(pixels, patches * size), symmetries, generator)
             for _ in range(self._settings.crops // len(LEVELS))
         ]
         return [(x, x + sigma * torch.randn(x.shape, generator=generator)) for x in clean]
+
+    def _denoiser(
+        self, sigma: float, size: int, generator: torch.Generator
+    ) -> tuple[list[float], Restore]:
+        """The noise levels of the steps, and what they do with the model there."""
+        if self.stage == "score":
+            return [sigma], partial(averaged, size=size)
+        steps = list(DEFAULT.at(torch.tensor(sigma)))
+        fitting = [s for s in STRIDES if 2 * s <= size] or [1]
+        stride = fitting[int(torch.randint(len(fitting), (1,), generator=generator))]
+        weights = [weight for _, weight in steps]
+        restore = partial(split, size=size, stride=stride, weights=weights)
+        return [float(level) for level, _ in steps], restore
 
     def advance(self) -> float:
         """One Adam step on fresh crops at four noise levels."""
@@ -163,8 +210,10 @@ class ScoreTrainer:
         tensors, gradients, loss = [], [], 0.0
         for middle in LEVELS:
             sigma = middle * math.exp(JITTER * float(torch.randn((), generator=generator)))
-            level = self._moving.level(now, sigma)
-            result = image_error(level, self._crops(sigma, generator), size)
+            crops = self._crops(sigma, generator)
+            sigmas, restore = self._denoiser(sigma, size, generator)
+            levels = [self._moving.level(now, s) for s in sigmas]
+            result = image_error(levels, crops, restore)
             if not 0 < result.error < math.inf:
                 raise FloatingPointError(f"the squared error is {result.error}")
             scale = 10 / math.log(10) / result.error / len(LEVELS)
@@ -203,4 +252,5 @@ class ScoreTrainer:
 
     def held_out_loss(self, held_out: HeldOut, model: DensityModel) -> float | None:
         """The same mean over the four levels, on held-out crops."""
-        return -sum(held_out.psnr(model, level) for level in LEVELS) / len(LEVELS)
+        kind = HalfQuadraticSplitting if self.stage == "hqs" else PatchAveraging
+        return -sum(held_out.psnr(model, level, kind) for level in LEVELS) / len(LEVELS)

@@ -13,19 +13,20 @@ from typing import Any
 
 from gmdm_prior import symmetry
 
-METHODS = {"mixture": ("em", "em+score", "score"), "patch": ("ipalm", "score")}
+METHODS = {"mixture": ("em", "em+score", "score", "hqs"), "patch": ("ipalm", "score", "hqs")}
+FROM_INIT = ("score", "hqs")  # methods that go on from a model
 STARTS = ("random", "likelihood")
 PATCH_SIZE = {"mixture": 8, "patch": 7}
-STEPS = {"em": 12, "em+score": 160, "score": 160, "ipalm": 100_000}
+STEPS = {"em": 12, "em+score": 160, "score": 160, "hqs": 300, "ipalm": 100_000}
 EM_ITERATIONS = 12  # of the tied mixture, where score matching follows
-CHECKPOINT_EVERY = {"em": 1, "em+score": 10, "score": 10, "ipalm": 1000}
-MEASURE_EVERY = {"em": 1, "em+score": 20, "score": 20, "ipalm": 500}
+CHECKPOINT_EVERY = {"em": 1, "em+score": 10, "score": 10, "hqs": 10, "ipalm": 1000}
+MEASURE_EVERY = {"em": 1, "em+score": 20, "score": 20, "hqs": 20, "ipalm": 500}
 USED_BY = {  # settings that only some methods look at
     "bases": ("em", "em+score"),
     "classes": ("em", "em+score"),
     "components": ("em", "em+score"),
     "patches": ("em", "em+score"),
-    "crops": ("em+score", "score"),
+    "crops": ("em+score", "score", "hqs"),
     "batch_size": ("ipalm",),
     "start": ("ipalm",),
     "sigma_min": ("ipalm",),
@@ -48,12 +49,13 @@ class FitSettings:
     )
     method: str | None = setting(
         None,
-        "em (likelihood), em+score or score (score matching of the image denoiser from init) for "
-        "model=mixture; ipalm (the paper's) or score for model=patch",
+        "em (likelihood), em+score, score (score matching of the image denoiser from init) or hqs "
+        "(the same through half-quadratic splitting) for model=mixture; ipalm (the paper's), score "
+        "or hqs for model=patch",
         "em, for model=patch ipalm",
     )
     patch_size: int | None = setting(
-        None, "side of a patch, pixels", "8, for model=patch 7, for method=score init's"
+        None, "side of a patch, pixels", "8, for model=patch 7, from init its own"
     )
     channels: int = setting(1, "1 (gray) or 3 (colour)")
     bases: int = setting(3, "orthonormal bases of the mixture")
@@ -74,7 +76,7 @@ class FitSettings:
         None,
         "iPALM or score-matching steps; for em iterations of the mixture, which follow 12 of the "
         "full-covariance one",
-        "em 12, score 160, ipalm 100000",
+        "em 12, score 160, hqs 300, ipalm 100000",
     )
     start: str = setting(
         "random",
@@ -93,7 +95,9 @@ class FitSettings:
         "1000",
     )
     measure_every: int | None = setting(
-        None, "steps between held-out measurements", "em 1, score 20, ipalm 500; em+score every 20"
+        None,
+        "steps between held-out measurements",
+        "em 1, score and hqs 20, ipalm 500; em+score every 20",
     )
     seed: int = setting(0, "of everything random")
 
@@ -105,7 +109,7 @@ class FitSettings:
         """
         _choice("model", self.model, tuple(METHODS))
         method = METHODS[self.model][0] if self.method is None else self.method
-        every = tuple(m for methods in METHODS.values() for m in methods)
+        every = tuple(dict.fromkeys(m for methods in METHODS.values() for m in methods))
         _choice("method", method, every)
         _choice("start", self.start, STARTS)
         if method not in METHODS[self.model]:

@@ -21,7 +21,7 @@ from gmdm_prior.training.held_out import HeldOut
 from gmdm_prior.training.pool import ImagePool, step_generator
 from gmdm_prior.training.product_trainer import ProductTrainer
 from gmdm_prior.training.score_matching import ScoreTrainer
-from gmdm_prior.training.settings import FitSettings
+from gmdm_prior.training.settings import FROM_INIT, FitSettings
 
 FULL_ITERATIONS = 12  # EM iterations of the full-covariance mixture
 COMPONENTS = 200  # of it, where there are enough patches:
@@ -187,6 +187,6 @@ def make_trainer(pool: ImagePool, settings: FitSettings, init: PatchMixture | No
         return LikelihoodTrainer(pool, settings)
     if settings.method == "em+score":
         return LikelihoodThenScore(pool, settings)
-    if settings.method == "score":
+    if settings.method in FROM_INIT:
         return ScoreTrainer(pool, settings, init)
     return ProductTrainer(pool, settings)

@@ -1,0 +1,154 @@
+"""Posterior means of a D4 mixture on the CPU by one compiled kernel, where that is possible.
+
+`fused(level, image)` is a `FusedLevel`, or None where torch has to do it: without llvmlite, on a
+GPU, in float64, where a gradient is wanted, inside `torch.func` or a compilation, for several
+channels, odd or tiny patches, other symmetries, or noise that varies. It is exact: the sums of the
+torch path in another order (the maths: `isotypic`, `fused_kernel`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ._noise_level import readable
+from .fused_kernel import Kernel, Layout, compiled
+from .isotypic import TURNS, coordinate_matrix
+from .mixture_level import MixtureLevel
+
+SMALLEST = 4  # side of a patch
+TILES_PER_THREAD = 8  # with fewer a thread is not worth waking
+
+
+def fused(level: MixtureLevel, like: Tensor) -> FusedLevel | None:
+    """The level as a compiled kernel, for patches of an image `like`; None where torch does it."""
+    tensors = [like, level.noise, *level.bases, *level.variances, *level.log_weights]
+    if not all(_plain(t) for t in tensors):
+        return None
+    rows, pixels = level.bases[0].shape
+    if rows != TURNS * (pixels - 1) or level.noise.ndim:  # so many: D4, one channel
+        return None
+    size = math.isqrt(pixels)
+    if size % 2 or size < SMALLEST:
+        return None
+    kernel = compiled(size, tuple(len(v) for v in level.variances))
+    return None if kernel is None else FusedLevel(level, kernel)
+
+
+class FusedLevel:
+    """A `MixtureLevel` at a scalar noise variance, evaluated by a compiled kernel."""
+
+    def __init__(self, level: MixtureLevel, kernel: Kernel) -> None:
+        self._level, self._kernel = level, kernel
+        self._tables = _tables(level, kernel.layout)
+
+    def posterior_mean(self, y: Tensor) -> Tensor:
+        """(N, a) posterior mean of patches (N, a).
+
+        Patches that are the columns of a contiguous (a, N) matrix are read where they lie, and
+        their means lie alike.
+        """
+        if y.T.is_contiguous():
+            return self._of_columns(y.T).T
+        return self._of_columns(y.T.contiguous()).T.contiguous()
+
+    def _of_columns(self, y: Tensor) -> Tensor:
+        """(a, N) posterior means of the columns of a contiguous (a, N)."""
+        out, width = torch.empty_like(y), self._kernel.layout.width
+        tiles, rest = divmod(y.shape[1], width)
+        self._on_threads(y, out, tiles)
+        if rest:  # a tile of their own, filled up
+            last = F.pad(y[:, -rest:], (0, width - rest))
+            means = torch.empty_like(last)
+            self._run(last, means, range(1))
+            out[:, -rest:] = means[:, :rest]
+        mean_part = self._level.mean_part.posterior_mean(y.T, self._level.noise)
+        return out.add_(mean_part[:, 0].contiguous())  # the same in every pixel
+
+    def _on_threads(self, y: Tensor, out: Tensor, tiles: int) -> None:
+        available = torch.get_num_threads()
+        parts = max(1, min(available, tiles // TILES_PER_THREAD))
+        ends = [tiles * i // parts for i in range(parts + 1)]
+        own, *others = itertools.starmap(range, itertools.pairwise(ends))
+        pool = _pool(available - 1, os.getpid()) if others else None
+        waiting = [pool.submit(self._run, y, out, part) for part in others]
+        self._run(y, out, own)
+        for part in waiting:
+            part.result()
+
+    def _run(self, y: Tensor, out: Tensor, tiles: range) -> None:
+        """Posterior means, the zero-mean part, of some tiles of columns."""
+        if not tiles:
+            return
+        workspace = y.new_empty(self._kernel.workspace)
+        skipped = tiles.start * self._kernel.layout.width * y.element_size()
+        self._kernel.run(
+            y.data_ptr() + skipped,
+            out.data_ptr() + skipped,
+            workspace.data_ptr(),
+            *(table.data_ptr() for table in self._tables),
+            len(tiles),
+            y.shape[1],
+        )
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process: those of its parent do not survive a fork."""
+    del process
+    return ThreadPoolExecutor(threads, "fused_mixture")
+
+
+def _plain(values: Tensor) -> bool:
+    """Whether float32 numbers can be worked on where they lie, and nothing is to be traced."""
+    if not readable(values) or values.dtype != torch.float32 or torch.jit.is_tracing():
+        return False
+    if values.requires_grad and torch.is_grad_enabled():
+        return False
+    if forward_ad.unpack_dual(values).tangent is not None:
+        return False
+    try:
+        values.data_ptr()
+    except RuntimeError:  # a wrapper of torch.func has no numbers of its own
+        return False
+    return True
+
+
+@lru_cache
+def _to_coordinates(size: int) -> Tensor:
+    """(a, a), for which rows of filters times it are the filters in coordinates."""
+    matrix = torch.from_numpy(coordinate_matrix(size))
+    return (matrix / matrix.square().sum(1, keepdim=True)).T
+
+
+def _tables(level: MixtureLevel, layout: Layout) -> list[Tensor]:
+    """What `Kernel.run` wants of a level: bases, half precisions, constants and gains."""
+    change, padding = _to_coordinates(layout.size), layout.padded_rows - layout.rows
+    noise = level.noise.double()
+    bases, half_precisions, constants, gains = [], [], [], []
+    for rows, variances, weights in zip(
+        level.bases, level.variances, level.log_weights, strict=True
+    ):
+        first_position = rows[: layout.rows].double()  # of eight; any of them would do
+        bases.append(F.pad(first_position @ change, (0, 0, 0, padding)))
+        v = variances.double()
+        half_precisions.append((-0.5 / (v + noise)).T.flatten())
+        constants.append(weights.double() - 0.5 * (v + noise).log().sum(1))
+        gains.append(F.pad(v / (v + noise), (0, padding)))
+    logs = torch.cat(constants)
+    logs -= logs.max()  # a common constant cancels, and small numbers keep their digits
+    tables = (
+        torch.cat(bases),
+        torch.cat(half_precisions) / math.log(2),
+        logs / math.log(2),
+        torch.cat(gains),
+    )
+    return [table.float().contiguous() for table in tables]

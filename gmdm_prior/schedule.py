@@ -1,0 +1,73 @@
+"""The schedule of half-quadratic splitting: level and data weight of every step.
+
+For an input level sigma and t = log(255 sigma / 25), step i works at a level sigma_i and then mixes
+the noisy image in with a weight w_i,
+
+    sigma_i = sigma exp(a_i + b_i t),     w_i = logistic(c_i + d_i t).
+
+Smooth in sigma, with no table to jump in; beyond [1, 150] / 255 the factors stay what they are at
+the ends. `docs/math.md` says how the numbers were found and what they are worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MIDDLE, LEAST, MOST = 25 / 255, 1 / 255, 150 / 255
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Coefficients of each step.
+
+    Args:
+        coefficients: (4, steps), the rows a, b, c and d.
+    """
+
+    coefficients: Tensor
+
+    def __len__(self) -> int:
+        """The number of steps."""
+        return self.coefficients.shape[1]
+
+    def at(self, sigma: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Level and data weight of each step, both shaped like sigma (a number () or a map)."""
+        t = (sigma.clamp(LEAST, MOST) / MIDDLE).log()
+        for a, b, c, d in self.coefficients.to(sigma).T:
+            yield sigma * (a + b * t).exp(), torch.sigmoid(c + d * t)
+
+    @classmethod
+    def constant(cls, levels: list[float], shares: list[float]) -> Schedule:
+        """Levels in units of sigma and data weights from 0 to 1 that are the same for all sigma.
+
+        Raises:
+            ValueError: for values out of range, or lists of different lengths, or empty ones.
+        """
+        if len(levels) != len(shares) or not levels:
+            raise ValueError(
+                "levels and data_shares must be equally long and not empty; got "
+                f"{len(levels)} and {len(shares)}"
+            )
+        if not all(0 < v < math.inf for v in levels) or not all(0 <= w <= 1 for w in shares):
+            raise ValueError("levels must be positive and data_shares between 0 and 1")
+        logs = torch.tensor(levels, dtype=torch.float64).log()
+        weights = torch.logit(torch.tensor(shares, dtype=torch.float64))
+        return cls(torch.stack([logs, torch.zeros_like(logs), weights, torch.zeros_like(logs)]))
+
+
+DEFAULT = Schedule(
+    torch.tensor(
+        [
+            [-0.2252, -0.6758, -0.9152, -1.1920],
+            [0.1147, 0.0195, -0.1859, -0.3526],
+            [-0.0245, -1.5262, -2.2756, -3.9840],
+            [-0.1019, 0.0489, 0.2393, -0.2025],
+        ],
+        dtype=torch.float64,
+    )
+)
