@@ -25,11 +25,14 @@ from pathlib import Path
 import matplotlib.figure
 import torch
 from denoising import read_gray
-from speed_rows import HEIGHT, PICTURES, QUICK, ROWS, SIDES, WIDTH, Bench, Measurement, mosaic, peak
+from speed_paths import paths
+from speed_rows import HEIGHT, PICTURES, QUICK, SIDES, WIDTH, Bench, Measurement, mosaic, peak
+from speed_rows import ROWS as TIMED_ROWS
 from tqdm import tqdm
 
 from gmdm_prior.training import find_images, read_images
 
+ROWS = TIMED_ROWS | {"paths": paths}
 PACKAGES = ("torch", "deepinv", "bm3d", "gmdm-prior")
 
 

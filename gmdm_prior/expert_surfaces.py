@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .experts import Mixture1D
 
-CELLS, SPACING = 1024, 0.15
+CELLS, SPACING = 1024, 0.075
 NEGLIGIBLE = 1e-3  # share q of noise below which c, of weight q, is read at that level
 
 

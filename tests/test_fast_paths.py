@@ -148,6 +148,22 @@ def test_surfaces_agree_with_the_exact_path(make, low, high):
     assert (surface.posterior_mean(y, noise) - exact).abs().max() < 1e-5
 
 
+def test_surfaces_of_a_bundled_model_agree_with_the_exact_path(bundled_picture):
+    model = gm.load("bsds-gray-7x7", dtype=torch.float64)
+    size = model.patch_size
+    windows = bundled_picture[0].double().unfold(1, size, 11).unfold(2, size, 11)
+    x = windows.permute(1, 2, 0, 3, 4).reshape(-1, size**2)[:60]
+    g = torch.Generator().manual_seed(0)
+    sigma = 0.02 + 0.3 * torch.rand(len(x), 1, dtype=torch.float64, generator=g)
+    sigma = sigma * torch.linspace(0.8, 1.25, size**2, dtype=torch.float64)
+    y, noise = x + sigma * torch.randn(x.shape, dtype=torch.float64, generator=g), sigma.square()
+    surface = model.tabulated_map(noise.min(), noise.max())
+    exact = torch.cat(
+        [model.at(n).posterior_mean(p) for p, n in zip(y.split(20), noise.split(20), strict=True)]
+    )
+    assert (surface.posterior_mean(y, noise) - exact).abs().max() < 1e-5
+
+
 def test_surfaces_beyond_their_reach_are_exact():
     model = product(3, components=125)
     y = 50 * patches(20, 3)

@@ -1,0 +1,138 @@
+"""The row `paths` of benchmarks/speed.py: every fast path beside the exact one that it stands for.
+
+Time, PSNR and the largest difference. The exact paths of maps evaluate every pixel's noise level by
+itself and are slow, so those are timed on a crop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import torch
+from denoising import noisy, psnr
+from speed_rows import SIGMA, Bench, Measurement, in_torch, medians, product_model
+from torch import Tensor
+
+import gmdm_prior as gm
+from gmdm_prior import image_levels
+from gmdm_prior.image_levels import posterior_means_of_map
+from gmdm_prior.patches import interior_average
+
+CROP = 96  # side, where the exact path is slow
+NEGLIGIBLE = 0.01  # variance of a direction, in units of the noise variance
+
+Denoise = Callable[[Tensor], Tensor]
+
+
+@contextlib.contextmanager
+def without_tables() -> Iterator[None]:
+    """A `PatchModel` evaluates its mixtures response by response."""
+    with mock.patch.object(gm.PatchModel, "tabulated_at", gm.PatchModel.at):
+        yield
+
+
+def exactly(denoise: Denoise) -> Denoise:
+    """The same without tables."""
+
+    def run(y: Tensor) -> Tensor:
+        with without_tables():
+            return denoise(y)
+
+    return run
+
+
+def by_map(model: gm.PatchModel | gm.PatchMixture, level: Tensor, way: str) -> Denoise:
+    """One averaging with a noise map: `fast`, or `pixel by pixel`."""
+
+    def run(y: Tensor) -> Tensor:
+        image, noise = y[0], level[0].square()
+        if way == "fast":
+            evaluate = posterior_means_of_map(model, image, noise, exact=False)
+        else:
+            evaluate = one_by_one(model)
+        return interior_average((image, noise), model.patch_size, evaluate)[None]
+
+    return run
+
+
+def one_by_one(model: gm.PatchModel | gm.PatchMixture) -> Callable[[Tensor, Tensor], Tensor]:
+    """Exact posterior means of patches and their noise variances, in pieces."""
+
+    def evaluate(patches: Tensor, noises: Tensor) -> Tensor:
+        rows = max(1, image_levels.NUMBERS // model.numbers_per_patch(noises))
+        pairs = zip(patches.split(rows), noises.split(rows), strict=True)
+        return torch.cat([model.at(n).posterior_mean(p) for p, n in pairs])
+
+    return evaluate
+
+
+def compare(
+    bench: Bench, label: str, exact: tuple[str, Denoise], fast: Denoise, clean: Tensor, y: Tensor
+) -> Measurement:
+    """One line: seconds of both, PSNR of both, how far they are apart."""
+    name, slow = exact
+    times = medians(lambda turn: slow(y), lambda turn: fast(y), turns=bench.turns(3))
+    a, b = slow(y), fast(y)
+    lost = (clean.shape[-1] - a.shape[-1]) // 2
+    inner = slice(lost, -lost or None)
+    truth = clean[..., inner, inner]
+    note = (
+        f"{psnr(b, truth):.2f} dB, exact {psnr(a, truth):.2f} dB, at most "
+        f"{(a - b).abs().max():.1e} apart"
+    )
+    return bench.timed("paths", label, name, times, note=note, faster=True)
+
+
+def paths(bench: Bench) -> Iterator[Measurement]:
+    """All fast paths."""
+    clean = bench.images[0]
+    y = noisy(clean, SIGMA, 0)
+    mixture, product = gm.load("bsds-gray"), product_model(7)
+    average = gm.PatchAveraging(mixture)
+    hqs, spread = gm.HalfQuadraticSplitting(mixture), gm.HalfQuadraticSplitting(mixture, 4)
+
+    def with_sigma(denoise: torch.nn.Module) -> Denoise:
+        return lambda image: denoise(image, SIGMA)
+
+    matrices = ("matrix products", in_torch(with_sigma(average)))
+    yield compare(bench, "kernel, one step", matrices, with_sigma(average), clean, y)
+    matrices = ("matrix products, stride 4", in_torch(with_sigma(spread)))
+    yield compare(bench, "few bases, HQS", matrices, in_torch(with_sigma(hqs)), clean, y)
+    yield compare(bench, "kernel, HQS", matrices, with_sigma(hqs), clean, y)
+    crop = slice(100, 100 + CROP)
+    part = clean[..., crop, crop]
+    level = SIGMA * torch.linspace(0.5, 2, CROP).expand(1, 1, CROP, CROP)
+    uneven = part + level * torch.randn(part.shape, generator=torch.Generator().manual_seed(0))
+    slow = ("pixel by pixel", by_map(mixture, level, "pixel by pixel"))
+    fast = by_map(mixture, level, "fast")
+    yield compare(bench, "map, few bases and rounded levels", slow, fast, part, uneven)
+    slow = ("pixel by pixel", by_map(product, level, "pixel by pixel"))
+    fast = by_map(product, level, "fast")
+    yield compare(bench, "map, product's surfaces", slow, fast, part, uneven)
+    step = with_sigma(gm.PatchAveraging(product))
+    exact = ("mixtures at every response", exactly(step))
+    yield compare(bench, "product's tables", exact, step, part, noisy(part, SIGMA, 0))
+    yield cancelled(mixture)
+
+
+def cancelled(model: gm.PatchMixture) -> Measurement:
+    """How many directions have a negligible variance in every class of their basis: no timing."""
+    groups, rows = model.filters.shape[:2]
+    counts = {}
+    for sigma in (15, 25, 50, 100):
+        small = model.variances < NEGLIGIBLE * (sigma / 255) ** 2
+        counts[sigma] = sum(int(small[model.basis == g].all(0).sum()) for g in range(groups))
+    found = ", ".join(f"{count} at {sigma}/255" for sigma, count in counts.items())
+    return Measurement(
+        row="paths",
+        ours="directions that could be left out",
+        rival=f"all {groups * rows}",
+        ours_s=None,
+        rival_s=None,
+        ratio=counts[25] / (groups * rows),
+        of="share of directions at 25/255",
+        threads="-",
+        note=f"not built: {found}",
+    )
