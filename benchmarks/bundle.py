@@ -1,9 +1,10 @@
 """Make a bundled model of a finished training run: the weights, and the card that says how.
 
-    python benchmarks/bundle.py data=bsds500:ROOT name=NAME runs=FIRST[,SECOND…] [out=FILE]
+    python benchmarks/bundle.py data=bsds500:ROOT name=NAME runs=RUN[,RUN…] [out=FILE] [first=…]
 
 `runs` are folders of `python -m gmdm_prior.train`, each started from the one before it; the last
-one gives the weights. `ROOT` holds BSDS500, on which the runs were trained: figures on the card are
+one gives the weights. Where the first one has an `init` that is not bundled, `first` is the command
+that made it. `ROOT` holds BSDS500, on which the runs were trained: figures on the card are
 measured on the ten held-out images. Writes FILE (by default gmdm_prior/weights/NAME.safetensors)
 and beside it the card, with the suffix .md.
 """
@@ -25,7 +26,7 @@ from gmdm_prior.training import find_images, read_images, split_held_out
 from gmdm_prior.training.config import TrainConfig
 
 SIGMAS = (15, 25, 50, 100)
-KEYS = ("data", "name", "runs", "out")
+KEYS = ("data", "name", "runs", "out", "first")
 POINTS = 8  # of a curve
 UNNAMED = ("data", "out", "resume", "init", "checkpoint_every", "measure_every", "channels")
 
@@ -38,7 +39,8 @@ def command(run: Path, before: str | None) -> str:
     given = {k: v for k, v in stored.items() if k not in UNNAMED and usual[k] != v}
     given = {"model": stored["model"], "method": stored["method"]} | given
     words = [f"{key}={value}" for key, value in given.items()]
-    start = [] if before is None else [f"init=runs/{before}/model.safetensors"]
+    init = stored["init"] if before is None else f"runs/{before}/model.safetensors"
+    start = [f"init={init}"] if init else []
     return " ".join(
         ["python -m gmdm_prior.train data=bsds500:ROOT", *words, *start, f"out=runs/{run.name}"]
     )
@@ -89,7 +91,7 @@ def model_card(facts: dict, model: torch.nn.Module, curves: list, digest: str) -
     """The Markdown card."""
     lines = [f"# {facts['name']}", "", describe(model), ""]
     lines += [f"- **Data**: {DATA}.", f"- **Terms**: {TERMS}.", "- **Made by**, one after another:"]
-    lines += [f"  - `{line}`" for line in facts["commands"]]
+    lines += [f"  - `{line}`" for line in (facts["first"], *facts["commands"]) if line]
     lines += [f"  - `{facts['bundled_by']}`", "- **Seed**: 0"]
     lines += [
         f"- **Duration**: {facts['minutes']:.0f} min of one core shared with other work",
@@ -127,6 +129,7 @@ def make(options: dict[str, str]) -> None:
         "data": DATA,
         "terms": TERMS,
         "numbers": model.num_parameters,
+        "first": options.get("first", ""),
         "commands": [command(run, before) for run, before in zip(runs, befores, strict=True)],
         "bundled_by": f"python benchmarks/bundle.py data=bsds500:ROOT name={name} runs={listed}",
         "minutes": round(sum(seconds) / 60, 1),

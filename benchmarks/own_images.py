@@ -3,9 +3,9 @@
     python benchmarks/own_images.py [out=runs/textures] [FIGURE]
 
 Cuts thirty tiles of 128 x 128 pixels from the left parts of scikit-image's brick, grass and gravel,
-trains on them with the command that a user would type (`python -m gmdm_prior.train data=TILES`),
-and denoises nine tiles from the right parts with the result and with `bsds-gray`. Prints a table of
-PSNR at sigma = 15, 25, 50 and writes the figure (by default docs/figures/own_images.png).
+trains on them with the command that a user would type (`python -m gmdm_prior.train data=TILES`)
+and denoises nine tiles from the right parts with the result and with `bsds-gray-likelihood`. Prints
+a table of PSNR at sigma = 15, 25, 50, writes the figure (by default docs/figures/own_images.png).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main(words: list[str]) -> None:
     training, testing = tiles()
     model, seconds = train(training, out)
     images = [torch.from_numpy(t.copy()).float()[None, None] / 255 for t in testing]
-    models = {"trained on 30 tiles": model, "bsds-gray": gm.load("bsds-gray")}
+    models = {"trained on 30 tiles": model, "bsds-gray-likelihood": gm.load("bsds-gray-likelihood")}
     print(f"trained in {seconds:.0f} s")
     print("| HQS on nine held-out tiles | " + " | ".join(f"σ{s}" for s in SIGMAS) + " |")
     print("|---|" + "---|" * len(SIGMAS))

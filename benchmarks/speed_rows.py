@@ -397,7 +397,7 @@ def scaling(bench: Bench) -> Iterator[Measurement]:
 def threads(bench: Bench) -> Iterator[Measurement]:
     """Two threads against one, denoising and training."""
     model, pool = gm.load("bsds-gray"), ImagePool.of(bench.training)
-    y = noisy(bench.images[0], SIGMA, 0)
+    y, wide = noisy(bench.images[0], SIGMA, 0), large(1024)
     hqs, average = gm.HalfQuadraticSplitting(model), gm.PatchAveraging(product_model(7))
     score = ScoreTrainer(pool, FitSettings(method="score", patch_size=8).resolved(), model)
     ipalm = ProductTrainer(pool, FitSettings(model="patch").resolved())
@@ -406,6 +406,9 @@ def threads(bench: Bench) -> Iterator[Measurement]:
     cases = {
         "HQS bsds-gray": lambda: hqs(y, SIGMA),
         "PatchAveraging 7×7": lambda: average(y, SIGMA),
+        "HQS bsds-gray, 1024×1024": lambda: hqs(wide, SIGMA),
+        "HQS bsds-gray, torch only, 1024×1024": lambda: in_torch(hqs)(wide, SIGMA),
+        "PatchAveraging 7×7, 1024×1024": lambda: average(wide, SIGMA),
         "score matching, one step": score.advance,
         f"iPALM, {STEPS_AT_ONCE} steps": lambda: [ipalm.advance() for _ in range(STEPS_AT_ONCE)],
     }
@@ -437,7 +440,7 @@ def training(bench: Bench) -> Iterator[Measurement]:
     yield bench.timed("training", label, "autograd over a tensor (N, J, L)", pair, faster=True)
 
     patches = sample_patches(bench.training, EM_PATCHES, 8)
-    settings = COMMON | FIT["bsds-gray"]
+    settings = COMMON | FIT["bsds-gray-likelihood"]
     x = to_coordinates(patches)
     root = torch.randn(SYMMETRIES * settings["classes"], x.shape[1], x.shape[1])
     precisions = root @ root.mT + torch.eye(x.shape[1])

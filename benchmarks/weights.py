@@ -1,7 +1,7 @@
-"""Train and measure the bundled weights that come from likelihood training alone.
+"""Train and measure weights by likelihood alone: bundled ones, and where score matching starts.
 
-    python benchmarks/weights.py data=bsds500:ROOT [name=bsds-gray|bsds-gray-small] [out=FILE]
-                                 [patches=200000] [seed=0]
+    python benchmarks/weights.py data=bsds500:ROOT [name=bsds-gray-likelihood|bsds-gray-small]
+                                 [out=FILE] [patches=200000] [seed=0]
 
 `ROOT` holds BSDS500. Of its 400 training and test images, every 40th is held out, and the other 390
 give the patches. Writes FILE (by default gmdm_prior/weights/NAME.safetensors) and beside it the
@@ -37,11 +37,11 @@ SIGMAS = (15, 25, 50)
 LIKELIHOOD_SIGMA = 5
 HELD_OUT_PATCHES = 20_000
 FIT = {
-    "bsds-gray": {"bases": 3, "classes": 40},
+    "bsds-gray-likelihood": {"bases": 3, "classes": 40},
     "bsds-gray-small": {"bases": 1, "classes": 16},
 }
 COMMON = {"symmetries": "d4", "components": 200, "full_iterations": 12, "iterations": 12}
-DEFAULTS = {"name": "bsds-gray", "patches": "200000", "seed": "0"}
+DEFAULTS = {"name": "bsds-gray-likelihood", "patches": "200000", "seed": "0"}
 EMPTY = {"data": "", "out": ""}
 DATA = (
     "The 400 training and test images of BSDS500 (Arbeláez, Maire, Fowlkes and Malik, 2011) as "

@@ -15,7 +15,7 @@ from torch import Tensor
 from ._noise_level import concrete, readable
 from .fused_mixture import fused
 from .mixture import PatchMixture
-from .mixture_gate import GatedLevel, GatedMap
+from .mixture_gate import WORTH_BELOW, GatedLevel, GatedMap
 from .product import PatchModel
 
 NUMBERS = 2**24  # held at a time where every pixel has its own noise level
@@ -29,7 +29,9 @@ def posterior_means(
     kernel = fused(level, image) if isinstance(model, PatchMixture) else None
     if kernel is not None:
         return kernel.posterior_mean
-    if exact or isinstance(model, PatchModel) or not readable(image):
+    if exact or isinstance(model, PatchModel) or not (readable(image) and readable(noise)):
+        return level.posterior_mean
+    if noise >= WORTH_BELOW:
         return level.posterior_mean
     return GatedLevel(level).posterior_mean
 

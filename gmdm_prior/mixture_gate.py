@@ -11,8 +11,8 @@ the class's mean variance t_k over the other rows:
 
 The bases whose coarse evidence is within a factor exp(`TOLERANCE`) of the best are then evaluated
 exactly, and their responsibilities sum to one. What the others would have added is left out:
-`benchmarks/speed.md` has the error and the gain. A patch with more than a share `MOST` of all bases
-in question is evaluated in all of them, which is faster then.
+`benchmarks/speed.md` has the error and the gain, which is none above `WORTH_BELOW`. A patch with
+more than a share `MOST` of all bases in question is evaluated in all of them: that is faster then.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from .mixture_level import MixtureLevel
 
 MOST = 0.4
 TOLERANCE = 3.0  # nats below the best that are looked at exactly
-COARSE = 3  # one row in so many is looked at first
+COARSE = 2  # one row in so many is looked at first
+WORTH_BELOW = (15 / 255) ** 2  # noise variance; above, most patches need most bases
 
 
 LEVEL_STEP = 0.05  # of log noise variance, from one level of a map to the next
@@ -86,9 +87,14 @@ class GatedLevel:
     def at(self, noise: Tensor) -> GatedLevel:
         """The same at another noise variance ()."""
         other = copy.copy(self)
-        level = dataclasses.replace(self._level, noise=noise)
-        other._set(level, [(b.rows, b.variances, b.log_weights) for b in self._bases])
+        other._set(
+            self.exact_at(noise), [(b.rows, b.variances, b.log_weights) for b in self._bases]
+        )
         return other
+
+    def exact_at(self, noise: Tensor) -> MixtureLevel:
+        """The whole mixture at another noise variance ()."""
+        return dataclasses.replace(self._level, noise=noise)
 
     def _set(self, level: MixtureLevel, parts: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         first = len(self._first) // (self._positions * len(parts))
@@ -145,7 +151,7 @@ class GatedMap:
 
     def __init__(self, level: GatedLevel) -> None:
         self._level = level
-        self._levels: dict[int, GatedLevel] = {}
+        self._levels: dict[int, GatedLevel | MixtureLevel] = {}
 
     def posterior_mean(self, y: Tensor, noise: Tensor) -> Tensor:
         """(N, a) posterior mean of patches (N, a) with noise variances (N, a)."""
@@ -158,9 +164,11 @@ class GatedMap:
         ]
         return torch.cat(parts)[order.argsort()]
 
-    def _at(self, i: int, like: Tensor) -> GatedLevel:
+    def _at(self, i: int, like: Tensor) -> GatedLevel | MixtureLevel:
         if i not in self._levels:
-            self._levels[i] = self._level.at(like.new_tensor(math.exp(i * LEVEL_STEP)))
+            noise = like.new_tensor(math.exp(i * LEVEL_STEP))
+            gated = i * LEVEL_STEP < math.log(WORTH_BELOW)
+            self._levels[i] = self._level.at(noise) if gated else self._level.exact_at(noise)
         return self._levels[i]
 
 

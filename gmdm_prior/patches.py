@@ -7,11 +7,17 @@ numbers) x (pixels).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ._noise_level import readable
 
 NUMBERS_PER_STRIP = 2**18  # of patches: what fits the cache best, product and mixture
 
@@ -76,15 +82,61 @@ def overlap_add(
     total = torch.zeros_like(images[0])
     cuts = [strips(image, size, stride, phase) for image in images]
     starts, _, left = cuts[0]
-    for start, *parts in zip(starts, *(cut[1] for cut in cuts), strict=True):
+
+    def fold(*parts: Tensor) -> Tensor:
         h, w = parts[0].shape[:2]
         # columns are patches in memory, as `fold` wants them
         columns = (p.permute(2, 3, 4, 0, 1).reshape(-1, h * w) for p in parts)
         out = evaluate(*(c.T for c in columns))
-        height, width = (h - 1) * stride + size, (w - 1) * stride + size
-        folded = F.fold(out.T.unsqueeze(0), (height, width), size, stride=stride)[0]
+        extent = (h - 1) * stride + size, (w - 1) * stride + size
+        return F.fold(out.T.unsqueeze(0), extent, size, stride=stride)[0]
+
+    work = list(zip(*(cut[1] for cut in cuts), strict=True))
+    for start, folded in zip(starts, _in_order(fold, work, images), strict=True):
+        height, width = folded.shape[1:]
         total[:, start : start + height, left : left + width] += folded
     return total
+
+
+def _in_order(
+    fold: Callable[..., Tensor], work: list[tuple[Tensor, ...]], images: tuple[Tensor, ...]
+) -> Iterator[Tensor]:
+    """`fold` of each strip: side by side on torch's threads, as far as that changes nothing.
+
+    Every strip is evaluated by one thread, so the result is that of one thread to the bit. Where
+    gradients are recorded, on other devices and inside `torch.func`, strips follow one another.
+    """
+    first = fold(*work[0])  # also makes the tables that the others read
+    yield first
+    work, threads = work[1:], min(torch.get_num_threads(), len(work))
+    if threads < 2 or first.requires_grad or not all(map(readable, images)):
+        yield from (fold(*parts) for parts in work)
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # of every operation, while strips run side by side
+    try:
+        pool, waiting = _pool(threads, os.getpid()), deque()
+        for parts in work:
+            if len(waiting) > threads:  # not all strips at once: bounded memory
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(fold, *parts))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process: those of its parent do not survive a fork."""
+    del process
+    return ThreadPoolExecutor(threads, "patches", initializer=_worker)
+
+
+def _worker() -> None:
+    """What a thread has of its own."""
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1)
 
 
 def cover(length: int, size: int, stride: int, phase: int, like: Tensor) -> Tensor:

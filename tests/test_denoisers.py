@@ -1,6 +1,7 @@
 """Image denoisers against loops over patches: shapes, maps, tiles and types."""
 
 import math
+import threading
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from models import mixture, product
 from reference import patch_average
 
 import gmdm_prior as gm
+import gmdm_prior.patches as patches_module
 from gmdm_prior.patches import interior_average, pad
 
 CHECKED = {"product": lambda: product(3), "mixture": lambda: mixture(3)}
@@ -347,3 +349,52 @@ def test_refuses_bad_options(options, error, match):
 def test_refuses_what_is_no_model():
     with pytest.raises(TypeError, match="PatchModel"):
         gm.PatchAveraging("bsds-gray")
+
+
+@pytest.mark.parametrize("name", ["average", "hqs"])
+def test_strips_side_by_side_give_the_same_bits(model, name, monkeypatch):
+    """On several threads every strip is still the work of one."""
+    monkeypatch.setattr("gmdm_prior.patches.NUMBERS_PER_STRIP", 200)
+    denoise, y = denoisers(model)[name], image(1, 1, 24, 30)
+    alone = denoise(y, 0.1)
+    seen, worker = set(), patches_module._in_order
+
+    def watched(fold, work, images):
+        def traced(*parts):
+            seen.add(threading.get_ident())
+            return fold(*parts)
+
+        return worker(traced, work, images)
+
+    monkeypatch.setattr("gmdm_prior.patches._in_order", watched)
+    torch.set_num_threads(3)
+    try:
+        together = denoise(y, 0.1)
+        assert torch.get_num_threads() == 3
+        assert len(seen) > 1
+        moving = y.clone().requires_grad_()
+        seen.clear()
+        denoise(moving, 0.1).sum().backward()
+        assert len(seen) == 1, "gradients are recorded by one thread"
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(alone, together)
+
+
+def test_an_error_in_a_strip_is_raised_and_threads_stay_as_they_were(monkeypatch):
+    monkeypatch.setattr("gmdm_prior.patches.NUMBERS_PER_STRIP", 50)
+    calls = []
+
+    def broken(patches):
+        calls.append(1)
+        if len(calls) > 3:
+            raise RuntimeError("broken strip")
+        return patches
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="broken strip"):
+            interior_average((image(1, 20, 20),), 3, broken)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)

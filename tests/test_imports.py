@@ -10,9 +10,10 @@ import pytest
 import gmdm_prior
 
 CORE = Path(gmdm_prior.__file__).parent
-LEAVES = {"_noise_level", "constraints", "symmetry", "patches"}
+LEAVES = {"_noise_level", "constraints", "symmetry"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
+    "patches": {"_noise_level"},
     "density": {"_noise_level"},
     "experts": {"_noise_level"},
     "mixture_level": {"density"},

@@ -53,7 +53,7 @@ def test_a_product_stays_exact_wherever_its_parameters_go(count):
     assert torch.linalg.matrix_rank(both, atol=1e-3) == 8
 
 
-@pytest.mark.parametrize("make", [mixture, product])
+@pytest.mark.parametrize("make", [mixture, product, lambda size: product(size, filters=5)])
 def test_at_the_start_it_is_the_start(make):
     start = make(SIZE)
     free = moving(start)

@@ -101,3 +101,5 @@ def test_a_table_keeps_the_mean_part_of_its_model():
     flat = gm.PatchAveraging(model)(y, 0.5)
     proper = gm.PatchAveraging(model.with_mean(0.01))(y, 0.5)
     assert (flat - proper).abs().max() > 1e-2
+    model.mean_part = model.with_mean(0.01).mean_part
+    assert torch.equal(gm.PatchAveraging(model)(y, 0.5), proper)

@@ -26,6 +26,7 @@ from gmdm_prior.training.settings import FitSettings
 PSNR_SIGMA = 25 / 255
 LIKELIHOOD_SIGMA = 5 / 255  # above the quantisation of 8 bits, below what denoisers are used at
 CROPS, CROP_SIZE = 16, 48
+HQS_CROP_SIZE = 128  # its steps reach far, and at the border of a crop they see reflections
 PATCHES = 4096
 STREAM = 7  # of `step_generator`
 
@@ -54,7 +55,8 @@ class HeldOut:
     def draw(cls, pool: ImagePool, settings: FitSettings) -> HeldOut:
         """Draw from the held-out images, which must be as large as a patch."""
         g = step_generator(settings.seed, STREAM)
-        crops = [pool.crop(CROP_SIZE, "none", g) for _ in range(CROPS)]
+        size = HQS_CROP_SIZE if settings.method == "hqs" else CROP_SIZE
+        crops = [pool.crop(size, "none", g) for _ in range(CROPS)]
         patches = without_mean(pool.patches(PATCHES, settings.patch_size, "none", g))
         spread = settings.sigma_max - settings.sigma_min
         return cls(
