@@ -6,7 +6,6 @@ itself and are slow, so those are timed on a crop.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from unittest import mock
 
@@ -16,8 +15,7 @@ from speed_rows import SIGMA, Bench, Measurement, in_torch, medians, product_mod
 from torch import Tensor
 
 import gmdm_prior as gm
-from gmdm_prior import image_levels
-from gmdm_prior.image_levels import posterior_means_of_map
+from gmdm_prior.image_levels import pixel_by_pixel, posterior_means_of_map
 from gmdm_prior.patches import interior_average
 
 CROP = 96  # side, where the exact path is slow
@@ -26,18 +24,11 @@ NEGLIGIBLE = 0.01  # variance of a direction, in units of the noise variance
 Denoise = Callable[[Tensor], Tensor]
 
 
-@contextlib.contextmanager
-def without_tables() -> Iterator[None]:
-    """A `PatchModel` evaluates its mixtures response by response."""
-    with mock.patch.object(gm.PatchModel, "tabulated_at", gm.PatchModel.at):
-        yield
-
-
 def exactly(denoise: Denoise) -> Denoise:
     """The same without tables."""
 
     def run(y: Tensor) -> Tensor:
-        with without_tables():
+        with mock.patch.object(gm.PatchModel, "tabulated_at", gm.PatchModel.at):
             return denoise(y)
 
     return run
@@ -51,21 +42,10 @@ def by_map(model: gm.PatchModel | gm.PatchMixture, level: Tensor, way: str) -> D
         if way == "fast":
             evaluate = posterior_means_of_map(model, image, noise, exact=False)
         else:
-            evaluate = one_by_one(model)
+            evaluate = pixel_by_pixel(model, "posterior_mean")
         return interior_average((image, noise), model.patch_size, evaluate)[None]
 
     return run
-
-
-def one_by_one(model: gm.PatchModel | gm.PatchMixture) -> Callable[[Tensor, Tensor], Tensor]:
-    """Exact posterior means of patches and their noise variances, in pieces."""
-
-    def evaluate(patches: Tensor, noises: Tensor) -> Tensor:
-        rows = max(1, image_levels.NUMBERS // model.numbers_per_patch(noises))
-        pairs = zip(patches.split(rows), noises.split(rows), strict=True)
-        return torch.cat([model.at(n).posterior_mean(p) for p, n in pairs])
-
-    return evaluate
 
 
 def compare(

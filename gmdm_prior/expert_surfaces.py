@@ -37,17 +37,10 @@ class Sheet:
 
 def make_sheet(experts: Mixture1D) -> Sheet:
     """The table of J experts at one noise variance (J,); it ends at `reach`, gamma + 8 s."""
-    exact = Mixture1D(
-        experts.log_weights.double(), experts.means.double(), experts.base, experts.noise.double()
-    )
+    exact = experts.double()
     reach = float(exact.means.abs().max()) + 8 * exact.variance.sqrt()
     nodes = torch.linspace(-1, 1, CELLS + 1, dtype=torch.float64, device=reach.device)
-    centre, spread = (
-        torch.cat(parts).T
-        for parts in zip(
-            *(exact.components(z) for z in (nodes[:, None] * reach).split(64)), strict=True
-        )
-    )
+    centre, spread = exact.components_at(reach[:, None] * nodes)
     slope = spread / exact.variance[:, None] * (2 * reach / CELLS)[:, None]
     return Sheet(torch.stack([centre, slope], 2).to(experts.noise), reach.to(experts.noise))
 

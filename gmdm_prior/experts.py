@@ -109,6 +109,18 @@ class Mixture1D:
         centre = weights @ self.means
         return centre, (weights * (self.means - centre[..., None]).square()).sum(-1)
 
+    def components_at(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """`components` at many nodes (J, n) of each of J experts, a few at a time."""
+        parts = [self.components(z) for z in nodes.T.split(64)]
+        centre, spread = (torch.cat(columns).T for columns in zip(*parts, strict=True))
+        return centre, spread
+
+    def double(self) -> Mixture1D:
+        """The same in float64."""
+        return Mixture1D(
+            self.log_weights.double(), self.means.double(), self.base, self.noise.double()
+        )
+
     def score(self, z: Tensor) -> Tensor:
         """Derivative of `log_prob`, shaped like z."""
         centre = torch.softmax(self._log_joint(z), -1) @ self.means
@@ -144,12 +156,7 @@ class TabulatedExperts:
     """
 
     def __init__(self, experts: Mixture1D, reach: Tensor) -> None:
-        self._experts = exact = Mixture1D(
-            experts.log_weights.double(),
-            experts.means.double(),
-            experts.base,
-            experts.noise.double(),
-        )
+        self._experts = exact = experts.double()
         self._dtype = experts.noise.dtype
         bound, width = float(exact.means.abs().max()), math.sqrt(exact.base)
         self._core = bound + 8 * exact.variance.sqrt()  # (J,), where the tails begin
@@ -200,10 +207,7 @@ class TabulatedExperts:
             part = Mixture1D(exact.log_weights[some], exact.means, exact.base, exact.noise[some])
             nodes = _nodes(self._core[some], self._steps[:, some])
             coarse = nodes[:, ::REFINE]
-            centre, spread = (
-                torch.cat(columns).T
-                for columns in zip(*(part.components(z) for z in coarse.T.split(64)), strict=True)
-            )
+            centre, spread = part.components_at(coarse)
             bend = spread / part.variance[:, None]  # derivative of `centre`
             centre = _refine(centre, bend, coarse.diff())
             tables.append(make(nodes, centre, part).to(self._dtype))

@@ -47,9 +47,17 @@ def posterior_means_of_map(
     elif not exact and readable(image) and readable(noise):
         return GatedMap(GatedLevel(model.at(noise.new_ones(())))).posterior_mean
 
-    def pixel_by_pixel(patches: Tensor, noises: Tensor) -> Tensor:
+    return pixel_by_pixel(model, "posterior_mean")
+
+
+def pixel_by_pixel(
+    model: PatchModel | PatchMixture, method: str
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A method of the exact level, of patches and their noise variances (N, a), in pieces."""
+
+    def evaluate(patches: Tensor, noises: Tensor) -> Tensor:
         rows = max(1, NUMBERS // model.numbers_per_patch(noises))
         pairs = zip(patches.split(rows), noises.split(rows), strict=True)
-        return torch.cat([model.at(n).posterior_mean(p) for p, n in pairs])
+        return torch.cat([getattr(model.at(n), method)(p) for p, n in pairs])
 
-    return pixel_by_pixel
+    return evaluate

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .denoisers import check_options, prepare
 from .density import DensityModel
+from .image_levels import pixel_by_pixel
 from .patches import overlap_add, pad, strips
 
 LIKELIHOOD_BOUNDARIES = ("circular", "valid")
@@ -50,11 +51,10 @@ class PatchLikelihood(nn.Module):
                     total = total + at_level.log_prob(part.flatten(0, 1).flatten(1)).sum()
             else:
                 noises = strips(s.square(), size)[1]
+                log_prob = pixel_by_pixel(self.model, "log_prob")
                 for part, noise in zip(strips(plane, size)[1], noises, strict=True):
                     flat = part.flatten(0, 1).flatten(1)
-                    total = (
-                        total + self._by_map("log_prob", flat, noise.flatten(0, 1).flatten(1)).sum()
-                    )
+                    total = total + log_prob(flat, noise.flatten(0, 1).flatten(1)).sum()
             sums.append(total)
         if not sums:
             return images.new_zeros(0)
@@ -71,9 +71,8 @@ class PatchLikelihood(nn.Module):
                 at_level = self.model.tabulated_at(s.square())
                 total = overlap_add((plane,), size, at_level.score)
             else:
-                total = overlap_add(
-                    (plane, s.square()), size, lambda p, n: self._by_map("score", p, n)
-                )
+                score = pixel_by_pixel(self.model, "score")
+                total = overlap_add((plane, s.square()), size, score)
             out.append(self._unwrap(total, images.shape[2], images.shape[3]))
         if not out:
             return images.clone()
@@ -82,11 +81,6 @@ class PatchLikelihood(nn.Module):
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of `-log_prob`, that of one patch: for the descent lemma."""
         return self.model.lipschitz(sigma)
-
-    def _by_map(self, method: str, patches: Tensor, noise: Tensor) -> Tensor:
-        rows = max(1, 2**24 // self.model.numbers_per_patch(noise))
-        pairs = zip(patches.split(rows), noise.split(rows), strict=True)
-        return torch.cat([getattr(self.model.at(n), method)(p) for p, n in pairs])
 
     def _wrap(self, planes: Tensor) -> Tensor:
         after = self.model.patch_size - 1 if self.boundary == "circular" else 0

@@ -28,12 +28,10 @@ from torch import Tensor
 from .density import MeanPart
 from .mixture_level import MixtureLevel
 
-MOST = 0.4
+MOST = 0.4  # of all oriented bases
 TOLERANCE = 3.0  # nats below the best that are looked at exactly
 COARSE = 2  # one row in so many is looked at first
 WORTH_BELOW = (15 / 255) ** 2  # noise variance; above, most patches need most bases
-
-
 LEVEL_STEP = 0.05  # of log noise variance, from one level of a map to the next
 FAINTEST = 1e-10  # noise variance that counts as none
 

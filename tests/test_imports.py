@@ -37,7 +37,7 @@ ALLOWED = {
         "patches",
         "schedule",
     },
-    "likelihood": {"denoisers", "density", "patches"},
+    "likelihood": {"denoisers", "density", "image_levels", "patches"},
     "storage": {"constraints", "density", "mixture", "product"},
     "plots": {"density", "mixture", "product", "symmetry"},
     "train": {"__version__", "density", "plots", "storage", "training"},
