@@ -20,6 +20,7 @@ import torch
 import yaml
 from denoising import mean_psnr
 from weights import DATA, TERMS, WEIGHTS
+from words import BSDS500, read, status
 
 import gmdm_prior as gm
 from gmdm_prior.training import find_images, read_images, split_held_out
@@ -119,7 +120,7 @@ def model_card(facts: dict, model: torch.nn.Module, curves: list, digest: str) -
 def make(options: dict[str, str]) -> None:
     """Read the runs, measure, write."""
     runs, name = [Path(run) for run in options["runs"].split(",")], options["name"]
-    out = Path(options.get("out") or WEIGHTS / f"{name}.safetensors")
+    out = Path(options["out"] or WEIGHTS / f"{name}.safetensors")
     model = gm.load(runs[-1] / "model.safetensors")
     curves, seconds = zip(*(curve(run) for run in runs), strict=True)
     befores = [None, *(run.name for run in runs[:-1])]
@@ -129,7 +130,7 @@ def make(options: dict[str, str]) -> None:
         "data": DATA,
         "terms": TERMS,
         "numbers": model.num_parameters,
-        "first": options.get("first", ""),
+        "first": options["first"],
         "commands": [command(run, before) for run, before in zip(runs, befores, strict=True)],
         "bundled_by": f"python benchmarks/bundle.py data=bsds500:ROOT name={name} runs={listed}",
         "minutes": round(sum(seconds) / 60, 1),
@@ -145,30 +146,19 @@ def make(options: dict[str, str]) -> None:
 
 
 def parse(words: list[str]) -> dict[str, str]:
-    """Options from `key=value` words; ValueError in one sentence for what makes no sense."""
-    options = dict(word.split("=", 1) for word in words if "=" in word)
-    if len(options) != len(words) or not set(options) <= set(KEYS):
-        raise ValueError(f"give key=value with the keys {', '.join(KEYS)}; got {' '.join(words)}")
-    missing = [key for key in KEYS[:3] if not options.get(key)]
-    if missing:
-        raise ValueError(
-            f"{', '.join(missing)} is needed: see --help in the first lines of the file"
-        )
+    """Options; ValueError in one sentence for what makes no sense."""
+    needed = BSDS500 | {"name": "NAME is needed", "runs": "RUN[,RUN…] is needed"}
+    options = read(words, dict.fromkeys(KEYS, ""), needed)
     for run in options["runs"].split(","):
         if not (Path(run) / "model.safetensors").is_file():
             raise ValueError(f"runs: {run} holds no model.safetensors; is the run finished?")
     return options
 
 
+@torch.no_grad()
 def main(words: list[str]) -> int:
     """Run; the exit status."""
-    try:
-        with torch.no_grad():
-            make(parse(words))
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return status(lambda given: make(parse(given)), words)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from words import BSDS500, read, status
 
 import gmdm_prior as gm
 from gmdm_prior.training import (
@@ -144,20 +145,7 @@ def run(options: dict[str, str]) -> None:
 
 def main(words: list[str]) -> int:
     """The exit status."""
-    options = dict(DEFAULTS)
-    try:
-        for word in words:
-            key, _, value = word.partition("=")
-            if key not in options:
-                raise ValueError(f"unknown key {key!r}: use {', '.join(options)}, as key=value")
-            options[key] = value
-        if not options["data"]:
-            raise ValueError("data=bsds500:ROOT is needed: the folder that holds BSDS500")
-        run(options)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return status(lambda given: run(read(given, DEFAULTS, BSDS500)), words)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 from denoising import mean_psnr
 from torch import Tensor
 from tqdm import tqdm
+from words import BSDS500, read, status
 
 import gmdm_prior as gm
 from gmdm_prior.schedule import DEFAULT, Schedule
@@ -86,17 +87,7 @@ def tune(options: dict[str, str]) -> None:
 
 def main(words: list[str]) -> int:
     """The exit status."""
-    options = DEFAULTS | dict(word.split("=", 1) for word in words if "=" in word)
-    try:
-        if set(options) != set(DEFAULTS) or not all("=" in word for word in words):
-            raise ValueError(f"give key=value with the keys {', '.join(DEFAULTS)}")
-        if not options["data"]:
-            raise ValueError("data=bsds500:ROOT is needed: the folder that holds BSDS500")
-        tune(options)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return status(lambda given: tune(read(given, DEFAULTS, BSDS500)), words)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 from denoising import mean_psnr
 from torch import Tensor
 from tqdm import tqdm
+from words import BSDS500, read, status
 
 import gmdm_prior as gm
 from gmdm_prior.training import (
@@ -171,33 +172,20 @@ def make(options: dict[str, str]) -> None:
 
 
 def parse(words: list[str]) -> dict[str, str]:
-    """Options from `key=value` words; ValueError in one sentence for what makes no sense."""
-    options = DEFAULTS | EMPTY
-    for word in words:
-        key, _, value = word.partition("=")
-        if key not in options:
-            raise ValueError(f"unknown key {key!r}: use {', '.join(options)}, each as key=value")
-        options[key] = value
+    """Options; ValueError in one sentence for what makes no sense."""
+    options = read(words, DEFAULTS | EMPTY, BSDS500)
     if options["name"] not in FIT:
         raise ValueError(f"name={options['name']} is not one of {', '.join(FIT)}")
-    if not options["data"]:
-        raise ValueError("data=bsds500:ROOT is needed: the folder that holds BSDS500")
     for key in ("patches", "seed"):
         if not options[key].isdecimal():
             raise ValueError(f"{key} must be a whole number; got {options[key]!r}")
     return options
 
 
+@torch.no_grad()
 def main(words: list[str]) -> int:
     """Run; the exit status."""
-    try:
-        options = parse(words)
-        with torch.no_grad():
-            make(options)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return status(lambda given: make(parse(given)), words)
 
 
 if __name__ == "__main__":
