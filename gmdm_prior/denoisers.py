@@ -17,6 +17,7 @@ pixel by pixel.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,10 @@ from ._noise_level import compute_dtype, image_level, readable
 from .density import DensityModel
 from .image_levels import posterior_means, posterior_means_of_map
 from .mixture import PatchMixture
-from .patches import interior_average, pad
+from .patches import Run, interior_average, pad
 from .product import PatchModel
 from .schedule import DEFAULT, Schedule
+from .threads import Workers
 
 BOUNDARIES = ("reflect", "circular")
 DEFAULT_STRIDE = 4
@@ -69,8 +71,12 @@ class PatchAveraging(nn.Module):
                 NaN pixels.
             TypeError: for integer or complex images.
         """
-        step = _step(self.model, self.stride, (0, 0), exact=True)
-        return _per_image(self.model, self.halo, self.boundary, step, noisy, sigma)
+
+        def restore(image: Tensor, level: Tensor, run: Run) -> Tensor:
+            step = _Step(self.model, self.stride, (0, 0), self.boundary, exact=True, run=run)
+            return step(image, level)
+
+        return _per_plane(self.model, restore, noisy, sigma)
 
 
 class HalfQuadraticSplitting(nn.Module):
@@ -113,19 +119,14 @@ class HalfQuadraticSplitting(nn.Module):
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
 
-        def restore(image: Tensor, level: Tensor) -> Tensor:
+        def restore(image: Tensor, level: Tensor, run: Run) -> Tensor:
             x, s = image, self.stride
-            border = self.model.patch_size - 1
             for i, (at, weight) in enumerate(self.schedule.at(level)):
-                # The image loses `border` pixels a step on each side; the grid stays.
-                lost = i * border
-                phase = grid(i, s, lost)
-                x = _step(self.model, s, phase, self.exact)(x, _inside(at, lost))
-                data = _inside(image, lost + border)
-                x = torch.lerp(x, data, _inside(weight, lost + border))
+                step = _Step(self.model, s, grid(i, s), self.boundary, self.exact, run)
+                x = torch.lerp(step(x, at), image, weight)
             return x
 
-        return _per_image(self.model, self.halo, self.boundary, restore, noisy, sigma)
+        return _per_plane(self.model, restore, noisy, sigma)
 
 
 def check_options(model: object, stride: int, boundary: str) -> None:
@@ -197,50 +198,56 @@ def check_images(model: DensityModel, images: Tensor) -> None:
         )
 
 
-def _per_image(
+def grid(step: int, stride: int) -> tuple[int, int]:
+    """First row and column of the patches of a step, in an image padded by b - 1."""
+    return step % stride, (step // stride + step) % stride
+
+
+def _per_plane(
     model: DensityModel,
-    halo: int,
-    boundary: str,
-    restore: Callable[[Tensor, Tensor], Tensor],
+    restore: Callable[[Tensor, Tensor, Run], Tensor],
     noisy: Tensor,
     sigma: object,
 ) -> Tensor:
-    """Pad each plane by the halo, restore it, and give back shape and dtype."""
-    planes, level, is_map = prepare(model, noisy, sigma)
-    padded = pad(planes, halo, halo, boundary)
-    if is_map:
-        level = pad(level, halo, halo, boundary)
-    if len(planes):
-        out = torch.stack([restore(x, s) for x, s in zip(padded, level, strict=True)])
-    else:
-        out = planes
-    if not is_map:
-        out = torch.where((level == 0)[:, None, None, None], planes, out)
+    """Restore each plane at its level, and give back shape and dtype."""
+    with Workers(_may_be_shared(model, noisy, sigma)) as workers:
+        planes, level, is_map = prepare(model, noisy, sigma)
+        pairs = zip(planes, level, strict=True)
+        restored = [restore(plane, at, workers.in_order) for plane, at in pairs]
+        out = torch.stack(restored) if restored else planes
+        if not is_map:
+            out = torch.where((level == 0)[:, None, None, None], planes, out)
     return out.reshape(noisy.shape).to(noisy.dtype)
 
 
-def grid(step: int, stride: int, lost: int = 0) -> tuple[int, int]:
-    """First row and column of the patches of a step, in an image that has lost a border."""
-    return (step - lost) % stride, (step // stride + step - lost) % stride
+def _may_be_shared(model: DensityModel, *inputs: object) -> bool:
+    """Whether threads can work beside one another: not while gradients are recorded or traced."""
+    tensors = [t for t in inputs if isinstance(t, Tensor)]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (*model.parameters(), *tensors)):
+        return False
+    return all(map(readable, tensors))
 
 
-def _inside(values: Tensor, lost: int) -> Tensor:
-    """An image or a map without the border that the image has lost; a number is itself."""
-    if values.ndim and lost:
-        return values[:, lost:-lost, lost:-lost]
-    return values
+@dataclass(frozen=True)
+class _Step:
+    """One averaging of posterior means."""
 
+    model: DensityModel
+    stride: int
+    phase: tuple[int, int]
+    boundary: str
+    exact: bool
+    run: Run
 
-def _step(model: DensityModel, stride: int, phase: tuple[int, int], exact: bool) -> Callable:
-    """One averaging of posterior means: image (C, H, W), level () or map -> its interior."""
-
-    def run(image: Tensor, level: Tensor) -> Tensor:
-        noise = level.square()
+    def __call__(self, image: Tensor, level: Tensor) -> Tensor:
+        """An image (C, H, W) at a level () or a map, denoised, of the same shape."""
+        border = self.model.patch_size - 1
+        image, noise = pad(image, border, border, self.boundary), level.square()
         if level.ndim == 0:
-            evaluate, images = posterior_means(model, image, noise, exact), (image,)
+            evaluate, images = posterior_means(self.model, image, noise, self.exact), (image,)
         else:
-            evaluate = posterior_means_of_map(model, image, noise, exact)
+            noise = pad(noise, border, border, self.boundary)
+            evaluate = posterior_means_of_map(self.model, image, noise, self.exact)
             images = (image, noise)
-        return interior_average(images, model.patch_size, evaluate, stride, phase)
-
-    return run
+        size = self.model.patch_size
+        return interior_average(images, size, evaluate, self.stride, self.phase, self.run)

@@ -18,6 +18,7 @@ function.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -167,6 +168,7 @@ class TabulatedExperts:
         self._offset = (TAIL_CELLS + self._core[:, None] / fine).to(self._dtype)
         self._scale = (1 / fine).to(self._dtype)
         self._tables: dict[str, Tensor] = {}
+        self._making = threading.Lock()
 
     @property
     def bytes(self) -> int:
@@ -190,16 +192,18 @@ class TabulatedExperts:
 
     def _read(self, name: str, z: Tensor) -> Tensor:
         cell, along = self._locate(z)
-        return torch.lerp(*_ends(self._table(name), cell), along)
+        left, right = _ends(self._table(name), cell)
+        return left.lerp_(right, along)
 
     def _table(self, name: str) -> Tensor:
         """Values (J, cells + 1) at the nodes."""
-        if name not in self._tables:
-            make = {"shift": _shift, "slope": _slope, "value": _value, "node": _node}[name]
-            self._tables[name] = self._by_expert(make)
-        return self._tables[name]
+        with self._making:  # one thread makes them, others wait
+            if name not in self._tables:
+                make = {"shift": _shift, "slope": _slope, "value": _value, "node": _node}[name]
+                with torch.inference_mode(False), torch.no_grad():  # to serve in all modes
+                    self._tables[name] = self._by_expert(make)
+            return self._tables[name]
 
-    @torch.no_grad()
     def _by_expert(self, make: Callable[[Tensor, Tensor, Mixture1D], Tensor]) -> Tensor:
         """`make`(nodes, mean of mu there, experts) for a few experts at a time, in float64."""
         tables, exact = [], self._experts
@@ -215,7 +219,7 @@ class TabulatedExperts:
 
     def _locate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The cell of each z, and the place in it, mostly 0 to 1."""
-        place = torch.addcmul(self._offset, z, self._scale)
+        place = (z * self._scale).add_(self._offset)
         if _all_inside(place):
             return place.detach().long(), place.frac_()
         core, (fine, coarse) = self._core.to(z)[:, None], self._steps.to(z)[..., None]

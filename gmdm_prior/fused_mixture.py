@@ -8,10 +8,7 @@ torch path in another order (the maths: `isotypic`, `fused_kernel`).
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
@@ -25,7 +22,7 @@ from .isotypic import TURNS, coordinate_matrix
 from .mixture_level import MixtureLevel
 
 SMALLEST = 4  # side of a patch
-TILES_PER_THREAD = 8  # with fewer a thread is not worth waking
+LEVELS_KEPT = 8  # whose tables are kept, below 1 MB each
 
 
 def fused(level: MixtureLevel, like: Tensor) -> FusedLevel | None:
@@ -64,47 +61,28 @@ class FusedLevel:
         """(a, N) posterior means of the columns of a contiguous (a, N)."""
         out, width = torch.empty_like(y), self._kernel.layout.width
         tiles, rest = divmod(y.shape[1], width)
-        self._on_threads(y, out, tiles)
+        self._run(y, out, tiles)
         if rest:  # a tile of their own, filled up
             last = F.pad(y[:, -rest:], (0, width - rest))
             means = torch.empty_like(last)
-            self._run(last, means, range(1))
+            self._run(last, means, 1)
             out[:, -rest:] = means[:, :rest]
         mean_part = self._level.mean_part.posterior_mean(y.T, self._level.noise)
         return out.add_(mean_part[:, 0].contiguous())  # the same in every pixel
 
-    def _on_threads(self, y: Tensor, out: Tensor, tiles: int) -> None:
-        available = torch.get_num_threads()
-        parts = max(1, min(available, tiles // TILES_PER_THREAD))
-        ends = [tiles * i // parts for i in range(parts + 1)]
-        own, *others = itertools.starmap(range, itertools.pairwise(ends))
-        pool = _pool(available - 1, os.getpid()) if others else None
-        waiting = [pool.submit(self._run, y, out, part) for part in others]
-        self._run(y, out, own)
-        for part in waiting:
-            part.result()
-
-    def _run(self, y: Tensor, out: Tensor, tiles: range) -> None:
-        """Posterior means, the zero-mean part, of some tiles of columns."""
+    def _run(self, y: Tensor, out: Tensor, tiles: int) -> None:
+        """Posterior means, the zero-mean part, of the first tiles of columns."""
         if not tiles:
             return
         workspace = y.new_empty(self._kernel.workspace)
-        skipped = tiles.start * self._kernel.layout.width * y.element_size()
         self._kernel.run(
-            y.data_ptr() + skipped,
-            out.data_ptr() + skipped,
+            y.data_ptr(),
+            out.data_ptr(),
             workspace.data_ptr(),
             *(table.data_ptr() for table in self._tables),
-            len(tiles),
+            tiles,
             y.shape[1],
         )
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process: those of its parent do not survive a fork."""
-    del process
-    return ThreadPoolExecutor(threads, "fused_mixture")
 
 
 def _plain(values: Tensor) -> bool:
@@ -129,6 +107,7 @@ def _to_coordinates(size: int) -> Tensor:
     return (matrix / matrix.square().sum(1, keepdim=True)).T
 
 
+@lru_cache(maxsize=LEVELS_KEPT)
 def _tables(level: MixtureLevel, layout: Layout) -> list[Tensor]:
     """What `Kernel.run` wants of a level: bases, half precisions, constants and gains."""
     change, padding = _to_coordinates(layout.size), layout.padded_rows - layout.rows

@@ -17,15 +17,17 @@ taken by its diagonal, sum_i a_ji² s_i: exact where it is constant over a patch
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 from torch import Tensor, nn
 
 from . import symmetry
-from ._noise_level import compute_dtype, event_variance
+from ._noise_level import compute_dtype, concrete, event_variance
 from .density import DensityModel, MeanPart, on_patches, with_mean
 from .mixture_level import MixtureLevel
+from .table_cache import TableCache
 
 
 class PatchMixture(DensityModel):
@@ -63,6 +65,7 @@ class PatchMixture(DensityModel):
         self.symmetries = symmetries
         self.event_shape = tuple(filters.shape[2:])
         self.mean_part = MeanPart(self.channels, self.patch_size**2)
+        self._tables = TableCache()
 
     @property
     def channels(self) -> int:
@@ -154,8 +157,20 @@ class PatchMixture(DensityModel):
         )
 
     def tabulated_at(self, noise: Tensor) -> MixtureLevel:
-        """What image denoisers use at one scalar noise variance: nothing needs a table here."""
-        return self.at(noise)
+        """As `at` for one scalar noise variance, kept for the next image (`table_cache`).
+
+        Not where the parameters are being trained, the variance carries a gradient, or it cannot be
+        read (inside `torch.func.vmap`).
+        """
+        recorded = torch.is_grad_enabled()
+        if recorded and any(t.requires_grad for t in (noise, *self.parameters())):
+            return self.at(noise)
+        if not concrete(noise):
+            return self.at(noise)
+        level = self._tables.at_level([*self.parameters(), self.basis], noise, self.at)
+        if level.mean_part is self.mean_part:
+            return level
+        return dataclasses.replace(level, mean_part=self.mean_part)
 
     def numbers_per_patch(self, noise: Tensor) -> int:
         """How many numbers an evaluation holds for every patch, to bound its memory."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from .density import MeanPart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MixtureLevel:
     """The mixture at one noise variance: `noise` is (), (N, 1) or (N, a); patches are rows (N, a).
 
@@ -29,6 +29,12 @@ class MixtureLevel:
     log_weights: list[Tensor]
     noise: Tensor
     mean_part: MeanPart
+
+    @property
+    def bytes(self) -> int:
+        """What the matrices take."""
+        tensors = [*self.bases, *self.variances, *self.log_weights]
+        return sum(t.numel() * t.element_size() for t in tensors)
 
     def log_prob(self, y: Tensor) -> Tensor:
         """(N,) log-density."""

@@ -7,19 +7,18 @@ numbers) x (pixels).
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._noise_level import readable
-
 NUMBERS_PER_STRIP = 2**18  # of patches: what fits the cache best, product and mixture
+Run = Callable[[Callable[..., Any], Iterable[tuple]], Iterator[Any]]
+STRIPS, LEAST_NUMBERS = 8, 2**15  # so many for the threads, but none of fewer numbers
 
 
 def pad(images: Tensor, before: int, after: int, boundary: str) -> Tensor:
@@ -53,7 +52,8 @@ def strips(
     top, left = phase
     windows = image[:, top:, left:].unfold(1, size, stride).unfold(2, size, stride)
     windows = windows.permute(1, 2, 0, 3, 4)
-    rows = max(1, NUMBERS_PER_STRIP // windows[0].numel())
+    count = max(STRIPS, math.ceil(windows.numel() / NUMBERS_PER_STRIP))
+    rows = math.ceil(max(LEAST_NUMBERS / windows[0].numel(), len(windows) / count))
     parts = list(windows.split(rows))
     return [top + i * rows * stride for i in range(len(parts))], parts, left
 
@@ -64,6 +64,7 @@ def overlap_add(
     evaluate: Callable[..., Tensor],
     stride: int = 1,
     phase: tuple[int, int] = (0, 0),
+    run: Run = itertools.starmap,
 ) -> Tensor:
     """Apply `evaluate` to all patches and add the results up where they lie.
 
@@ -75,6 +76,7 @@ def overlap_add(
             and returns (N, C b²), of either layout.
         stride: distance of neighbouring patches.
         phase: row and column of the first patch, below `stride`.
+        run: how strips are gone through (`threads.Workers.in_order`).
 
     Returns:
         The sum (C, H, W).
@@ -92,51 +94,10 @@ def overlap_add(
         return F.fold(out.T.unsqueeze(0), extent, size, stride=stride)[0]
 
     work = list(zip(*(cut[1] for cut in cuts), strict=True))
-    for start, folded in zip(starts, _in_order(fold, work, images), strict=True):
+    for start, folded in zip(starts, run(fold, work), strict=True):
         height, width = folded.shape[1:]
         total[:, start : start + height, left : left + width] += folded
     return total
-
-
-def _in_order(
-    fold: Callable[..., Tensor], work: list[tuple[Tensor, ...]], images: tuple[Tensor, ...]
-) -> Iterator[Tensor]:
-    """`fold` of each strip: side by side on torch's threads, as far as that changes nothing.
-
-    Every strip is evaluated by one thread, so the result is that of one thread to the bit. Where
-    gradients are recorded, on other devices and inside `torch.func`, strips follow one another.
-    """
-    first = fold(*work[0])  # also makes the tables that the others read
-    yield first
-    work, threads = work[1:], min(torch.get_num_threads(), len(work))
-    if threads < 2 or first.requires_grad or not all(map(readable, images)):
-        yield from (fold(*parts) for parts in work)
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # of every operation, while strips run side by side
-    try:
-        pool, waiting = _pool(threads, os.getpid()), deque()
-        for parts in work:
-            if len(waiting) > threads:  # not all strips at once: bounded memory
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(fold, *parts))
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        torch.set_num_threads(before)
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process: those of its parent do not survive a fork."""
-    del process
-    return ThreadPoolExecutor(threads, "patches", initializer=_worker)
-
-
-def _worker() -> None:
-    """What a thread has of its own."""
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(1)
 
 
 def cover(length: int, size: int, stride: int, phase: int, like: Tensor) -> Tensor:
@@ -152,13 +113,14 @@ def interior_average(
     evaluate: Callable[..., Tensor],
     stride: int = 1,
     phase: tuple[int, int] = (0, 0),
+    run: Run = itertools.starmap,
 ) -> Tensor:
     """Mean of the evaluated patches over each pixel, less the b - 1 pixels next to the border.
 
     Returns:
         (C, H - 2 (b - 1), W - 2 (b - 1)).
     """
-    total = overlap_add(images, size, evaluate, stride, phase)
+    total = overlap_add(images, size, evaluate, stride, phase, run)
     border = size - 1
     inner = total[:, border:-border, border:-border]
     if stride == 1:

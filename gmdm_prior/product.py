@@ -27,6 +27,9 @@ from .expert_surfaces import SPACING, ExpertSurfaces, Sheet, make_sheet
 from .experts import EquidistantExperts, Mixture1D, TabulatedExperts
 from .table_cache import TableCache
 
+NUMBERS_AT_ONCE = 2**17  # of patches that are read from tables together
+ALIGNED = 64  # their count is a multiple, which matrix products like
+
 
 class PatchModel(DensityModel):
     """A diffused product of experts on orthogonal, zero-mean filters (Zach et al., 2023).
@@ -146,19 +149,17 @@ class PatchModel(DensityModel):
         if self._being_trained() or not concrete(noise):
             return self.at(noise)
 
-        def make() -> TabulatedLevel:
-            level = self.at(noise.detach())
+        def make(noise: Tensor) -> TabulatedLevel:
+            level = self.at(noise)
             return TabulatedLevel(
                 filters=level.filters,
                 norms=level.norms,
                 experts=level.experts.tabulate(reach=level.filters.abs().sum(1)),
-                noise=noise.detach(),
+                noise=noise,
                 mean_part=level.mean_part,
             )
 
-        key = ("level", float(noise), noise.dtype)
-        with torch.no_grad():
-            level = self._tables.get(list(self.parameters()), key, make)
+        level = self._tables.at_level(list(self.parameters()), noise, make)
         return dataclasses.replace(level, noise=noise, mean_part=self.mean_part)
 
     def tabulated_map(self, lowest: Tensor, highest: Tensor) -> SurfaceLevel | None:
@@ -280,9 +281,13 @@ class TabulatedLevel(ProductLevel):
 
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) posterior mean: y, moved by sum_j k_j / ‖k_j‖² (E[z_j | y] - z_j)."""
-        dual = self.filters / self.norms.square()[:, None]
-        shift = self.experts.posterior_shift(self.filters @ y.T)
-        mean = torch.addmm(y.T, dual.T, shift).T
+        dual = (self.filters / self.norms.square()[:, None]).T
+        wide = max(1, NUMBERS_AT_ONCE // (ALIGNED * len(dual))) * ALIGNED
+        means = []
+        for columns in y.T.split(wide, 1):
+            shift = self.experts.posterior_shift(self.filters @ columns)
+            means.append(torch.addmm(columns, dual, shift))
+        mean = (torch.cat(means, 1) if len(means) > 1 else means[0]).T
         part = self.mean_part
         if part.variance is None:
             return mean

@@ -42,6 +42,7 @@ class TableCache:
             key: what else decides it.
             make: makes it.
         """
+        make = _for_all_modes(make)
         try:
             now = fingerprint(parameters)
         except RuntimeError:  # inside torch.func parameters have no storage to read
@@ -57,6 +58,16 @@ class TableCache:
             self._tables.popitem(last=False)
         return self._tables[key]
 
+    def at_level(
+        self, parameters: list[Tensor], noise: Tensor, make: Callable[[Tensor], Table]
+    ) -> Table:
+        """The table of a noise variance (), made of a copy that carries no gradient."""
+
+        def make_apart() -> Table:
+            return make(torch.tensor(float(noise), dtype=noise.dtype, device=noise.device))
+
+        return self.get(parameters, ("level", float(noise), noise.dtype), make_apart)
+
     def __deepcopy__(self, memo: dict) -> TableCache:
         """A copy starts empty."""
         return TableCache()
@@ -64,6 +75,16 @@ class TableCache:
     def __reduce__(self) -> tuple:
         """A pickle holds no tables."""
         return TableCache, ()
+
+
+def _for_all_modes(make: Callable[[], Table]) -> Callable[[], Table]:
+    """What is made under `torch.inference_mode` has to serve outside it, and holds no graph."""
+
+    def run() -> Table:
+        with torch.inference_mode(False), torch.no_grad():
+            return make()
+
+    return run
 
 
 def fingerprint(parameters: list[Tensor]) -> int:

@@ -1,7 +1,6 @@
 """Image denoisers against loops over patches: shapes, maps, tiles and types."""
 
 import math
-import threading
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from models import mixture, product
 from reference import patch_average
 
 import gmdm_prior as gm
-import gmdm_prior.patches as patches_module
 from gmdm_prior.patches import interior_average, pad
 
 CHECKED = {"product": lambda: product(3), "mixture": lambda: mixture(3)}
@@ -223,6 +221,7 @@ def test_gradients_flow_through_images_and_parameters(model):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_patches_come_back_to_where_they_were(stride, phase, monkeypatch):
     """The mean of untouched patches is the image, on every grid and in every strip."""
+    monkeypatch.setattr("gmdm_prior.patches.LEAST_NUMBERS", 10)
     monkeypatch.setattr("gmdm_prior.patches.NUMBERS_PER_STRIP", 10)
     x, phase = image(2, 13, 17), (phase[0] % stride, phase[1] % stride)
     inside = interior_average((x,), 3, lambda p: p, stride, phase)
@@ -278,6 +277,7 @@ def test_strips_do_not_show(model, monkeypatch):
     y = image(1, 1, 20, 21)
     for name, denoise in denoisers(model).items():
         expected = denoise(y, 0.1)
+        monkeypatch.setattr("gmdm_prior.patches.LEAST_NUMBERS", 1)
         monkeypatch.setattr("gmdm_prior.patches.NUMBERS_PER_STRIP", 1)
         torch.testing.assert_close(denoise(y, 0.1), expected, rtol=0, atol=1e-12, msg=name)
         monkeypatch.undo()
@@ -349,52 +349,3 @@ def test_refuses_bad_options(options, error, match):
 def test_refuses_what_is_no_model():
     with pytest.raises(TypeError, match="PatchModel"):
         gm.PatchAveraging("bsds-gray")
-
-
-@pytest.mark.parametrize("name", ["average", "hqs"])
-def test_strips_side_by_side_give_the_same_bits(model, name, monkeypatch):
-    """On several threads every strip is still the work of one."""
-    monkeypatch.setattr("gmdm_prior.patches.NUMBERS_PER_STRIP", 200)
-    denoise, y = denoisers(model)[name], image(1, 1, 24, 30)
-    alone = denoise(y, 0.1)
-    seen, worker = set(), patches_module._in_order
-
-    def watched(fold, work, images):
-        def traced(*parts):
-            seen.add(threading.get_ident())
-            return fold(*parts)
-
-        return worker(traced, work, images)
-
-    monkeypatch.setattr("gmdm_prior.patches._in_order", watched)
-    torch.set_num_threads(3)
-    try:
-        together = denoise(y, 0.1)
-        assert torch.get_num_threads() == 3
-        assert len(seen) > 1
-        moving = y.clone().requires_grad_()
-        seen.clear()
-        denoise(moving, 0.1).sum().backward()
-        assert len(seen) == 1, "gradients are recorded by one thread"
-    finally:
-        torch.set_num_threads(1)
-    assert torch.equal(alone, together)
-
-
-def test_an_error_in_a_strip_is_raised_and_threads_stay_as_they_were(monkeypatch):
-    monkeypatch.setattr("gmdm_prior.patches.NUMBERS_PER_STRIP", 50)
-    calls = []
-
-    def broken(patches):
-        calls.append(1)
-        if len(calls) > 3:
-            raise RuntimeError("broken strip")
-        return patches
-
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(RuntimeError, match="broken strip"):
-            interior_average((image(1, 20, 20),), 3, broken)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)

@@ -3,12 +3,8 @@
 import copy
 import logging
 import math
-import os
 import platform
-import signal
 import sys
-import threading
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,60 +205,6 @@ def test_columns_are_read_where_they_are():
     level._kernel = SimpleNamespace(layout=kernel.layout, workspace=kernel.workspace, run=run)
     level.posterior_mean(y)
     assert read == [y.data_ptr()]
-
-
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
-@needs_llvmlite
-def test_threads_change_no_bit(two_threads, monkeypatch):
-    model = model_of(6)
-    y = columns(noisy_patches(model, 16 * 257 + 3, 0.1))
-    level, parts, run = fused(model.at(NOISE), y), [], FusedLevel._run
-
-    def recorded(self, y, out, tiles):
-        if threading.current_thread() is not threading.main_thread():
-            time.sleep(0.2)  # its part has to be waited for
-        parts.append(tiles)
-        run(self, y, out, tiles)
-
-    monkeypatch.setattr(FusedLevel, "_run", recorded)
-    by_two = level.posterior_mean(y)
-    torch.set_num_threads(1)
-    monkeypatch.setattr(FusedLevel, "_run", run)
-    assert torch.equal(by_two, level.posterior_mean(y))
-    first, other = sorted(parts[:2], key=lambda part: part.start)
-    tiles = (16 * 257 + 3) // level._kernel.layout.width
-    assert (first.start, first.stop, other.stop) == (0, other.start, tiles)
-    assert parts[2:] == [range(1)]
-    assert abs(len(first) - len(other)) <= 1
-
-
-@needs_llvmlite
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_threads_survive_a_fork(two_threads):
-    model = model_of(4)
-    y = noisy_patches(model, 1024, 0.1).T.contiguous()
-    level, out, again = fused(model.at(NOISE), y), torch.empty_like(y), torch.empty_like(y)
-    tiles = 1024 // level._kernel.layout.width
-    level._on_threads(y, out, tiles)  # the parent's threads are awake
-    child = os.fork()
-    if child == 0:
-        level._on_threads(y, again, tiles)
-        os._exit(0 if again.numpy().tobytes() == out.numpy().tobytes() else 1)
-    end = time.monotonic() + 20
-    while (status := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
-        time.sleep(0.01)
-    if status[0] == 0:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert status == (child, 0)
 
 
 @needs_llvmlite

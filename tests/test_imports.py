@@ -13,11 +13,12 @@ CORE = Path(gmdm_prior.__file__).parent
 LEAVES = {"_noise_level", "constraints", "symmetry"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
-    "patches": {"_noise_level"},
+    "threads": set(),
+    "patches": set(),
     "density": {"_noise_level"},
     "experts": {"_noise_level"},
     "mixture_level": {"density"},
-    "mixture": {"_noise_level", "symmetry", "density", "mixture_level"},
+    "mixture": {"_noise_level", "symmetry", "density", "mixture_level", "table_cache"},
     "mixture_gate": {"density", "mixture_level"},
     "isotypic": set(),
     "vector_code": set(),
@@ -36,6 +37,7 @@ ALLOWED = {
         "product",
         "patches",
         "schedule",
+        "threads",
     },
     "likelihood": {"denoisers", "density", "image_levels", "patches"},
     "storage": {"constraints", "density", "mixture", "product"},

@@ -4,7 +4,7 @@ Likelihood fits patches; the denoiser of images averages posterior means of over
 model is fitted to that average D itself, on crops x of clean images:
 
     loss = 1/4 sum_i 10 log10 E ‖D(x + sigma n, sigma) − x‖²,   sigma = s_i exp(N(0, 0.3²)),
-    s = 8, 18, 40, 90 / 255.
+    s = 8, 20, 45, 100 / 255.
 
 By Tweedie's formula the squared error of a posterior mean is Eq. 4 in pixels of the image. The
 logarithm weighs the levels alike: the loss is minus a mean PSNR, in dB.
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,9 +39,10 @@ from gmdm_prior.denoisers import HalfQuadraticSplitting, PatchAveraging, grid
 from gmdm_prior.density import DensityModel
 from gmdm_prior.mixture import PatchMixture
 from gmdm_prior.mixture_level import MixtureLevel
-from gmdm_prior.patches import interior_average, pad
+from gmdm_prior.patches import Run, interior_average, pad
 from gmdm_prior.product import PatchModel
 from gmdm_prior.schedule import DEFAULT
+from gmdm_prior.threads import Workers
 from gmdm_prior.training.moving import MovingProductLevel, moving
 from gmdm_prior.training.pool import ImagePool, step_generator
 from gmdm_prior.training.product_trainer import first_product
@@ -49,9 +51,9 @@ from gmdm_prior.training.settings import FitSettings
 if TYPE_CHECKING:
     from gmdm_prior.training.held_out import HeldOut
 
-LEVELS = (8 / 255, 18 / 255, 40 / 255, 90 / 255)
+LEVELS = (8 / 255, 20 / 255, 45 / 255, 100 / 255)
 JITTER = 0.3  # standard deviation of the logarithm of a level
-CROP = {"score": (40, 3), "hqs": (56, 4)}  # its side: pixels, but at least so many patches
+CROP = {"score": (40, 3), "hqs": (88, 8)}  # its side: pixels, but at least so many patches
 STRIDES = (2, 3, 4)  # of the grids of HQS, where patches are twice as large
 ROTATION_RATE, LOGARITHM_RATE = 2e-3, 2e-2
 BETAS = (0.9, 0.98)
@@ -79,7 +81,10 @@ Restore = Callable[[Sequence[Level], Tensor], Tensor]
 
 
 def image_error(
-    levels: Sequence[Level], pairs: Sequence[tuple[Tensor, Tensor]], restore: Restore
+    levels: Sequence[Level],
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    restore: Restore,
+    run: Run = itertools.starmap,
 ) -> LevelSum:
     """Squared error of restored crops, and its gradient, one crop at a time.
 
@@ -87,21 +92,28 @@ def image_error(
         levels: a model at the noise levels of the steps of `restore`.
         pairs: (clean, noisy) crops (C, h, w).
         restore: levels and a noisy crop to a denoised one, which may have lost a border.
+        run: how crops are gone through (`threads.Workers.in_order`).
     """
     parts = [detached(level) for level in levels]
     apart = [level for level, _, _ in parts]
     tensors = [t for _, old, _ in parts for t in old]
     leaves = [t for _, _, new in parts for t in new]
-    error, count = 0.0, 0
-    for clean, noisy in pairs:
+
+    def of_crop(clean: Tensor, noisy: Tensor) -> tuple[float, int, tuple[Tensor, ...]]:
         denoised = restore(apart, noisy)
         lost = (clean.shape[1] - denoised.shape[1]) // 2
         inner = slice(lost, -lost or None)
         square = (denoised - clean[:, inner, inner]).square().sum()
-        square.backward()
-        error += float(square.detach())
-        count += denoised.numel()
-    return LevelSum(error, count, tensors, [leaf.grad for leaf in leaves])
+        gradients = torch.autograd.grad(square, leaves)
+        return float(square.detach()), denoised.numel(), gradients
+
+    error, count, total = 0.0, 0, [torch.zeros_like(leaf) for leaf in leaves]
+    for square, pixels, gradients in run(of_crop, pairs):
+        error += square
+        count += pixels
+        for sum_, gradient in zip(total, gradients, strict=True):
+            sum_ += gradient
+    return LevelSum(error, count, tensors, total)
 
 
 def averaged(levels: Sequence[Level], noisy: Tensor, size: int) -> Tensor:
@@ -213,7 +225,8 @@ class ScoreTrainer:
             crops = self._crops(sigma, generator)
             sigmas, restore = self._denoiser(sigma, size, generator)
             levels = [self._moving.level(now, s) for s in sigmas]
-            result = image_error(levels, crops, restore)
+            with Workers(crops[0][0].device.type == "cpu") as workers:
+                result = image_error(levels, crops, restore, workers.in_order)
             if not 0 < result.error < math.inf:
                 raise FloatingPointError(f"the squared error is {result.error}")
             scale = 10 / math.log(10) / result.error / len(LEVELS)
