@@ -11,7 +11,9 @@ image, then the data term in closed form,
 
 on grids of patches that shift from step to step, so that a coarse `stride` costs little. Levels
 sigma_i and data weights w_i are smooth functions of the input sigma (`schedule`), of a noise map
-pixel by pixel.
+pixel by pixel. Strong noise hides structures that are wider than a patch: the same steps with the
+same density also restore the image of half the size, and a share of what they differ by there is
+added (`half_size`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 
 from ._noise_level import compute_dtype, image_level, readable
 from .density import DensityModel
+from .half_size import REACH, double, halve, halve_level
 from .image_levels import posterior_means, posterior_means_of_map
 from .mixture import PatchMixture
 from .patches import Run, interior_average, pad
@@ -89,7 +92,8 @@ class HalfQuadraticSplitting(nn.Module):
             applies (`fused_mixture`), a `PatchMixture` looks at a patch only in the few bases that
             explain it, and noise maps are rounded patch by patch (`mixture_gate`).
         boundary: `"reflect"` or `"circular"`.
-        levels: noise level of each step, in units of the input sigma; None is the default schedule.
+        levels: noise level of each step, in units of the input sigma, at full size only; None is
+            the default schedule.
         data_shares: weight of the noisy image after each step, from 0 to 1; None with `levels`.
     """
 
@@ -114,19 +118,31 @@ class HalfQuadraticSplitting(nn.Module):
     @property
     def halo(self) -> int:
         """How many pixels away an input pixel can change an output pixel."""
-        return len(self.schedule) * (self.model.patch_size - 1)
+        one_scale = len(self.schedule) * (self.model.patch_size - 1)
+        return 2 * one_scale + REACH if self.schedule.has_coarse_scale else one_scale
 
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
 
         def restore(image: Tensor, level: Tensor, run: Run) -> Tensor:
-            x, s = image, self.stride
-            for i, (at, weight) in enumerate(self.schedule.at(level)):
-                step = _Step(self.model, s, grid(i, s), self.boundary, self.exact, run)
-                x = torch.lerp(step(x, at), image, weight)
-            return x
+            x, share = self._split(image, level, run), self.schedule.coarse_share(level)
+            half = halve(image, self.boundary)
+            if min(half.shape[1:]) < self.model.patch_size:
+                return x
+            if readable(share) and not bool(share.any()):
+                return x
+            coarse = self._split(half, halve_level(level, self.boundary), run)
+            return x + share * double(coarse - halve(x, self.boundary), x, self.boundary)
 
         return _per_plane(self.model, restore, noisy, sigma)
+
+    def _split(self, image: Tensor, level: Tensor, run: Run) -> Tensor:
+        """All steps on an image (C, H, W) at one scale."""
+        x, s = image, self.stride
+        for i, (at, weight) in enumerate(self.schedule.at(level)):
+            step = _Step(self.model, s, grid(i, s), self.boundary, self.exact, run)
+            x = torch.lerp(step(x, at), image, weight)
+        return x
 
 
 def check_options(model: object, stride: int, boundary: str) -> None:

@@ -3,7 +3,9 @@
 For an input level sigma and t = log(255 sigma / 25), step i works at a level sigma_i and then mixes
 the noisy image in with a weight w_i,
 
-    sigma_i = sigma exp(a_i + b_i t),     w_i = logistic(c_i + d_i t).
+    sigma_i = sigma exp(a_i + b_i t),     w_i = logistic(c_i + d_i t),
+
+and of what the same steps make of the half-size image the share e + f t, between 0 and 1, is used.
 
 Smooth in sigma, with no table to jump in; beyond [1, 150] / 255 the factors stay what they are at
 the ends. `docs/math.md` says how the numbers were found and what they are worth.
@@ -23,13 +25,15 @@ MIDDLE, LEAST, MOST = 25 / 255, 1 / 255, 150 / 255
 
 @dataclass(frozen=True)
 class Schedule:
-    """Coefficients of each step.
+    """Coefficients of each step, and of the coarse scale.
 
     Args:
         coefficients: (4, steps), the rows a, b, c and d.
+        coarse: e and f; (0, 0) is without the coarse scale.
     """
 
     coefficients: Tensor
+    coarse: tuple[float, float] = (0.0, 0.0)
 
     def __len__(self) -> int:
         """The number of steps."""
@@ -40,6 +44,17 @@ class Schedule:
         t = (sigma.clamp(LEAST, MOST) / MIDDLE).log()
         for a, b, c, d in self.coefficients.to(sigma).T:
             yield sigma * (a + b * t).exp(), torch.sigmoid(c + d * t)
+
+    @property
+    def has_coarse_scale(self) -> bool:
+        """Whether there is any sigma for which the coarse scale has a share."""
+        return self.coarse != (0.0, 0.0)
+
+    def coarse_share(self, sigma: Tensor) -> Tensor:
+        """How much of the half-size image's correction is added, 0 to 1, shaped like sigma."""
+        offset, slope = self.coarse
+        t = (sigma.clamp(LEAST, MOST) / MIDDLE).log()
+        return (offset + slope * t).clamp(0, 1)
 
     @classmethod
     def constant(cls, levels: list[float], shares: list[float]) -> Schedule:
@@ -69,5 +84,6 @@ DEFAULT = Schedule(
             [-0.1770, -0.0354, 0.1249, -0.4082],
         ],
         dtype=torch.float64,
-    )
+    ),
+    coarse=(0.3, 0.42),
 )

@@ -15,6 +15,7 @@ ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
     "threads": set(),
     "patches": set(),
+    "half_size": {"patches"},
     "density": {"_noise_level"},
     "experts": {"_noise_level"},
     "mixture_level": {"density"},
@@ -32,6 +33,7 @@ ALLOWED = {
     "denoisers": {
         "_noise_level",
         "density",
+        "half_size",
         "image_levels",
         "mixture",
         "product",

@@ -4,7 +4,7 @@ Likelihood fits patches; the denoiser of images averages posterior means of over
 model is fitted to that average D itself, on crops x of clean images:
 
     loss = 1/4 sum_i 10 log10 E ‖D(x + sigma n, sigma) − x‖²,   sigma = s_i exp(N(0, 0.3²)),
-    s = 8, 20, 45, 100 / 255.
+    s = 8, 16, 32, 70 / 255.
 
 By Tweedie's formula the squared error of a posterior mean is Eq. 4 in pixels of the image. The
 logarithm weighs the levels alike: the loss is minus a mean PSNR, in dB.
@@ -51,7 +51,7 @@ from gmdm_prior.training.settings import FitSettings
 if TYPE_CHECKING:
     from gmdm_prior.training.held_out import HeldOut
 
-LEVELS = (8 / 255, 20 / 255, 45 / 255, 100 / 255)
+LEVELS = (8 / 255, 16 / 255, 32 / 255, 70 / 255)
 JITTER = 0.3  # standard deviation of the logarithm of a level
 CROP = {"score": (40, 3), "hqs": (88, 8)}  # its side: pixels, but at least so many patches
 STRIDES = (2, 3, 4)  # of the grids of HQS, where patches are twice as large
