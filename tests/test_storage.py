@@ -40,7 +40,10 @@ def test_bundled_models_load_by_name():
         assert gm.card(name)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("bsds-gray", 15_000), ("bsds-gray-small", 5_120)])
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("bsds-gray", 15_000), ("bsds-gray-small", 5_120), ("bsds-gray-best", 40_000)],
+)
 def test_bundled_models_are_as_small_as_they_say(name, limit):
     assert gm.load(name).num_parameters <= limit
 
