@@ -13,6 +13,8 @@ from .denoisers import HalfQuadraticSplitting, PatchAveraging
 from .density import DensityModel
 from .likelihood import PatchLikelihood
 from .mixture import PatchMixture
+from .noise_level_estimation import NoiseLevel, estimate_sigma, noise_level
+from .noise_map_estimation import estimate_sigma_map
 from .product import PatchModel
 from .storage import bundled, card, import_pogmdm, load, save
 
@@ -21,14 +23,18 @@ __version__ = "0.1.0"
 __all__ = [
     "DensityModel",
     "HalfQuadraticSplitting",
+    "NoiseLevel",
     "PatchAveraging",
     "PatchLikelihood",
     "PatchMixture",
     "PatchModel",
     "bundled",
     "card",
+    "estimate_sigma",
+    "estimate_sigma_map",
     "import_pogmdm",
     "load",
+    "noise_level",
     "save",
     "sigma_from_time",
     "time_from_sigma",

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,8 +22,9 @@ from . import __version__, plots, storage
 from .density import DensityModel
 from .training.checkpoint import Checkpoint, disagreement
 from .training.config import Request, TrainConfig, describe_keys, read_request, read_yaml, to_yaml
-from .training.held_out import HeldOut
-from .training.loop import StepRecord, fit, of_init
+from .training.loop import StepRecord, fit, image_pool, of_init
+from .training.noise_report import training_noise
+from .training.noisy_held_out import draw_held_out
 from .training.pool import ImagePool, step_generator
 from .training.run_data import split
 from .training.run_folder import RunFolder
@@ -42,6 +44,7 @@ examples:
   python -m gmdm_prior.train data=photos
   python -m gmdm_prior.train data=photos method=em+score out=runs/photos
   python -m gmdm_prior.train data=noisy noise=25/255
+  python -m gmdm_prior.train data=noisy noise=auto
   python -m gmdm_prior.train data=bsds500:BSDS500 model=patch steps=20000
   python -m gmdm_prior.train out=runs/photos resume=true
 """
@@ -114,16 +117,18 @@ class _Run:
             checkpoints=folder.checkpoints,
             resume=found,
         )
+        names = list(training)
         training.clear()  # `fit` has its own copy
-        pool = ImagePool.of(held_out.values())
+        pool = image_pool(held_out, settings.resolved(), training=False)
         with contextlib.closing(records):
             last = _follow(records, folder, config, 0 if found is None else found.step)
-        self._finish(config, last, pool, counts)
+        noise = training_noise(config, folder, names)
+        self._finish(config, last, pool, counts | noise)
 
     def _finish(
-        self, config: TrainConfig, last: StepRecord, pool: ImagePool, counts: dict[str, int]
+        self, config: TrainConfig, last: StepRecord, pool: ImagePool, facts: dict[str, Any]
     ) -> None:
-        figures = HeldOut.draw(pool, config.fit_settings().resolved()).figures(last.model)
+        figures = draw_held_out(pool, config.fit_settings().resolved()).figures(last.model)
         storage.save(
             last.model,
             self.folder.model,
@@ -141,7 +146,7 @@ class _Run:
                 "python": platform.python_version(),
             },
             command=shlex.join(["python", "-m", "gmdm_prior.train", *self.words]),
-            **counts,
+            **facts,
         )
         generator = step_generator(config.seed, REPORT_STREAM)
         patches = pool.patches(REPORT_PATCHES, config.patch_size, "none", generator)

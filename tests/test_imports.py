@@ -42,8 +42,26 @@ ALLOWED = {
         "threads",
     },
     "likelihood": {"denoisers", "density", "image_levels", "patches"},
+    "patch_evidence": {"mixture", "product"},
+    "informative_patches": {"density"},
+    "noise_level_estimation": {
+        "_noise_level",
+        "denoisers",
+        "density",
+        "informative_patches",
+        "mixture",
+        "patch_evidence",
+    },
+    "noise_map_estimation": {
+        "_noise_level",
+        "density",
+        "informative_patches",
+        "noise_level_estimation",
+        "patch_evidence",
+    },
     "storage": {"constraints", "density", "mixture", "product"},
     "plots": {"density", "mixture", "product", "symmetry"},
+    "class_maps": {"mixture", "patches", "symmetry"},
     "train": {"__version__", "density", "plots", "storage", "training"},
 }
 SITES = {"torch", "numpy", "safetensors"}

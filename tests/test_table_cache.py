@@ -31,11 +31,11 @@ def test_hqs_builds_a_table_for_each_level_once_for_all_images(built):
     hqs = gm.HalfQuadraticSplitting(product(3).float())
     images = torch.rand(3, 2, 9, 10)
     hqs(images, 0.1)
-    assert len(built) == 4
+    assert len(built) == 8  # four steps at two scales
     hqs(images, 0.1)
-    assert len(built) == 4
-    hqs(images, 0.2)
     assert len(built) == 8
+    hqs(images, 0.25)
+    assert len(built) == 16
 
 
 @pytest.mark.parametrize("change", ["in place", "behind autograd", "replaced", "loaded"])

@@ -20,12 +20,14 @@ import gmdm_prior as gm
 from gmdm_prior import plots, train
 from gmdm_prior.training import product_trainer
 from gmdm_prior.training.checkpoint import Checkpoints
-from gmdm_prior.training.config import TrainConfig, noise_level
+from gmdm_prior.training.config import TrainConfig
+from gmdm_prior.training.noise_table import noise_level, read_table, training_noise
 from gmdm_prior.training.run_folder import RunFolder
 
 EM = ["patch_size=3", "bases=1", "classes=2", "components=4", "patches=300", "measure_every=50"]
 METHODS = {
     "em": [*EM, "steps=6"],
+    "em of noisy images": [*EM, "noise=auto", "steps=6"],
     "em+score": [*EM, "steps=4", "crops=4", "checkpoint_every=1"],
     "score": ["init=START", "steps=8", "crops=4", "checkpoint_every=2", "measure_every=50"],
     "ipalm": ["model=patch", "patch_size=3", "steps=14", "batch_size=40", "checkpoint_every=3"],
@@ -139,6 +141,38 @@ def test_noisy_images(call, tmp_path):
     assert figures["log_likelihood_sigma"] == pytest.approx(25 / 255, abs=1e-6)
     assert "psnr_25" not in figures
     assert "PSNR" not in out
+    card = gm.card(tmp_path / "run" / "model.safetensors")
+    assert card["training_noise"].startswith("Gaussian, standard deviation 0.0980392; no clean")
+
+
+def test_unknown_noise_is_written_down(call, tmp_path):
+    status, out, err = call(*EM, "steps=2", "noise=auto")
+    assert status == 0, err
+    levels = read_table(tmp_path / "run" / "noise_levels.csv")
+    assert [path.rsplit("/", 1)[1] for path in levels] == ["01.png", "02.png", "03.png"]
+    card = gm.card(tmp_path / "run" / "model.safetensors")
+    assert f"{min(levels.values()):.4f} to {max(levels.values()):.4f}" in card["training_noise"]
+    assert "psnr_25" not in card["held_out"]
+    assert "PSNR" not in out
+    table = tmp_path / "run" / "noise_levels.csv"
+    status, _, err = call(*EM, "steps=2", f"noise={table}", out="again")
+    assert status == 2
+    assert "says nothing of 1 images" in sentence(err)  # the held-out one
+    table.write_text(table.read_text() + "00.png,6/255\n")
+    assert call(*EM, "steps=2", f"noise={table}", out="again")[0] == 0
+    card = gm.card(tmp_path / "again" / "model.safetensors")
+    assert f"read from {table}" in card["training_noise"]
+
+
+def test_a_level_for_each_pixel(call, tmp_path):
+    assert call(*EM, "steps=2", "noise=map")[0] == 0
+    card = gm.card(tmp_path / "run" / "model.safetensors")
+    assert "estimated at each pixel" in card["training_noise"]
+
+
+def test_clean_images_have_no_noise_on_the_card(call, tmp_path):
+    assert call(*EM, "steps=1")[0] == 0
+    assert "training_noise" not in gm.card(tmp_path / "run" / "model.safetensors")
 
 
 def test_report_of_the_papers_model(call, tmp_path):
@@ -288,8 +322,9 @@ def test_a_resume_on_other_images_is_refused(call, tmp_path):
         (["resume=perhaps"], "resume: Value 'perhaps'"),
         (["noise=loud"], "noise=loud is no noise level"),
         (["noise=1/0"], "noise=1/0 is no noise level"),
-        (["noise=auto"], "noise=auto is not supported yet"),
-        (["noise=levels.csv"], "noise=levels.csv is not supported yet"),
+        (["noise=loud"], "write a number or a fraction such as 25/255, auto, map, or a table"),
+        (["noise=nowhere.csv"], "noise=nowhere.csv cannot be read: No such file"),
+        (["noise=auto", "method=em+score"], "needs clean images, so noise must be 0; got auto"),
         (["verbose"], "'verbose' is no setting; write key=value"),
         (["model=patch", "method=em"], "method=em does not fit model=patch"),
         (["holdout=1"], "holdout must be at least 2"),
@@ -394,3 +429,11 @@ def test_a_loss_that_is_no_number(call, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("text", "value"), [("25/255", 25 / 255), ("0.1", 0.1), (0, 0.0)])
 def test_noise_levels(text, value):
     assert noise_level("noise", text) == value
+    assert training_noise("noise", text) == value
+
+
+@pytest.mark.parametrize("text", ["auto", "map", "data/levels.csv"])
+def test_what_noise_may_be_besides(text):
+    assert training_noise("noise", text) == text
+    with pytest.raises(ValueError, match=f"sigma_max={text} is no noise level"):
+        noise_level("sigma_max", text)

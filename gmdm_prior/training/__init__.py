@@ -3,6 +3,7 @@
 `fit` drives them all, step by step, with checkpoints; `fit_em` is likelihood alone in one call.
 """
 
+from gmdm_prior.training.adapt import adapt
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints
 from gmdm_prior.training.data import (
     find_images,
@@ -25,6 +26,7 @@ __all__ = [
     "EMRecord",
     "FitSettings",
     "StepRecord",
+    "adapt",
     "denoising_score_matching",
     "find_images",
     "fit",

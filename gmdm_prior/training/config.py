@@ -14,9 +14,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from gmdm_prior.training.noise_table import noise_level, training_noise
 from gmdm_prior.training.settings import FROM_INIT, USED_BY, FitSettings, setting
 
-LEVELS = ("noise", "sigma_min", "sigma_max")  # noise levels: numbers or fractions
+LEVELS = ("sigma_min", "sigma_max")  # noise levels: numbers or fractions
 OPTIONAL = {"out", "init"}
 
 
@@ -121,32 +122,14 @@ def typed(values: dict[str, Any]) -> TrainConfig:
 def _prepared(key: str, value: Any, textual: bool) -> Any:
     if key in LEVELS:
         return noise_level(key, value)
+    if key == "noise":
+        return training_noise(key, value)
     if not isinstance(value, str) or textual:
         return value
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:
         raise ValueError(f"{key}={value} is no YAML value; quote it") from None
-
-
-def noise_level(key: str, value: Any) -> float:
-    """A noise level written as a number or a fraction, such as 25/255."""
-    text = str(value).strip()
-    if text in ("auto", "map") or text.endswith(".csv"):
-        raise ValueError(
-            f"{key}={text} is not supported yet: give the standard deviation of the noise, one "
-            "number or fraction for all images, such as noise=25/255"
-        )
-    parts = text.split("/")
-    try:
-        numbers = [float(part) for part in parts]
-        if isinstance(value, bool) or len(parts) > 2:
-            raise ValueError(text)
-        return numbers[0] / numbers[1] if len(parts) == 2 else numbers[0]
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"{key}={text} is no noise level; write a number or a fraction such as 25/255"
-        ) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -194,26 +194,74 @@ def sample_patches(
     Raises:
         ValueError: `count` or `size` is below 1, or no image is as large as a patch.
     """
+    kept = _large_enough(images, size)
+    return _draw(kept, [None] * len(kept), count, size, symmetries, generator)[0]
+
+
+def sample_noisy_patches(
+    images: Sequence[Tensor],
+    sigmas: Sequence[Tensor],
+    count: int,
+    size: int,
+    symmetries: str = "d4",
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The patches of `sample_patches`, with their noise and where they come from.
+
+    Args:
+        images: (C, H, W) each, none smaller than a patch.
+        sigmas: standard deviation of the noise of each, () or a map (1, H, W).
+        count: number of patches N.
+        size: b.
+        symmetries: as in `sample_patches`.
+        generator: as in `sample_patches`; its draws are the same ones.
+
+    Returns:
+        Patches (N, C, b, b); the standard deviation of the noise of each, (N,), of a map the root
+        mean square over the patch; and the number of its image, (N,).
+    """
+    return _draw(images, sigmas, count, size, symmetries, generator)
+
+
+def _draw(
+    images: Sequence[Tensor],
+    sigmas: Sequence[Tensor | None],
+    count: int,
+    size: int,
+    symmetries: str,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Patches, the levels of their noise (0 where none is given) and their images."""
     if count < 1 or size < 1:
         raise ValueError(f"count and size must be at least 1; got count={count}, size={size}")
     elements = symmetry.group(symmetries)
-    kept = _large_enough(images, size)
     if generator is None:
         generator = torch.Generator().manual_seed(0)
 
     def draw(bound: int, number: int) -> Tensor:
         return torch.randint(bound, (number,), generator=generator)
 
-    each, rest = divmod(count, len(kept))
-    extra = set(torch.randperm(len(kept), generator=generator)[:rest].tolist())
-    drawn = []
-    for i, image in enumerate(kept):
+    each, rest = divmod(count, len(images))
+    extra = set(torch.randperm(len(images), generator=generator)[:rest].tolist())
+    drawn, levels, source = [], [], []
+    for i, (image, sigma) in enumerate(zip(images, sigmas, strict=True)):
         windows = image.unfold(1, size, 1).unfold(2, size, 1)
         number = each + (i in extra)
         top, left = draw(windows.shape[1], number), draw(windows.shape[2], number)
         drawn.append(windows[:, top, left].movedim(1, 0))
-    patches = torch.cat(drawn)[torch.randperm(count, generator=generator)]
+        levels.append(_levels(sigma, top, left, size))
+        source.append(torch.full((number,), i))
+    order = torch.randperm(count, generator=generator)
+    patches, sigma, image_of = (torch.cat(parts)[order] for parts in (drawn, levels, source))
     seen = draw(len(elements), count)
     for i, element in enumerate(elements):
         patches[seen == i] = symmetry.act(patches[seen == i], element)
-    return patches.contiguous()
+    return patches.contiguous(), sigma, image_of
+
+
+def _levels(sigma: Tensor | None, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """The noise level of patches at these corners."""
+    if sigma is None or sigma.ndim == 0:
+        return torch.full((len(top),), 0.0 if sigma is None else float(sigma))
+    windows = sigma[0].square().unfold(0, size, 1).unfold(1, size, 1)
+    return windows[top, left].mean((-2, -1)).sqrt()

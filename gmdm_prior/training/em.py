@@ -22,7 +22,11 @@ responsibilities below 1e-3 from the M-step (not from the reported likelihood).
 Noise. Where the training patches contain Gaussian noise of standard deviation σ, every covariance
 of the data is that of the clean patches plus σ² I: all stages fit the noisy density, bounded below
 by σ² + floor, and the model gets what is left, v_kj = m_kj - σ² ≥ floor. No clean patch is ever
-seen.
+seen. Where the noise differs from patch to patch (`PatchNoise`), patches are grouped by its level
+and m_kj are variances at one reference level (`training.several_levels`). Levels that were only
+estimated, one for each image, are improved under the model after the iterations `REFINED_AFTER` of
+stage 3 (`training.refine_levels`) and then held: levels and variances climbing together take a
+little of the noise for content, 0.5 % of its level each time.
 
 Resuming. An `EMState` holds everything an iteration starts from, as tensors; `advance` is a pure
 function of problem and state. Stored after any iteration and read back, it continues to the same
@@ -40,16 +44,25 @@ import torch
 from torch import Tensor
 
 from gmdm_prior.mixture import PatchMixture
-from gmdm_prior.training import clustering, full_mixture, tied_mixture
+from gmdm_prior.training import (
+    clustering,
+    full_mixture,
+    refine_levels,
+    several_levels,
+    tied_mixture,
+)
 from gmdm_prior.training.coordinates import symmetry_matrices, to_coordinates, to_filters
 from gmdm_prior.training.full_mixture import FullMixture
 from gmdm_prior.training.penalty import Penalty
+from gmdm_prior.training.several_levels import Level
 from gmdm_prior.training.tied_mixture import TiedMixture
-from gmdm_prior.training.validation import check_patches, check_settings
+from gmdm_prior.training.validation import check_levels, check_patches, check_settings
 
 FLOOR = 2e-6
 PSEUDO_VARIANCE = {"full": 1e-3, "tied": 1e-4}
 STAGES = {"full": FullMixture, "tied": TiedMixture}
+MODULES = {"full": full_mixture, "tied": tied_mixture}
+REFINED_AFTER = (2, 4)  # tied iterations
 
 
 @dataclass(frozen=True)
@@ -75,19 +88,66 @@ class EMSettings:
 
 
 @dataclass(frozen=True)
+class PatchNoise:
+    """Noise that differs from patch to patch.
+
+    Attributes:
+        sigma: its standard deviation, (N,).
+        image: number of each patch's image, (N,), where the levels are one estimate for each image
+            and may be improved; None where they are certain.
+    """
+
+    sigma: Tensor
+    image: Tensor | None = None
+
+    def first_levels(self) -> Tensor | None:
+        """Levels of the images, (M,) float64, before the first iteration."""
+        if self.image is None:
+            return None
+        levels = self.sigma.new_ones(int(self.image.max()) + 1, dtype=torch.float64)
+        levels[self.image] = self.sigma.double()
+        return levels
+
+
+@dataclass(frozen=True)
 class EMProblem:
-    """Patches in zero-mean coordinates (N, J), their channels and size, and what to fit to them."""
+    """Patches in zero-mean coordinates (N, J), their channels and size, and what to fit to them.
+
+    `settings.noise` is the level of all patches; with `noise`, the reference level.
+    """
 
     coordinates: Tensor
     channels: int
     size: int
     settings: EMSettings
+    noise: PatchNoise | None = None
 
     @classmethod
-    def from_patches(cls, patches: Tensor, settings: EMSettings) -> EMProblem:
-        """Check patches (N, C, b, b) and take their coordinates."""
+    def from_patches(
+        cls, patches: Tensor, settings: EMSettings, noise: PatchNoise | None = None
+    ) -> EMProblem:
+        """Check patches (N, C, b, b) and take their coordinates.
+
+        With `noise` the reference is its root mean square; levels that are all the same and certain
+        are the `settings.noise` of all patches.
+        """
         check_patches(patches, settings)
-        return cls(to_coordinates(patches), patches.shape[1], patches.shape[-1], settings)
+        if noise is not None:
+            check_levels(noise.sigma, patches)
+            level = noise.sigma.double().square().mean().sqrt().item()
+            if noise.image is None and bool((noise.sigma == noise.sigma[0]).all()):
+                level, noise = noise.sigma[0].item(), None
+            settings = dataclasses.replace(settings, noise=level)
+        x = to_coordinates(patches)
+        return cls(x, patches.shape[1], patches.shape[-1], settings, noise)
+
+    def levels(self, sigmas: Tensor | None, components: int) -> list[Level]:
+        """Patches grouped by noise level; None in place of members stands for all of them."""
+        if self.noise is None:
+            return [Level(None, self.settings.noise**2)]
+        variances = self.noise.sigma.double() if sigmas is None else sigmas[self.noise.image]
+        most = several_levels.most_levels(components, self.coordinates.shape[1])
+        return several_levels.group(variances.square(), most)
 
     @property
     def turns(self) -> Tensor:
@@ -104,24 +164,28 @@ class EMState:
         iteration: completed iterations of the stage.
         mixture: the stage's parameters.
         random_state: of the generator that clustering will use, (bytes,) uint8.
+        sigmas: noise levels of the images, (M,) float64, where they are estimated.
     """
 
     stage: str
     iteration: int
     mixture: FullMixture | TiedMixture
     random_state: Tensor
+    sigmas: Tensor | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Plain strings, integers and tensors, for a checkpoint."""
         fields = {f.name: getattr(self.mixture, f.name) for f in dataclasses.fields(self.mixture)}
         state = {"stage": self.stage, "iteration": self.iteration}
+        state |= {} if self.sigmas is None else {"sigmas": self.sigmas}
         return {**state, "random_state": self.random_state, "mixture": fields}
 
     @classmethod
     def from_dict(cls, state: dict) -> EMState:
         """The inverse of `to_dict`."""
         mixture = STAGES[state["stage"]](**state["mixture"])
-        return cls(state["stage"], state["iteration"], mixture, state["random_state"])
+        place = state["stage"], state["iteration"]
+        return cls(*place, mixture, state["random_state"], state.get("sigmas"))
 
 
 @dataclass(frozen=True)
@@ -148,10 +212,13 @@ def start(problem: EMProblem, generator: torch.Generator | None = None) -> EMSta
     settings = problem.settings
     if generator is None:
         generator = torch.Generator().manual_seed(0)
+    noise = problem.noise
+    surplus = None if noise is None else noise.sigma.double().square() - settings.noise**2
     mixture = full_mixture.initial_mixture(
-        problem.coordinates, settings.components, settings.penalty("full"), generator
+        problem.coordinates, settings.components, settings.penalty("full"), generator, surplus
     )
-    return EMState("full", 0, mixture, generator.get_state())
+    sigmas = None if noise is None else noise.first_levels()
+    return EMState("full", 0, mixture, generator.get_state(), sigmas)
 
 
 def _to_tied(problem: EMProblem, state: EMState) -> EMState:
@@ -161,7 +228,7 @@ def _to_tied(problem: EMProblem, state: EMState) -> EMState:
     settings = problem.settings
     tied = clustering.cluster(state.mixture, settings.bases, problem.turns, generator)
     tied = clustering.merge(tied, settings.classes)
-    return EMState("tied", 0, tied, generator.get_state())
+    return EMState("tied", 0, tied, generator.get_state(), state.sigmas)
 
 
 def finished(problem: EMProblem, state: EMState) -> bool:
@@ -175,23 +242,34 @@ def advance(problem: EMProblem, state: EMState) -> tuple[EMState, EMRecord]:
     settings, x = problem.settings, problem.coordinates
     if state.stage == "full" and state.iteration >= settings.full_iterations:
         state = _to_tied(problem, state)
-    penalty = settings.penalty(state.stage)
-    if state.stage == "full":
-        statistics = full_mixture.expect(x, state.mixture, settings.truncation)
-        regulariser = full_mixture.log_penalty(state.mixture, penalty)
-        mixture = full_mixture.maximise(statistics, penalty)
-    else:
-        statistics = tied_mixture.expect(x, state.mixture, problem.turns, settings.truncation)
-        regulariser = tied_mixture.log_penalty(state.mixture, penalty)
-        mixture = tied_mixture.maximise(state.mixture, statistics, penalty)
+    penalty, module = settings.penalty(state.stage), MODULES[state.stage]
+    turns = (problem.turns,) if state.stage == "tied" else ()
+    levels = problem.levels(state.sigmas, len(state.mixture.weights))
+    surplus = [level.variance - settings.noise**2 for level in levels]
+    statistics = [
+        module.expect(
+            x if level.members is None else x[level.members],
+            state.mixture.raised(extra),
+            *turns,
+            truncation=settings.truncation,
+        )
+        for level, extra in zip(levels, surplus, strict=True)
+    ]
+    log_likelihood = sum(part.log_likelihood for part in statistics)
+    regulariser = module.log_penalty(state.mixture, penalty)
+    mixture = several_levels.maximise(state.mixture, statistics, surplus, penalty)
+    sigmas, iteration = state.sigmas, state.iteration + 1
+    if sigmas is not None and state.stage == "tied" and iteration in REFINED_AFTER:
+        image, reference = problem.noise.image, settings.noise**2
+        sigmas = refine_levels.refined(x, image, sigmas, mixture, reference, *turns)
     record = EMRecord(
         state.stage,
-        state.iteration + 1,
-        statistics.log_likelihood / len(x),
-        (statistics.log_likelihood + regulariser) / len(x),
+        iteration,
+        log_likelihood / len(x),
+        (log_likelihood + regulariser) / len(x),
         time.perf_counter() - begun,
     )
-    return EMState(state.stage, state.iteration + 1, mixture, state.random_state), record
+    return EMState(state.stage, iteration, mixture, state.random_state, sigmas), record
 
 
 def to_model(problem: EMProblem, state: EMState) -> PatchMixture:
@@ -215,7 +293,7 @@ def fit_em(
     bases: int = 3,
     classes: int = 40,
     symmetries: str = "d4",
-    noise: float = 0.0,
+    noise: float | Tensor = 0.0,
     components: int = 200,
     full_iterations: int = 12,
     iterations: int = 8,
@@ -233,7 +311,7 @@ def fit_em(
         classes: number K of classes, bases ≤ classes ≤ components.
         symmetries: `"d4"`, `"flips"` (left–right only) or `"none"`.
         noise: standard deviation of the Gaussian noise that the patches already contain, in their
-            units.
+            units; a number, or (N,), one for each patch.
         components: of the full-covariance mixture that the bases come from, at most N.
         full_iterations: EM iterations of that mixture.
         iterations: EM iterations of the model, at least 1.
@@ -253,13 +331,14 @@ def fit_em(
         bases=bases,
         classes=classes,
         symmetries=symmetries,
-        noise=noise,
+        noise=0.0 if isinstance(noise, Tensor) else noise,
         components=components,
         full_iterations=full_iterations,
         iterations=iterations,
         truncation=truncation,
     )
-    problem = EMProblem.from_patches(patches, settings)
+    each = PatchNoise(noise.detach().cpu()) if isinstance(noise, Tensor) else None
+    problem = EMProblem.from_patches(patches, settings, each)
     state = start(problem, generator)
     while not finished(problem, state):
         state, record = advance(problem, state)

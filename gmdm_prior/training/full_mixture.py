@@ -37,6 +37,11 @@ class FullMixture:
     covariances: Tensor
     weights: Tensor
 
+    def raised(self, variance: float) -> FullMixture:
+        """The mixture with noise of this variance added."""
+        identity = torch.eye(self.covariances.shape[-1], dtype=torch.float64)
+        return FullMixture(self.covariances + variance * identity, self.weights)
+
 
 def maximise(statistics: Statistics, penalty: Penalty) -> FullMixture:
     """The M-step, exact."""
@@ -96,7 +101,11 @@ def _directions(x: Tensor, count: int, generator: torch.Generator | None) -> Ten
 
 
 def initial_mixture(
-    x: Tensor, components: int, penalty: Penalty, generator: torch.Generator | None = None
+    x: Tensor,
+    components: int,
+    penalty: Penalty,
+    generator: torch.Generator | None = None,
+    surplus: Tensor | None = None,
 ) -> FullMixture:
     """A first mixture: a hard partition by contrast and direction, then one M-step.
 
@@ -105,9 +114,12 @@ def initial_mixture(
         components: K.
         penalty: the regulariser.
         generator: source of the random first directions.
+        surplus: noise variance of each patch beyond the reference, (N,) float64; None is 0.
     """
     levels = min(LEVELS, components)
     contrast = x.norm(dim=1)
+    if surplus is not None:
+        contrast = contrast.double().square() - x.shape[1] * surplus
     ranks = torch.empty_like(contrast, dtype=torch.int64)
     ranks[contrast.argsort(stable=True)] = torch.arange(len(x))
     level = ranks * levels // len(x)
@@ -116,5 +128,7 @@ def initial_mixture(
     for k in range(components):
         members = x[cell == k]
         statistics.scatter[k] = (members.T @ members).double()
+        if surplus is not None:
+            torch.diagonal(statistics.scatter[k]).sub_(surplus[cell == k].sum())
         statistics.counts[k] = len(members)
     return maximise(statistics, penalty)

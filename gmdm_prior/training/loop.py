@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +22,8 @@ from gmdm_prior.mixture import PatchMixture
 from gmdm_prior.product import PatchModel
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints, disagreement
 from gmdm_prior.training.held_out import HeldOut
+from gmdm_prior.training.image_noise import image_sigmas
+from gmdm_prior.training.noisy_held_out import NoisyHeldOut, draw_held_out
 from gmdm_prior.training.pool import ImagePool, Images, usable
 from gmdm_prior.training.settings import FROM_INIT, FitSettings
 from gmdm_prior.training.trainers import Trainer, make_trainer
@@ -91,7 +93,7 @@ def fit(
     settings = (settings or FitSettings()).resolved()
     if settings.method in FROM_INIT and init is not None:
         settings = of_init(settings, init)
-    pool = _pool(images, settings, training=True)
+    pool = image_pool(images, settings, training=True)
     trainer = make_trainer(pool, settings, init)
     needs_init = settings.method in FROM_INIT and settings.model == "mixture"
     if needs_init and init is None and resume is None:
@@ -102,13 +104,13 @@ def fit(
         if differing:
             raise ValueError(f"the checkpoint is of another run: {differing}")
         trainer.restore(resume.state)
-    measure = HeldOut.draw(_pool(held_out, settings, training=False), settings)
+    measure = draw_held_out(image_pool(held_out, settings, training=False), settings)
     return _steps(trainer, measure, settings, facts, checkpoints, resume)
 
 
 def _steps(
     trainer: Trainer,
-    held_out: HeldOut,
+    held_out: HeldOut | NoisyHeldOut,
     settings: FitSettings,
     facts: dict[str, Any],
     checkpoints: Checkpoints | None,
@@ -150,7 +152,11 @@ def _steps(
 
 
 def _record(
-    trainer: Trainer, held_out: HeldOut, loss: float, seconds: float, measured: bool
+    trainer: Trainer,
+    held_out: HeldOut | NoisyHeldOut,
+    loss: float,
+    seconds: float,
+    measured: bool,
 ) -> StepRecord:
     model = trainer.model() if measured else None
     return StepRecord(
@@ -174,7 +180,12 @@ def of_init(settings: Settings, init: PatchMixture | PatchModel) -> Settings:
     return dataclasses.replace(settings, model=kind, **changes)
 
 
-def _pool(images: Images, settings: FitSettings, training: bool) -> ImagePool:
+def image_pool(images: Images, settings: FitSettings, training: bool) -> ImagePool:
+    """The images that can be used, and the levels of their noise where `settings` asks for them.
+
+    Raises:
+        ValueError: images too small or of other channels, or a table of levels that cannot be used.
+    """
     size, what = settings.patch_size, f"a patch of patch_size={settings.patch_size}"
     if training and settings.method in ("em+score", *FROM_INIT):
         size, what = 2 * size - 1, f"score matching with patch_size={size}"
@@ -184,4 +195,8 @@ def _pool(images: Images, settings: FitSettings, training: bool) -> ImagePool:
         raise ValueError(
             f"images must be (C, H, W) with C = channels = {settings.channels}; got {wrong[0]}"
         )
-    return ImagePool.of(kept)
+    if isinstance(images, Mapping):
+        images = {name: i for name, i in images.items() if min(i.shape[-2:]) >= size}
+    else:
+        images = kept
+    return ImagePool.of(kept, image_sigmas(images, settings.noise))

@@ -60,20 +60,24 @@ class ImagePool:
         pixels: all numbers of all images, float32.
         starts: o_m, (M,).
         shapes: (C, H, W) of each image, (M, 3).
+        sigmas: standard deviation of each image's noise, () or a map (1, H, W); None where there is
+            none or one level for all.
     """
 
     pixels: Tensor
     starts: Tensor
     shapes: Tensor
+    sigmas: tuple[Tensor, ...] | None = None
 
     @classmethod
-    def of(cls, images: Iterable[Tensor]) -> ImagePool:
+    def of(cls, images: Iterable[Tensor], sigmas: Sequence[Tensor] | None = None) -> ImagePool:
         """Copy images into a pool."""
         images = list(images)
         sizes = torch.tensor([image.numel() for image in images])
         shapes = torch.tensor([image.shape for image in images])
         pixels = torch.cat([image.detach().float().cpu().flatten() for image in images])
-        return cls(pixels, sizes.cumsum(0) - sizes, shapes)
+        noise = None if sigmas is None else tuple(sigmas)
+        return cls(pixels, sizes.cumsum(0) - sizes, shapes, noise)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -90,6 +94,8 @@ class ImagePool:
     def fingerprint(self) -> str:
         """What a resumed run compares its images with."""
         content = zlib.crc32(self.pixels.numpy().data)
+        for sigma in self.sigmas or ():
+            content = zlib.crc32(sigma.numpy().tobytes(), content)
         return f"{len(self)} images of {len(self.pixels)} values, checksum {content:08x}"
 
     def positions(self, size: int) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gmdm_prior import symmetry
+from gmdm_prior.training.noise_table import ESTIMATED, is_table
 
 METHODS = {"mixture": ("em", "em+score", "score", "hqs"), "patch": ("ipalm", "score", "hqs")}
 FROM_INIT = ("score", "hqs")  # methods that go on from a model
@@ -68,8 +69,11 @@ class FitSettings:
     symmetries: str = setting(
         "d4", "d4, flips (left-right) or none: of the model, and of the training patches"
     )
-    noise: float = setting(
-        0.0, "standard deviation of noise in the data, [0, 1] units, e.g. 25/255; method=em only"
+    noise: float | str = setting(
+        0.0,
+        "standard deviation of the noise in the images, [0, 1] units, e.g. 25/255; auto estimates "
+        "one of each image, map one of each pixel; levels.csv has columns file and sigma; "
+        "method=em only",
     )
     patches: int = setting(200_000, "training patches of EM; fewer if the images have fewer")
     steps: int | None = setting(
@@ -160,12 +164,19 @@ def _check_numbers(settings: FitSettings) -> None:
     if settings.channels not in (1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (colour); got {settings.channels}")
     symmetry.group(settings.symmetries)
-    if not 0 <= settings.noise < math.inf:
+    if isinstance(settings.noise, str):
+        if settings.noise not in ESTIMATED and not is_table(settings.noise):
+            raise ValueError(
+                f"noise must be a number, 'auto', 'map' or a table 'levels.csv'; got "
+                f"{settings.noise!r}"
+            )
+    elif not 0 <= settings.noise < math.inf:
         raise ValueError(f"noise must be a standard deviation of at least 0; got {settings.noise}")
     if settings.noise and settings.method != "em":
+        shown = settings.noise if isinstance(settings.noise, str) else f"{settings.noise:g}"
         raise ValueError(
             f"method={settings.method} needs clean images, so noise must be 0; got "
-            f"{settings.noise:g}: method=em learns from noisy ones"
+            f"{shown}: method=em learns from noisy ones"
         )
     if not 0 <= settings.sigma_min <= settings.sigma_max < math.inf or settings.sigma_max == 0:
         raise ValueError(

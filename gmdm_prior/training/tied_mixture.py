@@ -48,6 +48,10 @@ class TiedMixture:
     weights: Tensor
     basis: Tensor
 
+    def raised(self, variance: float) -> TiedMixture:
+        """The mixture with noise of this variance added."""
+        return TiedMixture(self.bases, self.variances + variance, self.weights, self.basis)
+
 
 def log_penalty(mixture: TiedMixture, penalty: Penalty) -> float:
     """The regulariser's value: see `Penalty`."""

@@ -16,8 +16,9 @@ import torch
 from gmdm_prior.density import DensityModel
 from gmdm_prior.mixture import PatchMixture
 from gmdm_prior.training import em
-from gmdm_prior.training.data import sample_patches
+from gmdm_prior.training.data import sample_noisy_patches, sample_patches
 from gmdm_prior.training.held_out import HeldOut
+from gmdm_prior.training.noisy_held_out import NoisyHeldOut
 from gmdm_prior.training.pool import ImagePool, step_generator
 from gmdm_prior.training.product_trainer import ProductTrainer
 from gmdm_prior.training.score_matching import ScoreTrainer
@@ -100,8 +101,10 @@ class LikelihoodTrainer:
             self._problem = em_problem(self._pool, self._settings)
         return em.to_model(self._problem, self._state).requires_grad_(False)
 
-    def held_out_loss(self, held_out: HeldOut, model: DensityModel) -> float | None:
+    def held_out_loss(self, held_out: HeldOut | NoisyHeldOut, model: DensityModel) -> float | None:
         """Minus the held-out log-likelihood of the patches as they are, per dimension."""
+        if isinstance(held_out, NoisyHeldOut):
+            return -held_out.log_likelihood(model)
         noise = self._settings.noise
         dimension = model.filters.shape[1]
         with torch.no_grad():
@@ -121,19 +124,23 @@ def em_problem(pool: ImagePool, settings: FitSettings) -> em.EMProblem:
             f"hold {available}): give more images or lower classes and components"
         )
     generator = step_generator(settings.seed, 0)
-    patches = sample_patches(
-        pool.images, count, settings.patch_size, settings.symmetries, generator
-    )
+    place = count, settings.patch_size, settings.symmetries, generator
+    noise = None
+    if pool.sigmas is None:
+        patches = sample_patches(pool.images, *place)
+    else:
+        patches, sigma, image = sample_noisy_patches(pool.images, pool.sigmas, *place)
+        noise = em.PatchNoise(sigma, image if settings.noise == "auto" else None)
     chosen = em.EMSettings(
         bases=settings.bases,
         classes=settings.classes,
         symmetries=settings.symmetries,
-        noise=settings.noise,
+        noise=settings.noise if noise is None else 0.0,
         components=components,
         full_iterations=FULL_ITERATIONS,
         iterations=settings.iterations,
     )
-    return em.EMProblem.from_patches(patches, chosen)
+    return em.EMProblem.from_patches(patches, chosen, noise)
 
 
 class LikelihoodThenScore:

@@ -71,3 +71,14 @@ def check_patches(patches: Tensor, settings: EMSettings) -> None:
         )
     if not all(torch.isfinite(part).all() for part in patches.split(65536)):
         raise ValueError("patches must be finite; they hold NaN or infinity: drop those patches")
+
+
+def check_levels(sigma: Tensor, patches: Tensor) -> None:
+    """Raise ValueError for noise levels that do not fit patches (N, C, b, b)."""
+    if sigma.shape != patches.shape[:1]:
+        raise ValueError(
+            f"noise must be a number or one level for each of {len(patches)} patches, "
+            f"({len(patches)},); got {tuple(sigma.shape)}"
+        )
+    if not bool(((sigma >= 0) & (sigma < math.inf)).all()):
+        raise ValueError("noise must hold finite standard deviations of at least 0")

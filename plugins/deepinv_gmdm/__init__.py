@@ -11,27 +11,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .denoiser import GMDMDenoiser
+    from .noise import HeteroscedasticNoise, WeightedL2
+    from .noise_estimator import GMDMNoiseEstimator
     from .physics import build_physics, noise_level
+    from .poisson_gaussian import estimate_poisson_gaussian, poisson_gaussian_map
     from .prior import GMDMPrior
     from .registry import available, build_denoiser, build_noise_estimator, build_prior
     from .solver import build_solver, schedule
 
 __all__ = [
     "GMDMDenoiser",
+    "GMDMNoiseEstimator",
     "GMDMPrior",
+    "HeteroscedasticNoise",
+    "WeightedL2",
     "available",
     "build_denoiser",
     "build_noise_estimator",
     "build_physics",
     "build_prior",
     "build_solver",
+    "estimate_poisson_gaussian",
     "noise_level",
+    "poisson_gaussian_map",
     "schedule",
 ]
 
 _HOMES = {
     "denoiser": ("GMDMDenoiser",),
+    "noise": ("HeteroscedasticNoise", "WeightedL2"),
+    "noise_estimator": ("GMDMNoiseEstimator",),
     "physics": ("build_physics", "noise_level"),
+    "poisson_gaussian": ("estimate_poisson_gaussian", "poisson_gaussian_map"),
     "prior": ("GMDMPrior",),
     "registry": ("available", "build_denoiser", "build_noise_estimator", "build_prior"),
     "solver": ("build_solver", "schedule"),

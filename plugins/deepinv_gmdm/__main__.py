@@ -15,6 +15,7 @@ examples:
   python -m deepinv_gmdm restore my.yaml prior=tv out=tv    your own, another prior, another folder
   python -m deepinv_gmdm restore deblur prior.weights=bsds-gray-small physics.noise.sigma=5/255
   python -m deepinv_gmdm denoise noisy.png sigma=25/255 out=clean.png
+  python -m deepinv_gmdm denoise noisy.png sigma=auto       the level is estimated (map: per pixel)
   python -m deepinv_gmdm plugins
 """
 
@@ -48,13 +49,13 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("config", help="a YAML file, or the name of a config of the package")
     restore.add_argument("words", nargs="*", metavar="key=value", help="overrides of the config")
     restore.set_defaults(run=_restore)
-    denoise = commands.add_parser("denoise", help="denoise a picture of known noise level")
+    denoise = commands.add_parser("denoise", help="denoise a picture, of known noise level or not")
     denoise.add_argument("image", help="the noisy picture")
     denoise.add_argument(
         "words",
         nargs="*",
         metavar="key=value",
-        help="sigma=25/255 weights=NAME method=hqs out=FILE",
+        help="sigma=25/255|auto|map weights=NAME method=hqs out=FILE",
     )
     denoise.set_defaults(run=_denoise)
     plugins = commands.add_parser(

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 import gmdm_prior as gm
 
+from .noise_estimator import DEFAULT_WEIGHTS, GMDMNoiseEstimator
+
 
 class GMDMDenoiser(deepinv.models.Denoiser):
     """Denoiser from a Gaussian-mixture diffusion model.
@@ -32,12 +34,15 @@ class GMDMDenoiser(deepinv.models.Denoiser):
         boundary: how the image goes on outside: `"reflect"`, `"circular"` (symmetric Jacobian) or
             `"valid"`; None is the method's default, reflect.
         device: where the weights live; None leaves them where they are.
+        sigma: `"estimate"`: where no noise level is given, read it from each image, with the
+            likelihood-trained `bsds-gray-likelihood` for bundled weights and with your own model
+            otherwise. None: a level must be given.
 
     Attributes:
         halo: how many pixels around a tile influence its result (for `deepinv.distributed`).
 
     Raises:
-        ValueError: for unknown or corrupt weights, or an unknown method, stride or boundary.
+        ValueError: for unknown or corrupt weights, or an unknown method, stride, boundary or sigma.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class GMDMDenoiser(deepinv.models.Denoiser):
         stride: int | None = None,
         boundary: str | None = None,
         device: torch.device | str | None = None,
+        sigma: str | None = None,
     ) -> None:
         super().__init__()
         methods = ("hqs", "average")
@@ -63,6 +69,12 @@ class GMDMDenoiser(deepinv.models.Denoiser):
             )
         else:
             self.operator = gm.HalfQuadraticSplitting(self.model, stride=stride, **options)
+        if sigma not in (None, "estimate"):
+            raise ValueError(
+                f"sigma must be 'estimate' or None here; got {sigma!r}. Give a noise level with "
+                "the images: denoiser(noisy, sigma)"
+            )
+        self.estimator = None if sigma is None else noise_estimator_for(weights, self.model)
         if device is not None:
             self.to(device)
 
@@ -88,8 +100,19 @@ class GMDMDenoiser(deepinv.models.Denoiser):
             ValueError: where sigma is missing, negative, NaN or of a shape that does not fit, or
                 `x` is not a batch of images at least as large as a patch.
         """
+        if sigma is None and self.estimator is not None:
+            sigma = self.estimator(x)
         if sigma is None:
             raise ValueError(
-                "GMDMDenoiser needs the noise level sigma, in the units of the image (25/255, say)"
+                "GMDMDenoiser needs the noise level sigma, in the units of the image (25/255, "
+                "say), or sigma='estimate' when it is made"
             )
         return self.operator(x, sigma)
+
+
+def noise_estimator_for(
+    weights: str | nn.Module, model: nn.Module, per_pixel: bool = False
+) -> GMDMNoiseEstimator:
+    """What reads the noise level for a denoiser of these weights, loaded as `model`."""
+    bundled = isinstance(weights, str) and weights in gm.bundled()
+    return GMDMNoiseEstimator(DEFAULT_WEIGHTS if bundled else model, per_pixel)

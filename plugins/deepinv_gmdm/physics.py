@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import deepinv
@@ -48,7 +47,7 @@ class PhysicsConfig:
 
 
 def parse_level(value: Any, name: str) -> float:
-    """A noise level from a number or a text such as `25/255`.
+    """A noise level from a number or a text such as `25/255` or `26.6/255`.
 
     Raises:
         ValueError: for anything else, and where it is negative, NaN or infinite.
@@ -56,7 +55,8 @@ def parse_level(value: Any, name: str) -> float:
     try:
         if isinstance(value, bool):
             raise ValueError
-        level = float(Fraction(value.replace(" ", ""))) if _is_fraction(value) else float(value)
+        numerator, slash, denominator = str(value).partition("/")
+        level = float(numerator) / (float(denominator) if slash else 1)
     except (TypeError, ValueError, ZeroDivisionError):
         raise ValueError(
             f"{name} must be a number or a fraction such as 25/255; got {value!r}"
@@ -104,10 +104,6 @@ def noise_level(physics: Any) -> float:
             "give sigma to the solver"
         )
     return float(sigma)
-
-
-def _is_fraction(value: Any) -> bool:
-    return isinstance(value, str) and "/" in value
 
 
 def _denoise(config: PhysicsConfig, shape: tuple[int, ...], device: Any) -> Any:

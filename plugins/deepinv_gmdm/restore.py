@@ -6,8 +6,10 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from .config import load_config
-from .denoiser import GMDMDenoiser
+from .denoiser import GMDMDenoiser, noise_estimator_for
+from .noise_estimator import GMDMNoiseEstimator
 from .physics import build_physics, noise_level, parse_level
 from .picture import check_suffix, read_picture, save_picture
 from .registry import accepts, build_prior, unknown
@@ -174,7 +177,8 @@ def denoise(source: str, options: Mapping[str, Any]) -> Path:
 
     Args:
         source: the noisy picture.
-        options: `sigma` (a level such as `25/255`), and if wanted `weights`, `method`, `out`.
+        options: `sigma` (a level such as `25/255`; `auto` estimates it, `map` for every pixel), and
+            if wanted `weights`, `method`, `out`.
 
     Returns:
         Where the result was written: `out`, else beside the working directory as
@@ -189,25 +193,46 @@ def denoise(source: str, options: Mapping[str, Any]) -> Path:
         if key not in known:
             raise ValueError(unknown("option", key, known))
     sigma = options.get("sigma")
-    if sigma in (None, "auto", "map"):
+    if sigma is None:
         raise ValueError(
-            "the noise level is not estimated yet: give it, sigma=25/255 for a standard "
-            "deviation of 25 gray levels"
+            "sigma is needed: sigma=25/255 for a standard deviation of 25 gray levels, sigma=auto "
+            "to estimate it, sigma=map to estimate it for every pixel"
         )
-    level = parse_level(sigma, "sigma")
+    level = None if sigma in ("auto", "map") else parse_level(sigma, "sigma")
     noisy, bits = read_picture(source)
     out = Path(options.get("out") or f"{Path(source).stem}-denoised.png").expanduser()
     check_suffix(out)
     if out.is_dir():
         raise ValueError(f"out={str(out)!r} is a folder; name a picture file")
-    denoiser = GMDMDenoiser(
-        options.get("weights") or "bsds-gray", method=options.get("method") or "hqs"
-    )
+    weights = options.get("weights") or "bsds-gray"
+    denoiser = GMDMDenoiser(weights, method=options.get("method") or "hqs")
     with OutputFolder(out.parent) as folder, torch.no_grad():
+        if level is None:
+            estimator = noise_estimator_for(weights, denoiser.model, per_pixel=sigma == "map")
+            level = _estimated(estimator, noisy)
         save_picture(denoiser(noisy, level), folder.aside / out.name, bits)
         folder.publish()
     print(f"written to {out}")
     return out
+
+
+def _estimated(estimator: GMDMNoiseEstimator, noisy: Tensor) -> Tensor:
+    """The noise level of a picture, or its map, printed in gray levels of 255."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if estimator.per_pixel:
+            level = estimator(noisy)
+            low, middle, high = (255 * v.item() for v in (level.min(), level.median(), level.max()))
+            text = f"levels {low:.2f}/255 to {high:.2f}/255, median {middle:.2f}/255"
+        else:
+            found = estimator.with_error(noisy)
+            level, (low, high) = found.sigma, found.interval()
+            ends = f"95 %: {255 * low.item():.2f} to {255 * high.item():.2f}"
+            text = f"level {255 * level.item():.2f}/255 ({ends})"
+    print(f"estimated noise {text}", flush=True)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"note: {message}", file=sys.stderr)
+    return level
 
 
 def _check_size(prior: Any, image: Tensor) -> None:

@@ -151,6 +151,35 @@ def test_denoise(command, photo, noisy, tmp_path, monkeypatch):
     assert (tmp_path / "sub" / "clean.tif").is_file()
 
 
+def test_denoise_estimates_the_level(command, photo, noisy, tmp_path, monkeypatch):
+    """The picture is denoised as with the level that is printed."""
+    monkeypatch.chdir(tmp_path)
+    save_picture(noisy, tmp_path / "noisy.png", bits=16)
+    words = ("denoise", "noisy.png", "weights=bsds-gray-small")
+    status, printed, error = command(*words, "sigma=auto", "out=auto.png")
+    assert (status, error) == (0, "")
+    level = float(re.search(r"estimated noise level ([\d.]+)/255", printed)[1])
+    assert level == pytest.approx(25.5, rel=0.12)
+    assert command(*words, f"sigma={level / 255}", "out=given.png")[::2] == (0, "")
+    auto, given = (read_picture(tmp_path / f"{name}.png")[0] for name in ("auto", "given"))
+    assert (auto - given).abs().max() < 1e-3
+    status, printed, _ = command(*words, "sigma=map", "out=map.png")
+    assert status == 0
+    assert re.search(r"estimated noise levels [\d.]+/255 to [\d.]+/255, median", printed)
+    result = read_picture(tmp_path / "map.png")[0]
+    assert restoring.psnr(result, photo) > restoring.psnr(noisy, photo) + 5
+
+
+def test_denoise_says_that_there_is_no_noise(command, tmp_path):
+    Image.fromarray(np.full((20, 30), 90, np.uint8)).save(tmp_path / "plain.png")
+    out = tmp_path / "same.png"
+    status, printed, error = command("denoise", tmp_path / "plain.png", "sigma=auto", f"out={out}")
+    assert status == 0
+    assert "level 0.00/255" in printed
+    assert error.startswith("note: the image is constant")
+    assert (np.asarray(Image.open(out)) == 90).all()
+
+
 def test_denoise_keeps_sixteen_bits_and_colour(command, photo, tmp_path):
     save_picture(photo, tmp_path / "deep.png", bits=16)
     save_picture(photo.expand(1, 3, -1, -1), tmp_path / "colour.png")
@@ -164,9 +193,8 @@ def test_denoise_keeps_sixteen_bits_and_colour(command, photo, tmp_path):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        ([], "give it, sigma=25/255"),
-        (["sigma=auto"], "not estimated yet"),
-        (["sigma=map"], "not estimated yet"),
+        ([], "sigma is needed: sigma=25/255"),
+        (["sigma=automatic"], "fraction such as"),
         (["sigma=-1"], "not negative"),
         (["sigma=nan"], "finite"),
         (["sigma=25/0"], "fraction such as"),
@@ -197,7 +225,7 @@ def test_plugins_lists_all(command):
     assert status == 0
     for group in ("priors", "denoisers", "noise_estimators"):
         assert f"deepinv_plugins.{group}" in printed
-    assert printed.count("gmdm  ") == 2
+    assert printed.count("gmdm  ") == 3
     assert "broken" not in printed
 
 

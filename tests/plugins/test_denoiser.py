@@ -89,6 +89,15 @@ def test_plug_and_play(noisy, photo):
     assert (prior.prox(noisy, 0.1) - photo).square().mean() < (noisy - photo).square().mean() / 3
 
 
+def test_estimates_the_level_where_none_is_given(noisy):
+    denoiser = GMDMDenoiser("bsds-gray-small", sigma="estimate")
+    level = gm.estimate_sigma(gm.load("bsds-gray-likelihood"), noisy)
+    assert torch.equal(denoiser(noisy), GMDMDenoiser("bsds-gray-small")(noisy, level))
+    assert torch.equal(denoiser(noisy, 0.1), GMDMDenoiser("bsds-gray-small")(noisy, 0.1))
+    own = mixture(4)
+    assert GMDMDenoiser(own, sigma="estimate").estimator.model is own
+
+
 def test_copies_and_pickles(images):
     denoiser = GMDMDenoiser(mixture(3))
     expected = denoiser(images, 0.1)
@@ -110,6 +119,8 @@ def test_bad_input_is_refused(images):
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="did you mean 'average'"):
         GMDMDenoiser(mixture(3), method="averages")
+    with pytest.raises(ValueError, match="'estimate' or None"):
+        GMDMDenoiser(mixture(3), sigma=0.1)
     with pytest.raises(ValueError, match="boundary"):
         GMDMDenoiser(mixture(3), boundary="mirror")
     with pytest.raises(FileNotFoundError, match="bsds-gray"):

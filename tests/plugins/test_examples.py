@@ -9,18 +9,37 @@ from PIL import Image
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-@pytest.mark.parametrize(
-    ("name", "at_least"),
-    # noisy 20.2 dB, blurred about 22, seen about 8 on these crops
-    [("denoising", 26), ("deblurring", 25), ("inpainting", 20)],
-)
-def test_demo(name, at_least, tmp_path):
+def run(name, **options):
+    """What `main` of an example gives."""
     path = EXAMPLES / f"demo_{name}.py"
     if not path.is_file():
         pytest.skip("needs the checkout")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module.main(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "at_least"),
+    # noisy 20.2 dB, blurred about 22, seen about 8 on these crops
+    [("denoising", 26), ("deblurring", 25), ("inpainting", 20)],
+)
+def test_demo(name, at_least, tmp_path):
     out = tmp_path / "figure.png"
-    assert module.main(out=str(out), size=96) > at_least
+    assert run(name, out=str(out), size=96) > at_least
+    assert Image.open(out).size[0] > 300
+
+
+def test_demo_noise_level(tmp_path):
+    """Its estimates are within a few percent, its picture is there."""
+    out = tmp_path / "figure.png"
+    assert run("noise_level", out=str(out), size=96, steps=4) < 0.06
+    assert Image.open(out).size[0] > 300
+
+
+def test_demo_blind_heteroscedastic(tmp_path):
+    """16.2 dB before."""
+    out = tmp_path / "figure.png"
+    assert run("blind_heteroscedastic", out=str(out), size=96, cell=48) > 23
     assert Image.open(out).size[0] > 300

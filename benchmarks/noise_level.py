@@ -1,0 +1,210 @@
+"""Noise levels read from images, beside deepinv's and scikit-image's estimators.
+
+    python benchmarks/noise_level.py BSD68 [weights=bsds-gray-likelihood] [every=1] [out=benchmarks]
+    python benchmarks/noise_level.py calibrate data=bsds500:ROOT [weights=bsds-gray-likelihood]
+
+The first: gray images in [0, 1], noise of sigma/255 from a generator seeded with the image's index;
+error relative to sigma, its mean absolute value and its mean; how many 95 % intervals cover the
+truth. Writes noise_level.csv, noise_level.md and noise_level.png. The second fits the misfit term
+of `gmdm_prior.noise_level_estimation` and prints the bias, on the ten held-out training images.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from denoising import noisy, read_gray
+from torch import Tensor
+from tqdm import tqdm
+from words import BSDS500, read, status
+
+import gmdm_prior as gm
+from gmdm_prior.noise_level_estimation import level_of_image, misfit
+
+SIGMAS = (2, 5, 10, 15, 25, 50, 100)
+OURS = "gmdm-prior"
+DEFAULTS = {"weights": "bsds-gray-likelihood", "every": "1", "out": "benchmarks"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimator at one noise level: `errors` are relative, of each image."""
+
+    sigma: float
+    estimator: str
+    errors: np.ndarray
+    seconds: float
+    coverage: float | None = None
+
+    @property
+    def size(self) -> float:
+        """Mean absolute relative error."""
+        return float(np.abs(self.errors).mean())
+
+    @property
+    def bias(self) -> float:
+        """Mean relative error."""
+        return float(self.errors.mean())
+
+
+def rivals() -> dict[str, Callable[[Tensor], float]]:
+    """Estimators of others by name, of images (1, 1, H, W)."""
+    import deepinv
+    from skimage.restoration import estimate_sigma
+
+    wavelet = deepinv.models.WaveletNoiseEstimator()
+    covariance = deepinv.models.PatchCovarianceNoiseEstimator()
+    return {
+        "deepinv wavelet": lambda y: wavelet(y).item(),
+        "deepinv patch covariance": lambda y: covariance(y).item(),
+        "scikit-image": lambda y: float(estimate_sigma(y[0, 0].numpy())),
+    }
+
+
+def rows_at(sigma: float, model, images: list[Tensor], others: dict) -> list[Row]:
+    """Every estimator on the same noisy images."""
+    found: dict[str, list[float]] = {name: [] for name in [OURS, *others]}
+    seconds = dict.fromkeys(found, 0.0)
+    covered = []
+    for i, clean in enumerate(tqdm(images, leave=False, desc=f"sigma {sigma:g}")):
+        image, truth = noisy(clean, sigma / 255, i), sigma / 255
+        start = time.process_time()
+        level = gm.noise_level(model, image)
+        seconds[OURS] += time.process_time() - start
+        found[OURS].append(level.sigma.item())
+        low, high = level.interval()
+        covered.append(low.item() <= truth <= high.item())
+        for name, estimate in others.items():
+            start = time.process_time()
+            found[name].append(estimate(image))
+            seconds[name] += time.process_time() - start
+    return [
+        Row(
+            sigma,
+            name,
+            np.array(values) * 255 / sigma - 1,
+            seconds[name] / len(images),
+            float(np.mean(covered)) if name == OURS else None,
+        )
+        for name, values in found.items()
+    ]
+
+
+def save(out: Path, rows: list[Row], note: str) -> None:
+    """The rows so far as noise_level.csv and noise_level.md."""
+    with open(out / "noise_level.csv", "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["sigma", "estimator", "mean_abs_error", "bias", "coverage_95", "seconds"])
+        for r in rows:
+            coverage = "" if r.coverage is None else f"{r.coverage:.4f}"
+            numbers = [f"{r.size:.5f}", f"{r.bias:.5f}", coverage, f"{r.seconds:.3f}"]
+            table.writerow([r.sigma, r.estimator, *numbers])
+    sigmas = list(dict.fromkeys(r.sigma for r in rows))
+    lines = [f"| estimator | {' | '.join(f'σ{s:g}' for s in sigmas)} | s/image |"]
+    lines.append("|---|" + "---|" * (len(sigmas) + 1))
+    for name in dict.fromkeys(r.estimator for r in rows):
+        own = [r for r in rows if r.estimator == name]
+        cells = [f"{100 * r.size:.2f} ({100 * r.bias:+.2f})" for r in own]
+        seconds = np.mean([r.seconds for r in own])
+        lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.2f} |")
+    covered = [f"{100 * r.coverage:.0f}" for r in rows if r.coverage is not None]
+    lines.append(f"| {OURS}: 95 % interval covers | {' | '.join(covered)} | |")
+    lines += ["", f"Mean absolute relative error (bias) in %, {note}."]
+    (out / "noise_level.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def draw(path: Path, rows: list[Row]) -> None:
+    """Mean absolute errors over sigma, and ours image by image."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in dict.fromkeys(r.estimator for r in rows):
+        own = [r for r in rows if r.estimator == name]
+        left.plot([r.sigma for r in own], [100 * r.size for r in own], "o-", label=name)
+    left.set(xscale="log", yscale="log", xlabel="σ · 255", ylabel="mean |error| in % of σ")
+    left.set_xticks(SIGMAS, SIGMAS)
+    left.minorticks_off()
+    left.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    own = [r for r in rows if r.estimator == OURS]
+    spread = np.random.default_rng(0).uniform(0.94, 1.06, len(own[0].errors))
+    for r in own:
+        right.plot(r.sigma * spread, 100 * r.errors, ".", color="C0", alpha=0.5, markersize=4)
+    right.set(xscale="log", xlabel="σ · 255", ylabel="error in % of σ", ylim=(-15, 35))
+    right.set_title(f"{OURS}, each image", fontsize=10)
+    right.set_xticks(SIGMAS, SIGMAS)
+    right.minorticks_off()
+    right.axhline(0, color="0.6", linewidth=0.8)
+    figure.savefig(path, dpi=120)
+
+
+def compare(folder: str, options: dict[str, str]) -> None:
+    """All estimators at all noise levels on a folder of clean images."""
+    files = sorted(Path(folder).glob("*.png"))[:: int(options["every"])]
+    if not files:
+        raise ValueError(f"no PNG image in {folder!r}")
+    images, model = [read_gray(file) for file in files], gm.load(options["weights"])
+    out, others, rows = Path(options["out"]), rivals(), []
+    note = f"{len(files)} images, `{options['weights']}`; seconds of one thread"
+    for sigma in SIGMAS:
+        rows += rows_at(sigma, model, images, others)
+        save(out, rows, note)
+    draw(out / "noise_level.png", rows)
+    print((out / "noise_level.md").read_text(encoding="utf-8"), end="")
+
+
+def calibrate(options: dict[str, str]) -> None:
+    """Fit a, b and c of the misfit term by maximum likelihood, and print the bias."""
+    from gmdm_prior.training import find_images, read_images, split_held_out
+
+    held_out = read_images(split_held_out(find_images(options["data"]))[1]).values()
+    images = [torch.as_tensor(image).float().reshape(1, 1, *image.shape[-2:]) for image in held_out]
+    model = gm.load(options["weights"])
+    readings, truth, error = [], [], []
+    for sigma in tqdm(SIGMAS):
+        found = [level_of_image(model, noisy(x, sigma / 255, i)[0]) for i, x in enumerate(images)]
+        off = np.array([reading.sigma for reading in found]) * 255 / sigma - 1
+        print(f"sigma {sigma:3d}: bias {off.mean():+.4f}, mean |error| {np.abs(off).mean():.4f}")
+        readings += found
+        truth += [sigma / 255] * len(images)
+        error += list(np.log1p(off))
+    squares, own = np.square(error), np.array([reading.own_variance for reading in readings])
+
+    def misfits(constants: tuple[float, float]) -> np.ndarray:
+        values = [misfit(s, r.share, *constants) for s, r in zip(truth, readings, strict=True)]
+        return np.array(values)
+
+    def cost(constants: tuple[float, float]) -> float:
+        total = misfits(constants) ** 2 + own
+        return float((np.log(total) + squares / total).sum())
+
+    grids = np.arange(0.001, 0.01, 0.0001), np.arange(0.005, 0.1, 0.001) / 255
+    likeliest = min(itertools.product(*grids), key=cost)
+    needed = np.sqrt(np.maximum(squares / 1.96**2 - own, 0)) / misfits(likeliest)
+    a, b = (max(1.0, needed.max()) * constant for constant in likeliest)
+    print(f"misfit: a = {a:.5f}, b = {255 * b:.4f} / 255 (likeliest, times {needed.max():.2f})")
+
+
+def main(words: list[str]) -> int:
+    """The exit status."""
+    if words[:1] == ["calibrate"]:
+        known = {"data": "", "weights": DEFAULTS["weights"]}
+        return status(lambda given: calibrate(read(given, known, BSDS500)), words[1:])
+    if not words or "=" in words[0]:
+        print("give the folder of clean images, or calibrate", file=sys.stderr)
+        return 2
+    return status(lambda given: compare(words[0], read(given, DEFAULTS, {})), words[1:])
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    sys.exit(main(sys.argv[1:]))
