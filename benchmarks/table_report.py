@@ -172,11 +172,12 @@ def report(parts: list[list[Row]], name: str, pictures: Sequence[Picture], out: 
         pictures: all of it that was looked at.
         out: the folder.
     """
-    levels = {row.sigma for row in parts[0]}
-    also = published(sorted(levels), len(pictures)) if is_bsd68(pictures) else []
-    save_csv(out / "denoising.csv", [row for part in (parts[0] + also, *parts[1:]) for row in part])
+    levels = sorted({row.sigma for part in parts for row in part})
+    also = published(levels, len(pictures)) if is_bsd68(pictures) else []
+    parts = [part for part in (parts[0] + also, *parts[1:]) if part]
+    save_csv(out / "denoising.csv", [row for part in parts for row in part])
     text = ""
-    for part in (parts[0] + also, *parts[1:]):
+    for part in parts:
         images = part[0].images
         text += f"{name}, {images} images: PSNR in dB / SSIM\n\n{markdown(part)}\n"
     first = pictures[0]
@@ -186,5 +187,5 @@ def report(parts: list[list[Row]], name: str, pictures: Sequence[Picture], out: 
         f"{first.clean.shape[3]}) at σ = 25/255, methods in turn in one process.\n"
     )
     (out / "denoising.md").write_text(text, encoding="utf-8")
-    draw(out / "denoising.png", parts[0] + also, parts[-1], name)
+    draw(out / "denoising.png", parts[0], parts[-1], name)
     return text

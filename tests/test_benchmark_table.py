@@ -198,6 +198,14 @@ def test_published_rows_stand_beside_bsd68_only(folder, tmp_path):
         assert (tmp_path / f"denoising.{suffix}").stat().st_size > 0
 
 
+def test_slow_methods_alone_have_a_report_too(folder, tmp_path):
+    pictures = read_pictures(str(folder))
+    parts = table.run([method("slow", Counting(), slow=True)], [25], pictures, tmp_path)
+    text = report(parts, "some", pictures, tmp_path)
+    assert text.startswith("some, 7 images: PSNR")
+    assert text.count("| slow |") == 1
+
+
 def test_tuned_weights_are_multiples_of_sigma_interpolated(monkeypatch):
     monkeypatch.setitem(rivals.TUNED, "TV", lambda y, weight: weight)
     monkeypatch.setitem(rivals.WEIGHTS, "TV", (0.5, 0.7, 0.9, 1.1))
