@@ -7,8 +7,8 @@
 
 Protocol: float32, one thread unless `--threads` says otherwise, 481×321 pixels, sigma = 25/255;
 every row is a ratio measured side by side in one process (benchmarks/speed_rows.py). Writes
-speed.csv and speed.md as each row finishes, and at the end speed.png. What to expect:
-benchmarks/README.md.
+speed.csv and speed.md as each row finishes, and at the end speed.png; rows that an earlier run left
+there stay until they are measured again. What to expect: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.figure
@@ -66,6 +67,36 @@ def save(out: Path, found: list[Measurement]) -> None:
         lines.append(f"| {' | '.join([*cells, m.note])} |")
     text = "\n".join([*lines, "", f"{versions()}; {os.cpu_count()} processors."])
     (out / "speed.md").write_text(text + "\n", encoding="utf-8")
+
+
+def stored(path: Path, renewed: Sequence[str]) -> list[Measurement]:
+    """What an earlier run left in a speed.csv, without the rows that are measured anew."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["row"] not in renewed]
+    found = []
+    for line in lines:
+        bounds = dict(bound.split() for bound in line["target"].split(" and ") if bound)
+        found.append(
+            Measurement(
+                **{name: line[name] for name in ("row", "ours", "rival", "of", "threads", "note")},
+                **{name: number(line[name]) for name in ("ours_s", "rival_s", "ratio")},
+                least=number(bounds.get("≥", "")),
+                most=number(bounds.get("≤", "")),
+            )
+        )
+    return found
+
+
+def number(text: str) -> float | None:
+    """A number, or nothing."""
+    return float(text) if text else None
+
+
+def in_order(found: list[Measurement]) -> list[Measurement]:
+    """In the order of `ROWS`."""
+    return sorted(found, key=lambda m: list(ROWS).index(m.row))
 
 
 def draw(path: Path, found: list[Measurement]) -> None:
@@ -159,12 +190,12 @@ def main(argv: list[str] | None = None) -> None:
     if options.memory_case:
         print(json.dumps(peak(*options.memory_case, options.side)))
         return
-    bench, found = make_bench(options), []
+    bench, found = make_bench(options), stored(options.out / "speed.csv", options.rows)
     for name in tqdm([row for row in ROWS if row in options.rows], desc="rows"):
         for measurement in ROWS[name](bench):
             found.append(measurement)
-            save(options.out, found)
-    draw(options.out / "speed.png", found)
+            save(options.out, in_order(found))
+    draw(options.out / "speed.png", in_order(found))
     print((options.out / "speed.md").read_text(encoding="utf-8"), end="")
     rest = [row for row in ROWS if row not in options.rows]
     if rest:

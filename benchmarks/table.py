@@ -6,8 +6,8 @@
 
 Every bundled model (one step, HQS at stride 2, default HQS) beside rivals run here (rivals.py) and,
 for BSD68, published figures (table_report.py). Protocol: that of denoising.py, noise seeded with
-the image's index in the whole set; EPLL sees about nine images only, and all methods are shown on
-those as well. Each measured image is a line in OUT/images.csv, so that an interrupted run goes on
+the image's index in the whole set; EPLL, total variation and wavelets see about nine images only,
+and all methods are shown on those as well. Each measured image is a line in OUT/images.csv, so that an interrupted run goes on
 where it stopped, and changed weights are measured again. Writes OUT/denoising.csv, .md and .png.
 """
 
@@ -99,7 +99,8 @@ def rival_methods(mixture: Path) -> list[Method]:
     ]
     for name, weights in rivals.WEIGHTS.items():
         version = f"deepinv {package['deepinv']} {' '.join(map(str, weights))}"
-        methods.append(Method(name, 1, version, functools.partial(rivals.tuned_denoiser, name)))
+        tuned = functools.partial(rivals.tuned_denoiser, name)
+        methods.append(Method(name, 1, version, tuned, slow=True))
     return methods
 
 

@@ -14,6 +14,7 @@ from numbers import Real
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def sigma_from_time(time: float | Tensor) -> float | Tensor:
@@ -43,6 +44,23 @@ def concrete(values: Tensor) -> bool:
     try:
         values.detach().flatten()[:1].sum().item()
     except RuntimeError:  # a batched tensor has no single value
+        return False
+    return True
+
+
+def plain(values: Tensor) -> bool:
+    """Whether float32 numbers can be worked on where they lie, and nothing is to be traced."""
+    if values.device.type != "cpu" or values.dtype != torch.float32:
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if values.requires_grad and torch.is_grad_enabled():
+        return False
+    if forward_ad.unpack_dual(values).tangent is not None:
+        return False
+    try:
+        values.data_ptr()
+    except RuntimeError:  # a wrapper of torch.func has no numbers of its own
         return False
     return True
 

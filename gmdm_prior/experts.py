@@ -26,8 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from ._noise_level import readable
+from .fused_tables import read_table
 
 CORE_CELLS, TAIL_CELLS = 6144, 512  # cells of a table, inside and in each tail
+CORE = TAIL_CELLS, TAIL_CELLS + CORE_CELLS  # the first cell inside, and the one after the last
 REFINE = 8  # cells from one exact evaluation to the next
 EXPERTS_AT_ONCE = 32  # while a table is made
 
@@ -191,8 +193,12 @@ class TabulatedExperts:
         return value + (z - node) * torch.lerp(left, right, 0.5 * along)
 
     def _read(self, name: str, z: Tensor) -> Tensor:
+        table = self._table(name)
+        found = read_table(table, z, self._scale, self._offset, CORE)
+        if found is not None:
+            return found
         cell, along = self._locate(z)
-        left, right = _ends(self._table(name), cell)
+        left, right = _ends(table, cell)
         return left.lerp_(right, along)
 
     def _table(self, name: str) -> Tensor:
@@ -235,7 +241,7 @@ def _all_inside(place: Tensor) -> bool:
     if not place.numel() or not readable(place):
         return False
     least, most = torch.aminmax(place.detach())
-    return bool(least >= TAIL_CELLS) and bool(most < TAIL_CELLS + CORE_CELLS)
+    return bool(least >= CORE[0]) and bool(most < CORE[1])
 
 
 def _ends(table: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

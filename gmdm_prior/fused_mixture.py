@@ -14,9 +14,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from ._noise_level import readable
+from ._noise_level import plain
 from .fused_kernel import Kernel, Layout, compiled
 from .isotypic import TURNS, coordinate_matrix
 from .mixture_level import MixtureLevel
@@ -28,7 +27,7 @@ LEVELS_KEPT = 8  # whose tables are kept, below 1 MB each
 def fused(level: MixtureLevel, like: Tensor) -> FusedLevel | None:
     """The level as a compiled kernel, for patches of an image `like`; None where torch does it."""
     tensors = [like, level.noise, *level.bases, *level.variances, *level.log_weights]
-    if not all(_plain(t) for t in tensors):
+    if not all(plain(t) for t in tensors):
         return None
     rows, pixels = level.bases[0].shape
     if rows != TURNS * (pixels - 1) or level.noise.ndim:  # so many: D4, one channel
@@ -83,21 +82,6 @@ class FusedLevel:
             tiles,
             y.shape[1],
         )
-
-
-def _plain(values: Tensor) -> bool:
-    """Whether float32 numbers can be worked on where they lie, and nothing is to be traced."""
-    if not readable(values) or values.dtype != torch.float32 or torch.jit.is_tracing():
-        return False
-    if values.requires_grad and torch.is_grad_enabled():
-        return False
-    if forward_ad.unpack_dual(values).tangent is not None:
-        return False
-    try:
-        values.data_ptr()
-    except RuntimeError:  # a wrapper of torch.func has no numbers of its own
-        return False
-    return True
 
 
 @lru_cache

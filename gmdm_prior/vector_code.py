@@ -82,6 +82,18 @@ class Vector:
         above = self.code.builder.fcmp_ordered(">", self.value, other.value)
         return Vector(self.code, self.code.builder.select(above, self.value, other.value))
 
+    def if_below(self, other: Vector) -> Vector:
+        """The smaller of both; `other` where one of them is NaN."""
+        below = self.code.builder.fcmp_ordered("<", self.value, other.value)
+        return Vector(self.code, self.code.builder.select(below, self.value, other.value))
+
+    def whole(self) -> Vector:
+        """The whole part of numbers from 0 to 2^31, none of them NaN."""
+        code = self.code
+        bits = code.ir.VectorType(code.ir.IntType(32), code.width)
+        number = code.builder.fptosi(self.value, bits)
+        return Vector(code, code.builder.sitofp(number, code.vector))
+
 
 class Memory:
     """Numbers from some place on."""
@@ -108,6 +120,32 @@ class Memory:
         """Write the index-th W numbers."""
         place = self.row(index, self.code.width).pointer
         self.code.builder.store(vector.value, place, align=NUMBER_BYTES)
+
+    def pairs(self, places: Vector) -> tuple[Vector, Vector]:
+        """The number at each lane's place, a whole one, and the number after it."""
+        code, ir, builder = self.code, self.code.ir, self.code.builder
+        small = ir.IntType(32)
+        index = builder.fptosi(places.value, ir.VectorType(small, code.width))
+        two = ir.VectorType(code.number, 2)
+        pairs = []
+        for lane in range(code.width):
+            place = builder.sext(builder.extract_element(index, small(lane)), code.whole)
+            pointer = self.row(place, 1).pointer
+            pairs.append(builder.load(pointer, align=NUMBER_BYTES, typ=two))
+        length = 2
+        while len(pairs) > 1:  # neighbours joined, up to one vector of all pairs
+            length *= 2
+            order = ir.Constant(ir.VectorType(small, length), list(range(length)))
+            joined = zip(pairs[::2], pairs[1::2], strict=True)
+            pairs = [builder.shuffle_vector(a, b, order) for a, b in joined]
+        nothing = ir.Constant(ir.VectorType(code.number, length), ir.Undefined)
+
+        def every_other(start: int) -> Vector:
+            lanes = [start + 2 * lane for lane in range(code.width)]
+            order = ir.Constant(ir.VectorType(small, code.width), lanes)
+            return Vector(code, builder.shuffle_vector(pairs[0], nothing, order))
+
+        return every_other(0), every_other(1)
 
     def spread(self, index: int) -> Vector:
         """The index-th number in all lanes."""
@@ -150,6 +188,10 @@ class Code:
     def integer(self, value: Any) -> Any:
         """An integer of the kernel; those of Python become constants."""
         return self.ir.Constant(self.whole, value) if isinstance(value, int) else value
+
+    def smaller(self, a: Any, b: Any) -> Any:
+        """The smaller of two integers."""
+        return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
 
     def constant(self, value: float) -> Vector:
         """A number in all lanes."""

@@ -122,6 +122,15 @@ def test_each_measurement_is_written_when_it_is_there(tmp_path, monkeypatch, cap
     assert "--rows product-7x7 product-15x15 hqs-bm3d" in printed  # how to run the rest
 
 
+def test_rows_that_are_not_measured_again_stay(tmp_path):
+    kept = Measurement("threads", "a, b", "c", None, 2.5, 1.25, "a / b", "1 and 2", 0.8, 1.2, "n")
+    renewed = Measurement("stride", "a", "c", 1.0, 2.0, 2.0, "c / a", "1")
+    speed.save(tmp_path, [renewed, kept])
+    assert speed.stored(tmp_path / "speed.csv", ["stride"]) == [kept]
+    assert speed.in_order([kept, renewed]) == [renewed, kept]
+    assert speed.stored(tmp_path / "none.csv", []) == []
+
+
 def test_a_real_row():
     image = torch.rand(1, 1, 40, 48, generator=torch.Generator().manual_seed(0))
     same, new = speed_rows.ROWS["product-7x7"](bench(image))
