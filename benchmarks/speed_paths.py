@@ -6,6 +6,7 @@ itself and are slow, so those are timed on a crop.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from unittest import mock
 
@@ -81,6 +82,7 @@ def paths(bench: Bench) -> Iterator[Measurement]:
     matrices = ("matrix products, stride 4", in_torch(with_sigma(spread)))
     yield compare(bench, "few bases, HQS", matrices, in_torch(with_sigma(hqs)), clean, y)
     yield compare(bench, "kernel, HQS", matrices, with_sigma(hqs), clean, y)
+    yield from inputs(bench, hqs, clean, y)
     crop = slice(100, 100 + CROP)
     part = clean[..., crop, crop]
     level = SIGMA * torch.linspace(0.5, 2, CROP).expand(1, 1, CROP, CROP)
@@ -95,6 +97,30 @@ def paths(bench: Bench) -> Iterator[Measurement]:
     exact = ("mixtures at every response", exactly(step))
     yield compare(bench, "product's tables", exact, step, part, noisy(part, SIGMA, 0))
     yield cancelled(mixture)
+
+
+def inputs(bench: Bench, hqs: torch.nn.Module, clean: Tensor, y: Tensor) -> Iterator[Measurement]:
+    """Other inputs than one float32 gray image at one level: what they cost beside that."""
+
+    def in_float64(image: Tensor) -> Tensor:
+        return copy.deepcopy(hqs).double()(image.double(), SIGMA).to(image.dtype)
+
+    def one_by_one(images: Tensor) -> Tensor:
+        return torch.cat([hqs(image[None], SIGMA) for image in images])
+
+    exact = ("float64 in torch, few bases", in_float64)
+    yield compare(bench, "HQS in float32", exact, lambda image: hqs(image, SIGMA), clean, y)
+    three, noisy_three = (x.expand(3, -1, -1, -1) for x in (clean, y))
+    exact = ("three gray images", one_by_one)
+
+    def colour(images: Tensor) -> Tensor:
+        return hqs(images.transpose(0, 1), SIGMA).transpose(0, 1)
+
+    yield compare(bench, "HQS, an image of three channels", exact, colour, three, noisy_three)
+    levels = torch.full((3,), SIGMA)
+    yield compare(
+        bench, "HQS, a level for each of three", exact, lambda x: hqs(x, levels), three, noisy_three
+    )
 
 
 def cancelled(model: gm.PatchMixture) -> Measurement:
