@@ -29,6 +29,12 @@ from gmdm_prior.training.config import TrainConfig
 SIGMAS = (15, 25, 50, 100)
 KEYS = ("data", "name", "runs", "out", "first")
 POINTS = 8  # of a curve
+TITLES = {
+    "one_step": "one step (`PatchAveraging`)",
+    "hqs": "`HalfQuadraticSplitting`",
+    "posterior": "posterior mean (`WaveletDenoiser`)",
+    "tweedie": "Tweedie's formula (`denoise`)",
+}
 UNNAMED = ("data", "out", "resume", "init", "checkpoint_every", "measure_every", "channels")
 
 
@@ -61,17 +67,49 @@ def curve(run: Path) -> tuple[list[tuple[int, str, str]], float]:
 
 
 def held_out_figures(model: torch.nn.Module, data: str) -> dict[str, list[float]]:
-    """PSNR of one step and of HQS on the held-out images, at SIGMAS."""
+    """PSNR on the held-out images at SIGMAS, of one step and of HQS; see TITLES."""
     images = [image[None] for image in read_images(split_held_out(find_images(data))[1]).values()]
-    denoisers = {"one_step": gm.PatchAveraging(model), "hqs": gm.HalfQuadraticSplitting(model)}
+    if isinstance(model, gm.WaveletModel):
+        denoisers = {"posterior": gm.WaveletDenoiser(model)}
+    elif isinstance(model, gm.ConvolutionalModel):
+        denoisers = {"tweedie": model.denoise}
+    else:
+        denoisers = {"one_step": gm.PatchAveraging(model), "hqs": gm.HalfQuadraticSplitting(model)}
     return {
         name: [round(mean_psnr(denoiser, images, level / 255)[0], 2) for level in SIGMAS]
         for name, denoiser in denoisers.items()
     }
 
 
+def held_out_bits(model: gm.WaveletModel, data: str) -> float:
+    """Bits per pixel of the held-out images, mean over them; each cut to what the model takes."""
+    generator, bits = torch.Generator().manual_seed(0), []
+    for image in read_images(split_held_out(find_images(data))[1]).values():
+        height, width = (n // model.patch_size * model.patch_size for n in image.shape[1:])
+        bits.append(float(model.bits_per_dim(image[:, :height, :width], generator=generator)))
+    return round(sum(bits) / len(bits), 3)
+
+
 def describe(model: torch.nn.Module) -> str:
     """What the numbers are."""
+    if isinstance(model, gm.WaveletModel):
+        trees = model.experts
+        return (
+            f"A density of whole gray images, a `WaveletModel`: {model.levels} levels of the "
+            f"wavelet {model.wavelet}, in each tree of coefficients a mixture of "
+            f"{len(trees.weights)} classes on {len(trees.filters)} bases of "
+            f"{trees.filters.shape[1]} rows, symmetries: {trees.symmetries}; "
+            f"{model.num_parameters:,} numbers."
+        )
+    if isinstance(model, gm.ConvolutionalModel):
+        grid = len(model.owner)
+        return (
+            f"The paper's convolutional model, a `ConvolutionalModel`: {len(model.magnitude)} "
+            f"cyclic filters with disjoint spectra on a grid of {grid}×{grid} frequencies, each "
+            f"with a mixture of {len(model.experts.means)} equidistant Gaussians; "
+            f"{model.num_parameters:,} numbers. Unnormalised, and approximate as a statement about "
+            "noisy images (docs/math.md)."
+        )
     size, count = model.patch_size, f"{model.num_parameters:,} numbers"
     if isinstance(model, gm.PatchModel):
         j, components = model.experts.logits.shape
@@ -106,14 +144,15 @@ def model_card(facts: dict, model: torch.nn.Module, curves: list, digest: str) -
             f"| step | {' | '.join(shown)} |",
             "|---" * (len(points) + 1) + "|",
             f"| loss | {' | '.join(losses)} |",
-            f"| PSNR in dB, σ = 25, crops | {' | '.join(psnrs)} |",
+            f"| PSNR in dB, σ = 25, parts of images | {' | '.join(psnrs)} |",
         ]
     lines += ["", "PSNR in dB on the ten held-out images, noise of σ/255:", ""]
     lines += [f"| σ | {' | '.join(map(str, SIGMAS))} |", "|---" * (len(SIGMAS) + 1) + "|"]
-    names = {"one_step": "one step (`PatchAveraging`)", "hqs": "`HalfQuadraticSplitting`"}
-    for key, title in names.items():
-        row = " | ".join(f"{value:.2f}" for value in facts["held_out"][key])
-        lines.append(f"| {title} | {row} |")
+    for key, values in facts["held_out"].items():
+        row = " | ".join(f"{value:.2f}" for value in values)
+        lines.append(f"| {TITLES[key]} | {row} |")
+    if "held_out_bits_per_pixel" in facts:
+        lines += ["", f"Bits per pixel of these images: {facts['held_out_bits_per_pixel']:.3f}."]
     return "\n".join(lines) + "\n"
 
 
@@ -138,6 +177,8 @@ def make(options: dict[str, str]) -> None:
         "held_out_sigmas": list(SIGMAS),
         "versions": gm.card(runs[-1] / "model.safetensors")["versions"],
     }
+    if isinstance(model, gm.WaveletModel):
+        facts["held_out_bits_per_pixel"] = held_out_bits(model, options["data"])
     gm.save(model, out, **facts)
     digest = hashlib.sha256(out.read_bytes()).hexdigest()
     card = model_card(facts, model, curves, digest)

@@ -46,7 +46,7 @@ def mean_psnr(denoise, images: list[torch.Tensor], sigma: float) -> tuple[float,
     return float(np.mean(values)), (time.perf_counter() - start) / len(images)
 
 
-def load(name: str) -> gm.PatchModel | gm.PatchMixture:
+def load(name: str) -> gm.PatchModel | gm.PatchMixture | gm.WaveletModel:
     """A bundled model, a safetensors file or a PoGMDM checkpoint."""
     return gm.import_pogmdm(name) if name.endswith(".pth") else gm.load(name)
 
@@ -71,7 +71,9 @@ def main(argv: list[str] | None = None) -> None:
     for name in options.weights:
         model = load(name)
         for method in options.methods:
-            if method == "average":
+            if isinstance(model, gm.WaveletModel):
+                method, denoise = "posterior", gm.WaveletDenoiser(model)
+            elif method == "average":
                 denoise = gm.PatchAveraging(model, options.stride or 1)
             else:
                 denoise = gm.HalfQuadraticSplitting(model, options.stride)

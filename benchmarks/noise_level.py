@@ -1,12 +1,14 @@
 """Noise levels read from images, beside deepinv's and scikit-image's estimators.
 
     python benchmarks/noise_level.py BSD68 [weights=bsds-gray-likelihood] [every=1] [out=benchmarks]
+    python benchmarks/noise_level.py skimage parts=2 sigmas=15,25,50 name=noise_level_skimage
     python benchmarks/noise_level.py calibrate data=bsds500:ROOT [weights=bsds-gray-likelihood]
 
-The first: gray images in [0, 1], noise of sigma/255 from a generator seeded with the image's index;
-error relative to sigma, its mean absolute value and its mean; how many 95 % intervals cover the
-truth. Writes noise_level.csv, noise_level.md and noise_level.png. The second fits the misfit term
-of `gmdm_prior.noise_level_estimation` and prints the bias, on the ten held-out training images.
+The first two: gray images in [0, 1] of a folder, or those in scikit-image's wheel, each cut into
+`parts` by `parts` images; noise of sigma/255 from a generator seeded with the image's index; error
+relative to sigma, its mean absolute value and its mean; how many 95 % intervals cover the truth.
+Writes NAME.csv, NAME.md and NAME.png into `out`. The last fits the misfit term of
+`gmdm_prior.noise_level_estimation` and prints the bias, on the ten held-out training images.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ import itertools
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from denoising import noisy, read_gray
+from denoising import noisy
+from pictures import Picture, read_pictures
 from torch import Tensor
 from tqdm import tqdm
 from words import BSDS500, read, status
@@ -31,7 +34,14 @@ from gmdm_prior.noise_level_estimation import level_of_image, misfit
 
 SIGMAS = (2, 5, 10, 15, 25, 50, 100)
 OURS = "gmdm-prior"
-DEFAULTS = {"weights": "bsds-gray-likelihood", "every": "1", "out": "benchmarks"}
+DEFAULTS = {
+    "weights": "bsds-gray-likelihood",
+    "every": "1",
+    "parts": "1",
+    "sigmas": ",".join(map(str, SIGMAS)),
+    "name": "noise_level",
+    "out": "benchmarks",
+}
 
 
 @dataclass(frozen=True)
@@ -69,13 +79,13 @@ def rivals() -> dict[str, Callable[[Tensor], float]]:
     }
 
 
-def rows_at(sigma: float, model, images: list[Tensor], others: dict) -> list[Row]:
+def rows_at(sigma: float, model, pictures: list[Picture], others: dict) -> list[Row]:
     """Every estimator on the same noisy images."""
     found: dict[str, list[float]] = {name: [] for name in [OURS, *others]}
     seconds = dict.fromkeys(found, 0.0)
     covered = []
-    for i, clean in enumerate(tqdm(images, leave=False, desc=f"sigma {sigma:g}")):
-        image, truth = noisy(clean, sigma / 255, i), sigma / 255
+    for picture in tqdm(pictures, leave=False, desc=f"sigma {sigma:g}"):
+        image, truth = picture.noisy(sigma / 255), sigma / 255
         start = time.process_time()
         level = gm.noise_level(model, image)
         seconds[OURS] += time.process_time() - start
@@ -91,16 +101,16 @@ def rows_at(sigma: float, model, images: list[Tensor], others: dict) -> list[Row
             sigma,
             name,
             np.array(values) * 255 / sigma - 1,
-            seconds[name] / len(images),
+            seconds[name] / len(pictures),
             float(np.mean(covered)) if name == OURS else None,
         )
         for name, values in found.items()
     ]
 
 
-def save(out: Path, rows: list[Row], note: str) -> None:
-    """The rows so far as noise_level.csv and noise_level.md."""
-    with open(out / "noise_level.csv", "w", encoding="utf-8", newline="") as file:
+def save(path: Path, rows: list[Row], note: str) -> None:
+    """The rows so far as CSV and Markdown, beside `path`."""
+    with open(path.with_suffix(".csv"), "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["sigma", "estimator", "mean_abs_error", "bias", "coverage_95", "seconds"])
         for r in rows:
@@ -118,7 +128,7 @@ def save(out: Path, rows: list[Row], note: str) -> None:
     covered = [f"{100 * r.coverage:.0f}" for r in rows if r.coverage is not None]
     lines.append(f"| {OURS}: 95 % interval covers | {' | '.join(covered)} | |")
     lines += ["", f"Mean absolute relative error (bias) in %, {note}."]
-    (out / "noise_level.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def draw(path: Path, rows: list[Row]) -> None:
@@ -131,7 +141,8 @@ def draw(path: Path, rows: list[Row]) -> None:
         own = [r for r in rows if r.estimator == name]
         left.plot([r.sigma for r in own], [100 * r.size for r in own], "o-", label=name)
     left.set(xscale="log", yscale="log", xlabel="σ · 255", ylabel="mean |error| in % of σ")
-    left.set_xticks(SIGMAS, SIGMAS)
+    sigmas = [f"{r.sigma:g}" for r in own]
+    left.set_xticks([r.sigma for r in own], sigmas)
     left.minorticks_off()
     left.grid(alpha=0.3)
     left.legend(fontsize=8)
@@ -141,7 +152,7 @@ def draw(path: Path, rows: list[Row]) -> None:
         right.plot(r.sigma * spread, 100 * r.errors, ".", color="C0", alpha=0.5, markersize=4)
     right.set(xscale="log", xlabel="σ · 255", ylabel="error in % of σ", ylim=(-15, 35))
     right.set_title(f"{OURS}, each image", fontsize=10)
-    right.set_xticks(SIGMAS, SIGMAS)
+    right.set_xticks([r.sigma for r in own], sigmas)
     right.minorticks_off()
     right.axhline(0, color="0.6", linewidth=0.8)
     figure.savefig(path, dpi=120)
@@ -149,17 +160,24 @@ def draw(path: Path, rows: list[Row]) -> None:
 
 def compare(folder: str, options: dict[str, str]) -> None:
     """All estimators at all noise levels on a folder of clean images."""
-    files = sorted(Path(folder).glob("*.png"))[:: int(options["every"])]
-    if not files:
-        raise ValueError(f"no PNG image in {folder!r}")
-    images, model = [read_gray(file) for file in files], gm.load(options["weights"])
-    out, others, rows = Path(options["out"]), rivals(), []
-    note = f"{len(files)} images, `{options['weights']}`; seconds of one thread"
-    for sigma in SIGMAS:
-        rows += rows_at(sigma, model, images, others)
-        save(out, rows, note)
-    draw(out / "noise_level.png", rows)
-    print((out / "noise_level.md").read_text(encoding="utf-8"), end="")
+    pictures = read_pictures(folder)[:: int(options["every"])]
+    pictures = [part for picture in pictures for part in cut(picture, int(options["parts"]))]
+    path, model = Path(options["out"]) / options["name"], gm.load(options["weights"])
+    others, rows = rivals(), []
+    note = f"{len(pictures)} images, `{options['weights']}`; seconds of one thread"
+    for sigma in map(float, options["sigmas"].split(",")):
+        rows += rows_at(sigma, model, pictures, others)
+        save(path, rows, note)
+    draw(path.with_suffix(".png"), rows)
+    print(path.with_suffix(".md").read_text(encoding="utf-8"), end="")
+
+
+def cut(picture: Picture, parts: int) -> list[Picture]:
+    """A picture in `parts` by `parts` pieces, each with noise of its own."""
+    rows = picture.clean.tensor_split(parts, 2)
+    pieces = [piece for row in rows for piece in row.tensor_split(parts, 3)]
+    first = picture.index * parts**2
+    return [replace(picture, index=first + i, clean=x) for i, x in enumerate(pieces)]
 
 
 def calibrate(options: dict[str, str]) -> None:
@@ -200,7 +218,7 @@ def main(words: list[str]) -> int:
         known = {"data": "", "weights": DEFAULTS["weights"]}
         return status(lambda given: calibrate(read(given, known, BSDS500)), words[1:])
     if not words or "=" in words[0]:
-        print("give the folder of clean images, or calibrate", file=sys.stderr)
+        print("give the folder of clean images, skimage, or calibrate", file=sys.stderr)
         return 2
     return status(lambda given: compare(words[0], read(given, DEFAULTS, {})), words[1:])
 

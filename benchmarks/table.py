@@ -7,8 +7,8 @@
 Every bundled model (one step, HQS at stride 2, default HQS) beside rivals run here (rivals.py) and,
 for BSD68, published figures (table_report.py). Protocol: that of denoising.py, noise seeded with
 the image's index in the whole set; EPLL, total variation and wavelets see about nine images only,
-and all methods are shown on those as well. Each measured image is a line in OUT/images.csv, so that an interrupted run goes on
-where it stopped, and changed weights are measured again. Writes OUT/denoising.csv, .md and .png.
+and all methods are shown on those as well. Each measured image is a line in OUT/images.csv, so that
+an interrupted run goes on where it stopped, and changed weights are measured again. Writes OUT/denoising.csv, .md and .png.
 """
 
 from __future__ import annotations
@@ -75,11 +75,14 @@ def our_methods() -> list[Method]:
     for name in gm.bundled():
         stored = (resources.files("gmdm_prior") / "weights" / f"{name}.safetensors").read_bytes()
         model = gm.load(name)
-        ways = {
-            "one step": gm.PatchAveraging(model),
-            "HQS at stride 2": gm.HalfQuadraticSplitting(model, stride=2),
-            "HQS": gm.HalfQuadraticSplitting(model),
-        }
+        if isinstance(model, gm.WaveletModel):
+            ways = {"posterior mean": gm.WaveletDenoiser(model)}
+        else:
+            ways = {
+                "one step": gm.PatchAveraging(model),
+                "HQS at stride 2": gm.HalfQuadraticSplitting(model, stride=2),
+                "HQS": gm.HalfQuadraticSplitting(model),
+            }
         for way, denoiser in ways.items():
             version = version_of(stored, settings(getattr(denoiser, "schedule", None)))
             make = functools.partial(lambda d: d, denoiser)

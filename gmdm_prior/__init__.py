@@ -9,18 +9,24 @@ Priors" (2023).
 """
 
 from ._noise_level import sigma_from_time, time_from_sigma
+from .convolutional import ConvolutionalModel
 from .denoisers import HalfQuadraticSplitting, PatchAveraging
 from .density import DensityModel
 from .likelihood import PatchLikelihood
 from .mixture import PatchMixture
 from .noise_level_estimation import NoiseLevel, estimate_sigma, noise_level
 from .noise_map_estimation import estimate_sigma_map
+from .pogmdm import import_pogmdm
 from .product import PatchModel
-from .storage import bundled, card, import_pogmdm, load, save
+from .storage import bundled, card, load, save
+from .subband_experts import SubbandExperts
+from .wavelet import WaveletModel
+from .wavelet_images import WaveletDenoiser, WaveletLikelihood
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConvolutionalModel",
     "DensityModel",
     "HalfQuadraticSplitting",
     "NoiseLevel",
@@ -28,6 +34,10 @@ __all__ = [
     "PatchLikelihood",
     "PatchMixture",
     "PatchModel",
+    "SubbandExperts",
+    "WaveletDenoiser",
+    "WaveletLikelihood",
+    "WaveletModel",
     "bundled",
     "card",
     "estimate_sigma",

@@ -10,6 +10,15 @@ solved by alternation (Algorithm 1, corrected: see docs/math.md): O is the polar
 d_j = max(<o_j, k_j>, floor). Both steps are exact minimisations, so the objective never rises. The
 work is done in coordinates of the zero-mean subspace, because the polar factor of a rank-deficient
 D K would otherwise leak a mean into the filters.
+
+Filters of the convolutional model have spectra of disjoint supports Gamma_j and constant magnitude
+xi_j (Eqs. 16 and 17). For spectra S_j the nearest ones minimise
+
+    sum_jk |S_j(k) - xi_j [k in Gamma_j] exp(i arg S_j(k))|²
+
+over Gamma and xi, by alternation again: a frequency goes to the filter with the largest gain
+2 xi_j |S_j(k)| - xi_j², and xi_j is the mean of |S_j| over Gamma_j. At first they go by the largest
+magnitude. Frequency zero belongs to nobody (filters are zero-mean), every other one to one filter.
 """
 
 from __future__ import annotations
@@ -18,6 +27,8 @@ import math
 
 import torch
 from torch import Tensor
+
+TIE = 1e-9  # of the largest: gains this close are equal, whatever the rounding
 
 
 def dct_matrix(size: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -115,6 +126,108 @@ def project_simplex(weights: Tensor) -> Tensor:
     support = (ordered * rank > excess).sum(-1, keepdim=True).clamp(min=1)
     threshold = excess.gather(-1, support - 1) / support
     return (weights - threshold).clamp(min=0)
+
+
+def disjoint_spectra(
+    filters: Tensor, grid: int | None = None, steps: int = 100
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nearest spectra with disjoint supports and constant magnitudes (Eqs. 16 and 17).
+
+    A spectrum is the discrete Fourier transform about the central pixel (b // 2, b // 2), its
+    frequencies are the half plane of `torch.fft.rfft2`.
+
+    Args:
+        filters: (J, 1, b, b), real.
+        grid: side N of the grid of frequencies, even, N >= b; None is b. The filters are surrounded
+            by zeros.
+        steps: alternations at most; fewer where nothing changes any more, or where one would leave
+            a filter without a frequency.
+
+    Returns:
+        Owners (N, N // 2 + 1), int64: which filter a frequency belongs to, -1 for frequency zero;
+        phases in radians, shaped like them; and magnitudes xi (J,). Worked out in float64; ties go
+        to the filter that comes first.
+
+    Raises:
+        ValueError: for another shape, an odd grid, a non-finite entry, or a filter that is nowhere
+            the strongest.
+    """
+    if filters.ndim != 4 or filters.shape[1] != 1 or filters.shape[2] != filters.shape[3]:
+        raise ValueError(f"filters must be (J, 1, b, b); got {tuple(filters.shape)}")
+    size = filters.shape[-1]
+    grid = size if grid is None else grid
+    if grid % 2 or grid < max(size, 2):
+        raise ValueError(f"grid must be even and at least the filters' {size} pixels; got {grid}")
+    if not torch.isfinite(filters).all():
+        raise ValueError("filters must be finite; they hold NaN or infinity")
+    spectra = _spectra(filters[:, 0].detach().double(), grid)
+    magnitude, weight = spectra.abs(), _multiplicity(grid, spectra.device)
+    owner, xi = _means(_first_largest(magnitude), magnitude, weight)
+    if not bool((xi > 0).all()):
+        raise ValueError(
+            f"filters {(~(xi > 0)).nonzero().flatten().tolist()} are nowhere the strongest, so no "
+            "frequency is left to them: leave them out"
+        )
+    for _ in range(steps - 1):
+        gain = 2 * xi[:, None, None] * magnitude - xi[:, None, None].square()
+        better, means = _means(_first_largest(gain), magnitude, weight)
+        if torch.equal(better, owner) or not bool((means > 0).all()):
+            break
+        owner, xi = better, means
+    phase = spectra.gather(0, owner.clamp(min=0)[None])[0].angle()
+    phase[0, 0] = 0.0
+    return owner, phase, xi
+
+
+def project_disjoint(filters: Tensor, grid: int | None = None, steps: int = 100) -> Tensor:
+    """The real filters (J, 1, N, N) of `disjoint_spectra`, in the dtype of `filters`."""
+    owner, phase, magnitude = disjoint_spectra(filters, grid, steps)
+    return filters_of_spectra(owner, phase, magnitude).to(filters.dtype)
+
+
+def filters_of_spectra(owner: Tensor, phase: Tensor, magnitude: Tensor) -> Tensor:
+    """Filters (J, 1, N, N), centred at (N // 2, N // 2), of owners, phases and magnitudes."""
+    grid = len(owner)
+    band = owner == torch.arange(len(magnitude), device=owner.device)[:, None, None]
+    spectra = torch.polar(magnitude[:, None, None] * band, phase.expand_as(band))
+    return torch.fft.fftshift(torch.fft.irfft2(spectra, (grid, grid)), (-2, -1))[:, None]
+
+
+def _spectra(filters: Tensor, grid: int) -> Tensor:
+    """(J, N, N // 2 + 1) of real filters (J, b, b), exactly symmetric where both halves are."""
+    size = filters.shape[-1]
+    before = grid // 2 - size // 2
+    after = grid - size - before
+    around = torch.nn.functional.pad(filters, (before, after, before, after))
+    spectra = torch.fft.rfft2(torch.fft.ifftshift(around, (-2, -1)))
+    for column in (0, grid // 2):  # the only ones with a mirror image in the half plane
+        values = spectra[:, :, column]
+        mirrored = values.flip(1).roll(1, 1).conj()
+        spectra[:, :, column] = (values + mirrored) / 2
+    return spectra
+
+
+def _multiplicity(grid: int, device: torch.device) -> Tensor:
+    """(N // 2 + 1,) how often a column of the half plane occurs in the plane."""
+    weight = torch.full((grid // 2 + 1,), 2.0, dtype=torch.float64, device=device)
+    weight[0] = weight[-1] = 1.0
+    return weight
+
+
+def _means(owner: Tensor, magnitude: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The owners, and the mean magnitude (J,) of each filter where it owns; NaN for nowhere."""
+    index = torch.arange(len(magnitude), device=owner.device)[:, None, None]
+    owned = (owner == index) * weight
+    return owner, (magnitude * owned).sum((1, 2)) / owned.sum((1, 2))
+
+
+def _first_largest(gain: Tensor) -> Tensor:
+    """The filter of the largest gain (J, …) at each frequency, the first one of equals; -1 at 0."""
+    equal = gain >= gain.amax(0) - TIE * gain.abs().amax()
+    index = torch.arange(len(gain), device=gain.device)[:, None, None]
+    owner = torch.where(equal, index, len(gain)).amin(0)
+    owner[0, 0] = -1
+    return owner
 
 
 def _zero_mean_coordinates(pixels: int, channels: int) -> Tensor:

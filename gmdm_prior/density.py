@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ._noise_level import compute_dtype, event_variance
+from .bits import bits_per_dim
 
 CHUNK = 2**24  # numbers an exact evaluation holds at a time
 
@@ -34,6 +35,9 @@ class DensityModel(nn.Module, ABC):
     Inputs are (*batch, *event_shape) in float64, float32, bfloat16 or float16 (half types
     accumulate in float32); outputs keep dtype and device; inputs are never modified. `sigma` is a
     number, or a tensor that broadcasts to the batch shape without enlarging it.
+
+    Densities of whole images take (*batch, 1, H, W) of any size that they can, have no
+    `event_shape`, and their `sample` needs `size=(H, W)` besides.
     """
 
     event_shape: tuple[int, ...]
@@ -119,6 +123,11 @@ class MeanPart:
         prior = self.variance * self.pixels
         return prior * noise / (prior + noise) / self.pixels
 
+    def posterior_covariance(self, noise: Tensor) -> Tensor:
+        """(1 or N, a, a): the same for all pairs of pixels of a channel."""
+        pairs = torch.block_diag(*[noise.new_ones(self.pixels, self.pixels)] * self.channels)
+        return self.posterior_variance(noise).reshape(-1, 1, 1) * pairs
+
     def sample(self, count: int, noise: Tensor, generator: torch.Generator | None) -> Tensor:
         """(count, a) samples; zero where the mean is flat."""
         shape = (count, self.channels)
@@ -136,6 +145,30 @@ def with_mean(model: DensityModel, variance: float) -> DensityModel:
     channels, size, _ = model.event_shape
     proper.mean_part = MeanPart(channels, size * size, float(variance))
     return proper
+
+
+def patch_bits_per_dim(
+    model: DensityModel, images: Tensor, levels: int, generator: torch.Generator | None
+) -> Tensor:
+    """Bits per dimension (*batch) of quantised patches under a patch model with a proper mean.
+
+    Raises:
+        ValueError: the model is flat in some direction, or the arguments do not fit.
+    """
+    check_events(images, model.event_shape)
+    channels, size, _ = model.event_shape
+    if model.mean_part.variance is None:
+        raise ValueError(
+            "bits_per_dim needs a proper density of the mean grey level, which is flat here: use "
+            "model.with_mean(variance), with the mean of (patch mean - 1/2)² over your patches"
+        )
+    flat = channels * (size * size - 1) - model.filters.shape[-4]
+    if flat:
+        raise ValueError(
+            f"bits_per_dim needs a density of whole patches; this model is flat in {flat} more "
+            f"directions than the mean. A model of {channels * (size * size - 1)} filters is not"
+        )
+    return bits_per_dim(lambda x: model.log_prob(x, 0.0), images, levels, generator)
 
 
 def on_patches(

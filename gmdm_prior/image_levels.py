@@ -50,6 +50,17 @@ def posterior_means_of_map(
     return pixel_by_pixel(model, "posterior_mean")
 
 
+def posterior_variances(model: PatchModel | PatchMixture, noise: Tensor) -> Callable[..., Tensor]:
+    """Posterior variances (N, a) of patches (N, a), exact, in pieces.
+
+    At one noise variance (), or of patches and their noise variances cut from a map (C, H, W).
+    """
+    if noise.ndim:
+        return pixel_by_pixel(model, "posterior_variance")
+    level, rows = model.at(noise), max(1, NUMBERS // model.numbers_per_patch(noise))
+    return lambda patches: torch.cat([level.posterior_variance(p) for p in patches.split(rows)])
+
+
 def pixel_by_pixel(
     model: PatchModel | PatchMixture, method: str
 ) -> Callable[[Tensor, Tensor], Tensor]:

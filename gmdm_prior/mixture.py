@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import symmetry
 from ._noise_level import compute_dtype, concrete, event_variance
-from .density import DensityModel, MeanPart, on_patches, with_mean
+from .density import DensityModel, MeanPart, on_patches, patch_bits_per_dim, with_mean
 from .mixture_level import MixtureLevel
 from .table_cache import TableCache
 
@@ -100,6 +100,10 @@ class PatchMixture(DensityModel):
         mean, variance = self._run(y, sigma, lambda level, p: level.posterior(p))
         return mean, variance
 
+    def covariance(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior covariance of the numbers of patches y (*batch, C, b, b), (*batch, a, a)."""
+        return self._run(y, sigma, lambda level, p: (level.covariance(p),))[0]
+
     def responsibilities(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         """P(h, k | y), (*batch, symmetries, classes): what the model thinks each patch is.
 
@@ -135,6 +139,18 @@ class PatchMixture(DensityModel):
     def with_mean(self, variance: float) -> PatchMixture:
         """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""
         return with_mean(self, variance)
+
+    def bits_per_dim(
+        self, images: Tensor, levels: int = 256, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Bits per dimension (*batch) of quantised patches (*batch, C, b, b), see `bits`.
+
+        Needs a proper mean (`with_mean`). Random: an upper bound in the mean over `generator`.
+
+        Raises:
+            ValueError: the mean, or another direction, is flat; or the arguments do not fit.
+        """
+        return patch_bits_per_dim(self, images, levels, generator)
 
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma), 1 / (min v + sigma²): for the descent lemma."""

@@ -81,6 +81,30 @@ class MixtureLevel:
                 variance = variance + between
         return torch.where(self.noise == 0, y, zero_mean + mean_part), variance
 
+    def covariance(self, y: Tensor) -> Tensor:
+        """(N, a, a) posterior covariance: within the classes and between them."""
+        u = self._responses(y)
+        weights = self._weigh(u)
+        gains = [v / self._total(g) for g, v in enumerate(self.variances)]
+        zero_mean = self._synthesis(u, weights, gains)
+        out = self.mean_part.posterior_covariance(self._mean_noise())
+        for g, gain in enumerate(gains):
+            remaining = self._average(weights[g], gain * self._noise_of(g))  # (N, |H|, J)
+            rows = self.bases[g].unflatten(0, (-1, gain.shape[-1]))
+            for h, row in enumerate(rows):
+                within = remaining[:, min(h, remaining.shape[1] - 1)]
+                out = out + (within @ (row[:, :, None] * row[:, None]).flatten(1)).unflatten(
+                    1, row.shape[1:] * 2
+                )
+                shrink = gain if gain.ndim == 2 else gain[:, min(h, gain.shape[1] - 1)]
+                spread = (u[g][:, h, None] * shrink) @ row - zero_mean[:, None]
+                out = out + spread.mT @ (weights[g][:, h, :, None] * spread)
+        return out
+
+    def posterior_variance(self, y: Tensor) -> Tensor:
+        """(N, a) per-pixel posterior variance."""
+        return self.posterior(y)[1]
+
     def responsibilities(self, y: Tensor) -> Tensor:
         """(N, |H|, K)."""
         joined = torch.cat(self._weigh(self._responses(y)), 2)

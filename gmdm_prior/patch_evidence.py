@@ -16,6 +16,7 @@ A `PatchModel` has no classes: it counts as one, and its likelihood is the plain
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,21 +62,33 @@ class Evidence:
 class MixturePatches:
     """Patches (N, a) under the classes of a mixture, and a flat one.
 
+    Args:
+        bases: of each basis its orientations, one after the other, (|H| J, a).
+        variances: of each basis those of its classes, (K_g, J).
+        weights: (K,), of the classes of the first basis, of the second, and so on.
+        patches: (N, a).
+        flat: the flat class's weight, before the image has been looked at.
+
     Attributes:
         start: (K + 1,) class weights before the image has been looked at, the flat class last.
     """
 
-    def __init__(self, model: PatchMixture, patches: Tensor) -> None:
-        level = model.at(patches.new_zeros(()))
-        self._variances = level.variances
-        j = self._variances[0].shape[1]
-        self._squares = [(patches @ rows.T).square_().reshape(-1, j) for rows in level.bases]
+    def __init__(
+        self,
+        bases: Sequence[Tensor],
+        variances: Sequence[Tensor],
+        weights: Tensor,
+        patches: Tensor,
+        flat: float = FLAT_WEIGHT,
+    ) -> None:
+        self._variances = variances
+        j = variances[0].shape[1]
+        self._squares = [(patches @ rows.T).square_().reshape(-1, j) for rows in bases]
         self._count = len(patches)
-        self._positions = len(level.bases[0]) // j
+        self._positions = len(bases[0]) // j
         first = self._squares[0].reshape(self._count, self._positions, j)[:, 0]
         self._energies = first.sum(1)  # a basis is complete: that of the zero-mean part
-        weights = torch.cat([model.weights[m] for m in level.members]).to(patches)
-        self.start = torch.cat([weights * (1 - FLAT_WEIGHT), weights.new_tensor([FLAT_WEIGHT])])
+        self.start = torch.cat([weights * (1 - flat), weights.new_tensor([flat])])
 
     def at(self, sigma: float, every: int = 1) -> Evidence:
         """At a noise level, of all patches or `every` so many."""
@@ -116,5 +129,8 @@ class PlainPatches:
 
 def evidence_of(model: PatchModel | PatchMixture, patches: Tensor) -> MixturePatches | PlainPatches:
     """What evaluates these patches (N, a) at one noise level after another."""
-    kind = MixturePatches if isinstance(model, PatchMixture) else PlainPatches
-    return kind(model, patches)
+    if not isinstance(model, PatchMixture):
+        return PlainPatches(model, patches)
+    level = model.at(patches.new_zeros(()))
+    weights = torch.cat([model.weights[m] for m in level.members]).to(patches)
+    return MixturePatches(level.bases, level.variances, weights, patches)

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from . import symmetry
+from .convolutional import ConvolutionalModel
+from .convolutional_plot import convolutional
 from .density import DensityModel
 from .mixture import PatchMixture
 from .product import PatchModel
@@ -47,7 +49,7 @@ def report(model: DensityModel, patches: Tensor, path: Path, curve: Curve = ()) 
     """Draw one page about a model.
 
     Args:
-        model: a `PatchModel` or a `PatchMixture`.
+        model: a `PatchModel`, a `PatchMixture` or a `ConvolutionalModel`.
         patches: (N, C, b, b) clean patches to compare with; their means do not matter.
         path: the picture, in a format of matplotlib's by its suffix.
         curve: rows of metrics.csv: step, stage, loss, held_out_loss, psnr.
@@ -66,8 +68,13 @@ def report(model: DensityModel, patches: Tensor, path: Path, curve: Curve = ()) 
         _product(top, model, patches)
     elif isinstance(model, PatchMixture):
         _mixture(top, model, patches)
+    elif isinstance(model, ConvolutionalModel):
+        convolutional(top, model, patches)
     else:
-        raise TypeError(f"model must be a PatchModel or PatchMixture; got {type(model).__name__}")
+        raise TypeError(
+            "model must be a ConvolutionalModel, PatchModel or PatchMixture; got "
+            f"{type(model).__name__}"
+        )
     training_curve(bottom, curve)
     figure.savefig(path, dpi=110)
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ._noise_level import compute_dtype, concrete, event_variance
-from .density import DensityModel, MeanPart, on_patches, with_mean
+from .density import DensityModel, MeanPart, on_patches, patch_bits_per_dim, with_mean
 from .expert_surfaces import SPACING, ExpertSurfaces, Sheet, make_sheet
 from .experts import EquidistantExperts, Mixture1D, TabulatedExperts
 from .table_cache import TableCache
@@ -115,6 +115,18 @@ class PatchModel(DensityModel):
     def with_mean(self, variance: float) -> PatchModel:
         """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""
         return with_mean(self, variance)
+
+    def bits_per_dim(
+        self, images: Tensor, levels: int = 256, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Bits per dimension (*batch) of quantised patches (*batch, C, b, b), see `bits`.
+
+        Needs a proper mean (`with_mean`). Random: an upper bound in the mean over `generator`.
+
+        Raises:
+            ValueError: the mean, or another direction, is flat; or the arguments do not fit.
+        """
+        return patch_bits_per_dim(self, images, levels, generator)
 
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma), max_j ‖k_j‖² / s_j: for the descent lemma."""
@@ -236,6 +248,18 @@ class ProductLevel:
             unit = (self.filters / self.norms[:, None]).square().sum(0)
             variance = variance + self.noise * (1 - 1 / self.mean_part.pixels - unit)
         return torch.where(self.noise == 0, y, self.assemble(y, mean)), variance.expand_as(y)
+
+    def covariance(self, y: Tensor) -> Tensor:
+        """(N, a, a) posterior covariance of patches, where the filters span the zero-mean ones."""
+        spread = self.experts.posterior(y @ self.filters.T)[1]
+        dual = self.filters / self.norms.square()[:, None]
+        pairs = (dual[:, :, None] * dual[:, None]).flatten(1)
+        within = (spread @ pairs).unflatten(1, dual.shape[1:] * 2)
+        return within + self.mean_part.posterior_covariance(self._mean_noise())
+
+    def posterior_variance(self, y: Tensor) -> Tensor:
+        """(N, a) per-pixel posterior variance."""
+        return self.posterior(y)[1]
 
     def assemble(self, y: Tensor, responses: Tensor) -> Tensor:
         """(N, a) patches y with other responses (N, J)."""

@@ -1,9 +1,8 @@
-"""Models in safetensors files: reading, writing, bundled ones by name; PoGMDM checkpoints.
+"""Models in safetensors files: reading, writing, bundled ones by name.
 
 A file holds the stored numbers of a model as tensors, and as metadata its kind, its options and its
 card (JSON). Files are written aside and renamed, so that a full disk or a Ctrl-C leaves the old
-file. Nothing is ever unpickled into
-objects: PoGMDM checkpoints are read with `weights_only=True`.
+file. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -21,11 +20,15 @@ import torch
 from torch import Tensor
 
 from .constraints import orthonormalise, project_orthogonal
+from .convolutional import ConvolutionalModel
 from .density import DensityModel
 from .mixture import PatchMixture
 from .product import PatchModel
+from .subband_experts import SubbandExperts
+from .wavelet import WaveletModel
 
 FORMAT = "gmdm-prior/1"
+Model = PatchModel | PatchMixture | SubbandExperts | WaveletModel | ConvolutionalModel
 UNREADABLE = (
     safetensors.SafetensorError,
     pickle.UnpicklingError,
@@ -48,7 +51,8 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
     """Write a model to a safetensors file, all or nothing.
 
     Args:
-        model: a `PatchModel` or `PatchMixture`.
+        model: a `PatchModel`, `PatchMixture`, `SubbandExperts`, `WaveletModel` or
+            `ConvolutionalModel`.
         path: the file; its folder must exist.
         card: JSON-able facts about the model (data, terms, figures), kept in the file's metadata.
 
@@ -93,7 +97,7 @@ def load(
     name: str | os.PathLike,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> PatchModel | PatchMixture:
+) -> Model:
     """Read a model by bundled name or by path; its parameters are frozen.
 
     Stored bases are orthonormal to about 1e-6 only: they are made orthonormal anew in the requested
@@ -141,62 +145,11 @@ def card(name: str | os.PathLike) -> dict[str, object]:
         raise ValueError(f"weights {str(name)!r} hold a damaged card: {error}") from None
 
 
-def import_pogmdm(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> PatchModel:
-    """Read a patch model of the authors' PoGMDM code (a `torch.save`d state dict), frozen.
-
-    Its file holds filters `K.weight` (J, 1, b, b), means `mus` (L,) and weights `w.w`: (J, L), or
-    (J, (L + 1) / 2) for symmetric experts, centre first. Weights are normalised, filters made
-    exactly orthogonal and zero-mean.
-
-    Raises:
-        FileNotFoundError: for a missing file.
-        ValueError: for a file that is no such checkpoint (scale mixtures and wavelets are not patch
-            models).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"checkpoint {str(path)!r} cannot be read safely: {reason}") from None
-    needed = ("K.weight", "mus", "w.w")
-    if not isinstance(state, dict) or any(not isinstance(state.get(k), Tensor) for k in needed):
-        raise ValueError(
-            f"checkpoint {str(path)!r} is no PoGMDM patch model: it must hold {', '.join(needed)}"
-        )
-    filters, means, half = (state[k].double() for k in needed)
-    if filters.ndim != 4 or means.ndim != 1 or half.ndim != 2 or len(half) != len(filters):
-        raise ValueError(
-            f"checkpoint {str(path)!r} is no PoGMDM patch model: its shapes do not fit"
-        )
-    weights = _whole_weights(half, len(means), path)
-    bound = float(means.abs().max())
-    if not torch.allclose(
-        means, torch.linspace(-bound, bound, len(means), dtype=means.dtype), atol=1e-5
-    ):
-        raise ValueError(f"checkpoint {str(path)!r} has means that are not equidistant around 0")
-    filters = project_orthogonal(filters, steps=50)
-    logits = weights.clamp(min=1e-30).log()
-    return PatchModel(filters.to(dtype), logits.to(dtype), bound).requires_grad_(False)
-
-
-def _whole_weights(weights: Tensor, components: int, path: Path) -> Tensor:
-    if weights.shape[1] == (components + 1) // 2:
-        weights = torch.cat([weights.flip(1)[:, :-1], weights], 1)
-    if weights.shape[1] != components:
-        raise ValueError(
-            f"checkpoint {str(path)!r} has {weights.shape[1]} weights for {components} means"
-        )
-    return weights / weights.sum(1, keepdim=True)
-
-
 def pack(model: DensityModel) -> tuple[str, dict[str, Tensor], dict[str, object]]:
     """A model as its kind, its stored numbers and its options.
 
     Raises:
-        TypeError: for another model than a `PatchModel` or `PatchMixture`.
+        TypeError: for another kind of model.
     """
     if isinstance(model, PatchMixture):
         tensors = {k: getattr(model, k) for k in ("filters", "variances", "weights", "basis")}
@@ -204,14 +157,27 @@ def pack(model: DensityModel) -> tuple[str, dict[str, Tensor], dict[str, object]
     elif isinstance(model, PatchModel):
         tensors = {"filters": model.filters, "logits": model.experts.logits}
         options = {"bound": model.experts.bound}
+    elif isinstance(model, SubbandExperts):
+        tensors = {"logits": model.experts.logits, "scales": model.scales}
+        options = {}
+    elif isinstance(model, WaveletModel):
+        kind, tensors, options = pack(model.experts)
+        if model.wavelet is None:
+            tensors = tensors | {"taps": model.bank[0]}
+        return "WaveletModel", tensors, options | {"experts": kind, "wavelet": model.wavelet}
+    elif isinstance(model, ConvolutionalModel):
+        tensors = {k: getattr(model, k) for k in ("owner", "phase", "magnitude")}
+        tensors["logits"] = model.experts.logits
+        return "ConvolutionalModel", tensors, {"bound": model.experts.bound}
     else:
-        raise TypeError(f"model must be a PatchModel or a PatchMixture; got {type(model).__name__}")
+        raise TypeError(
+            "model must be a PatchModel, PatchMixture, SubbandExperts, WaveletModel or "
+            f"ConvolutionalModel; got {type(model).__name__}"
+        )
     return type(model).__name__, tensors, options | {"mean_variance": model.mean_part.variance}
 
 
-def unpack(
-    kind: str, tensors: dict[str, Tensor], options: dict[str, object]
-) -> PatchModel | PatchMixture:
+def unpack(kind: str, tensors: dict[str, Tensor], options: dict[str, object]) -> Model:
     """The model that `pack` took apart, to the bit.
 
     Raises:
@@ -221,6 +187,14 @@ def unpack(
         model = PatchMixture(**tensors, symmetries=options["symmetries"])
     elif kind == "PatchModel":
         model = PatchModel(**tensors, bound=options["bound"])
+    elif kind == "SubbandExperts":
+        model = SubbandExperts(**tensors)
+    elif kind == "WaveletModel":
+        experts = {k: v for k, v in tensors.items() if k != "taps"}
+        wavelet = tensors["taps"] if options["wavelet"] is None else options["wavelet"]
+        return WaveletModel(unpack(options["experts"], experts, options), wavelet)
+    elif kind == "ConvolutionalModel":
+        return ConvolutionalModel(**tensors, bound=options["bound"])
     else:
         raise ValueError(f"unknown kind of model {kind!r}")
     variance = options.get("mean_variance")
@@ -228,11 +202,13 @@ def unpack(
 
 
 @torch.no_grad()
-def _made_exact(model: PatchModel | PatchMixture) -> PatchModel | PatchMixture:
+def _made_exact(model: Model) -> Model:
     """Make bases that were rounded in a file orthonormal again, and weights sum to one."""
     if isinstance(model, PatchModel):
         model.filters.copy_(project_orthogonal(model.filters, steps=50))
-    else:
+    elif isinstance(model, WaveletModel):
+        _made_exact(model.experts)
+    elif isinstance(model, PatchMixture):
         model.filters.copy_(orthonormalise(model.filters))
         model.weights.div_(model.weights.sum())
     return model

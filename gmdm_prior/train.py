@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from . import __version__, plots, storage
+from .convolutional import ConvolutionalModel
 from .density import DensityModel
 from .training.checkpoint import Checkpoint, disagreement
 from .training.config import Request, TrainConfig, describe_keys, read_request, read_yaml, to_yaml
@@ -29,6 +30,7 @@ from .training.pool import ImagePool, step_generator
 from .training.run_data import split
 from .training.run_folder import RunFolder
 from .training.settings import FROM_INIT
+from .wavelet import WaveletModel
 
 USAGE = """\
 usage: python -m gmdm_prior.train data=DIR [key=value ...]
@@ -46,11 +48,14 @@ examples:
   python -m gmdm_prior.train data=noisy noise=25/255
   python -m gmdm_prior.train data=noisy noise=auto
   python -m gmdm_prior.train data=bsds500:BSDS500 model=patch steps=20000
+  python -m gmdm_prior.train data=photos model=wavelet
   python -m gmdm_prior.train out=runs/photos resume=true
 """
 DEFAULT_INIT = "bsds-gray"
 REPORT_PATCHES, REPORT_STREAM = 16_384, 8
 MEASURES = "PSNR is that of one step of patch averaging on crops of held-out images at noise 25/255"
+CONV_MEASURES = "PSNR is that of Tweedie's formula on crops of held-out images at noise 25/255"
+WAVELET_MEASURES = "PSNR is that of the posterior mean of held-out images at noise 25/255"
 NOISY_MEASURES = "held-out loss is minus the log-likelihood of noisy patches, nats per dimension"
 
 
@@ -96,7 +101,8 @@ class _Run:
         request = read_request(self.words)
         config = _resolved(request.config)
         for key in request.without_effect(config):
-            warnings.warn(f"{key} has no effect with method={config.method}", stacklevel=1)
+            run = f"method={config.method}, model={config.model}"
+            warnings.warn(f"{key} has no effect with {run}", stacklevel=1)
         self.folder = folder = RunFolder(Path(config.out).expanduser())
         found = _checkpoint(folder, config)
         init = None
@@ -105,7 +111,8 @@ class _Run:
             config = _adopt(request, config, init)
         training, held_out = split(config)
         counts = {"training_images": len(training), "held_out_images": len(held_out)}
-        measures = NOISY_MEASURES if config.noise else MEASURES
+        clean_measures = {"wavelet": WAVELET_MEASURES, "conv": CONV_MEASURES}
+        measures = NOISY_MEASURES if config.noise else clean_measures.get(config.model, MEASURES)
         print(f"{len(training)} training images, {len(held_out)} held out; {measures}")
         folder.path.mkdir(parents=True, exist_ok=True)
         settings = config.fit_settings()
@@ -128,7 +135,8 @@ class _Run:
     def _finish(
         self, config: TrainConfig, last: StepRecord, pool: ImagePool, facts: dict[str, Any]
     ) -> None:
-        figures = draw_held_out(pool, config.fit_settings().resolved()).figures(last.model)
+        held_out = draw_held_out(pool, config.fit_settings().resolved())
+        figures = held_out.figures(last.model)
         storage.save(
             last.model,
             self.folder.model,
@@ -139,7 +147,7 @@ class _Run:
             numbers=last.model.num_parameters,
             settings={k: v for k, v in vars(config).items() if k != "resume"},
             held_out=figures,
-            held_out_measure="nats per zero-mean dimension; PSNR in dB of PatchAveraging on crops",
+            held_out_measure=_measure(config),
             versions={
                 "gmdm_prior": __version__,
                 "torch": torch.__version__,
@@ -148,9 +156,15 @@ class _Run:
             command=shlex.join(["python", "-m", "gmdm_prior.train", *self.words]),
             **facts,
         )
-        generator = step_generator(config.seed, REPORT_STREAM)
-        patches = pool.patches(REPORT_PATCHES, config.patch_size, "none", generator)
-        plots.report(last.model, patches, self.folder.report, self.folder.curve())
+        shown = last.model
+        if isinstance(shown, WaveletModel):
+            shown, patches = shown.experts, held_out.patches
+        elif isinstance(shown, ConvolutionalModel):
+            patches = held_out.patches
+        else:
+            generator = step_generator(config.seed, REPORT_STREAM)
+            patches = pool.patches(REPORT_PATCHES, config.patch_size, "none", generator)
+        plots.report(shown, patches, self.folder.report, self.folder.curve())
         shown = ", ".join(f"{name} {value}" for name, value in figures.items())
         print(f"held out: {shown}")
         print(f"wrote {self.folder.model} ({last.model.num_parameters} numbers) and report.png")
@@ -165,6 +179,17 @@ class _Run:
             f"the checkpoint of step {step} is kept: go on with "
             f"{shlex.join(['out=' + str(self.folder.path), 'resume=true'])}"
         )
+
+
+def _measure(config: TrainConfig) -> str:
+    """What the held-out figures of a model are."""
+    if config.model == "conv":
+        return "PSNR in dB of Tweedie's formula on crops, less a border"
+    if config.model != "wavelet":
+        return "nats per zero-mean dimension; PSNR in dB of PatchAveraging on crops"
+    if config.noise:
+        return "nats per pixel of noisy images"
+    return "bits per 8-bit pixel and PSNR in dB of the posterior mean, on parts of whole images"
 
 
 def _resolved(config: TrainConfig) -> TrainConfig:

@@ -4,6 +4,7 @@ import torch
 
 import gmdm_prior as gm
 from gmdm_prior.constraints import orthonormalise, project_orthogonal
+from gmdm_prior.wavelet_transform import from_tiles
 
 
 def product(size=2, filters=None, channels=1, components=9, seed=0):
@@ -28,6 +29,20 @@ def mixture(size=2, bases=2, classes=3, channels=1, symmetries="d4", seed=0):
     return model.requires_grad_(False)
 
 
+def subbands(levels=2, components=9, seed=0):
+    """SubbandExperts with uneven weights and different scales."""
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3 * levels, components, generator=g, dtype=torch.float64)
+    scales = 0.5 + torch.rand(3 * levels, generator=g, dtype=torch.float64)
+    return gm.SubbandExperts(logits, scales).requires_grad_(False)
+
+
+def wavelet(experts=None, name="db4"):
+    """A WaveletModel, by default of a mixture on 4x4 trees."""
+    experts = (mixture(4) if experts is None else experts).with_mean(0.2)
+    return gm.WaveletModel(experts, name).requires_grad_(False)
+
+
 MODELS = {
     "product 2x2": lambda: product(2),
     "product of one filter": lambda: product(2, filters=1),
@@ -40,19 +55,51 @@ MODELS = {
     "mixture 3x3, flips": lambda: mixture(3, symmetries="flips"),
     "mixture 2x2, two channels, no symmetry": lambda: mixture(2, channels=2, symmetries="none"),
     "mixture with mean": lambda: mixture(2).with_mean(0.2),
+    "sub-band experts 4x4": lambda: subbands(2),
+    "wavelet, two levels of trees": wavelet,
+    "wavelet, one level of sub-bands": lambda: wavelet(subbands(1), "db2"),
 }
 
 
 def events(model, count, scale=0.3, seed=1, dtype=torch.float64):
     """Random events around grey, not samples of the model."""
     g = torch.Generator().manual_seed(seed)
-    return (
-        0.5 + scale * torch.randn(count, *model.event_shape, generator=g, dtype=torch.float64)
-    ).to(dtype)
+    shape = (count, *event_shape(model))
+    return (0.5 + scale * torch.randn(shape, generator=g, dtype=torch.float64)).to(dtype)
+
+
+def event_shape(model):
+    """The shape of an event; densities of whole images are tested on 4x4 pixels."""
+    return getattr(model, "event_shape", (1, 4, 4))
+
+
+def sample(model, shape, sigma=0.0, generator=None):
+    """Samples of events of that shape."""
+    if hasattr(model, "event_shape"):
+        return model.sample(shape, sigma, generator)
+    return model.sample(shape, sigma, generator, size=event_shape(model)[1:])
+
+
+def mean_of(model):
+    """What the density says of the mean grey level of a patch, or of a tile."""
+    return (model.experts if isinstance(model, gm.WaveletModel) else model).mean_part
 
 
 def span(model):
     """Orthonormal rows (J, a) of the subspace on which the density lives (without the mean)."""
+    if isinstance(model, gm.WaveletModel):
+        rows = span(model.experts)
+        count = (4 // model.patch_size) ** 2
+        tiles = torch.einsum("ts,ja->tjsa", torch.eye(count, dtype=rows.dtype), rows)
+        grid = (
+            -1,
+            4 // model.patch_size,
+            4 // model.patch_size,
+            1,
+            model.patch_size,
+            model.patch_size,
+        )
+        return from_tiles(tiles.reshape(grid), model.bank, model.levels).flatten(1)
     filters = model.filters[0] if model.filters.ndim == 5 else model.filters
     rows = filters.detach().double().flatten(1)
     return rows / rows.norm(dim=1, keepdim=True)

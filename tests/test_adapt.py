@@ -21,28 +21,40 @@ def picture(side: int = 16) -> Tensor:
 
 
 @pytest.mark.parametrize("symmetries", ["d4", "none"])
-def test_one_iteration_is_the_one_of_the_docstring(symmetries, monkeypatch):
-    monkeypatch.setattr(MODULE, "ITERATIONS", 1)
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_iterations_are_those_of_the_docstring(symmetries, iterations, monkeypatch):
+    """The second has new responsibilities, but the given model's weights and variances."""
+    monkeypatch.setattr(MODULE, "ITERATIONS", iterations)
     monkeypatch.setattr(MODULE, "TRUNCATION", 0.0)
     model, noisy, sigma, strength = known_mixture(symmetries), picture(), 0.1, 7.0
-    got = adapt(model, noisy, sigma, strength)
+    got, now = adapt(model, noisy, sigma, strength), model
+    for _ in range(iterations):
+        n, powers = counts_and_powers(now, noisy, sigma)
+        ours = strength * model.weights.detach()
+        before = model.variances.detach() + sigma**2
+        m = (powers + ours[:, None] * before) / (n + ours)[:, None]
+        variances, weights = (m - sigma**2).clamp(min=2e-6), (n + ours) / (25 + strength)
+        now = gm.PatchMixture(model.filters, variances, weights, model.basis, symmetries)
+    torch.testing.assert_close(got.variances, variances)
+    torch.testing.assert_close(got.weights, weights)
+    assert torch.equal(got.filters, model.filters)
+
+
+def counts_and_powers(model, noisy: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Sums over patches, symmetries and classes one by one."""
     n, powers = torch.zeros(4).double(), torch.zeros(4, 8).double()
-    filters, v, w = model.filters.detach(), model.variances.detach(), model.weights.detach()
+    filters = model.filters.detach()
     for top in range(0, 14, 3):
         for left in range(0, 14, 3):
             patch = noisy[:, top : top + 3, left : left + 3]
             r = model.responsibilities(patch, sigma).detach()
-            for h, element in enumerate(symmetry.group(symmetries)):
+            for h, element in enumerate(symmetry.group(model.symmetries)):
                 turned = symmetry.act(patch, element)
                 for k in range(4):
                     u = (filters[model.basis[k]] * turned).sum((1, 2, 3))
                     n[k] += r[h, k]
                     powers[k] += r[h, k] * u.square()
-    ours = strength * w
-    m = (powers + ours[:, None] * (v + sigma**2)) / (n + ours)[:, None]
-    torch.testing.assert_close(got.variances, (m - sigma**2).clamp(min=2e-6))
-    torch.testing.assert_close(got.weights, (n + ours) / (25 + strength))
-    assert torch.equal(got.filters, filters)
+    return n, powers
 
 
 def test_a_strong_model_stays_as_it_is():

@@ -5,12 +5,13 @@ import math
 
 import pytest
 import torch
-from models import MODELS, events, mixture, product, span
+from models import MODELS, event_shape, events, mean_of, mixture, product, sample, span
 from reference import mixture_density, product_density
 from scipy import stats
 
 import gmdm_prior as gm
 from gmdm_prior import symmetry
+from gmdm_prior.wavelet_transform import haar_tile, to_tiles
 
 SIGMAS = (0.05, 0.3)
 
@@ -21,7 +22,7 @@ def model(request):
 
 
 def has_mean(model):
-    return model.mean_part.variance is not None
+    return mean_of(model).variance is not None
 
 
 def lattice(model, count, reach):
@@ -149,6 +150,14 @@ def test_jacobian_of_the_denoiser_is_symmetric(model):
     assert jacobian.abs().max() > 0.1
 
 
+@pytest.mark.parametrize("name", [n for n in MODELS if hasattr(MODELS[n](), "covariance")])
+def test_covariance_is_sigma_squared_times_that_jacobian(name):
+    model = MODELS[name]()
+    y = events(model, 1)[0]
+    jacobian = torch.func.jacrev(lambda v: model.denoise(v, 0.2))(y).reshape(y.numel(), y.numel())
+    torch.testing.assert_close(model.covariance(y, 0.2), 0.04 * jacobian, rtol=0, atol=1e-12)
+
+
 def test_denoising_by_nothing_changes_nothing(model):
     y = events(model, 4)
     assert torch.equal(model.denoise(y, 0.0), y)
@@ -162,18 +171,14 @@ def test_denoising_by_nothing_changes_nothing(model):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_finite_and_right_at_sigma_80(model, dtype):
     """The posterior of noise is nearly the prior mean: y + sigma² score loses it in rounding."""
-    y = (80 * torch.randn(5, *model.event_shape, generator=torch.Generator().manual_seed(0))).to(
-        dtype
-    )
+    noise = torch.randn(5, *event_shape(model), generator=torch.Generator().manual_seed(0))
+    y = (80 * noise).to(dtype)
     exact = y.double()
     resolution = torch.finfo(dtype).eps
-    zero_mean = model.denoise(y, 80.0) - model.mean_part.posterior_mean(
-        exact.flatten(1), torch.tensor(6400.0, dtype=torch.float64)
-    ).reshape(y.shape)
     expected = model.denoise(exact, 80.0)
     scale = expected.abs().max()
     assert model.denoise(y, 80.0).dtype == dtype
-    assert torch.isfinite(zero_mean).all()
+    assert torch.isfinite(model.denoise(y, 80.0)).all()
     # one rounding of the output, and float32's rounding of a mean over noise of size 80
     assert ((model.denoise(y, 80.0).double() - expected).abs() < resolution * scale + 1e-5).all()
     for name in ("log_prob", "score"):
@@ -199,11 +204,11 @@ def test_posterior_keeps_its_digits_in_float32_at_sigma_80():
     assert naive > 3 * error
 
 
-@pytest.mark.parametrize("sigma", [0.0, 0.2])
+@pytest.mark.parametrize("sigma", [0.0, 0.2, 3.0])
 def test_samples_follow_the_density(model, sigma):
     """Kolmogorov–Smirnov along every filter and along one oblique direction."""
     n = 20_000
-    x = model.sample((n,), sigma, generator=torch.Generator().manual_seed(3)).flatten(1)
+    x = sample(model, (n,), sigma, torch.Generator().manual_seed(3)).flatten(1)
     rows = span(model)
     oblique = torch.full((1, len(rows)), len(rows) ** -0.5, dtype=torch.float64) @ rows
     for direction in [*rows, *oblique]:
@@ -216,13 +221,22 @@ def test_samples_follow_the_density(model, sigma):
 
 def response_cdf(model, direction, sigma):
     """The law of <direction, x>: a mixture in one dimension, by the components' covariances."""
-    if isinstance(model, gm.PatchModel):
+    if isinstance(model, gm.WaveletModel):
+        tiles = to_tiles(direction.reshape(1, 4, 4), model.bank, model.levels)
+        inside = tiles.reshape(-1, model.patch_size**2)
+        largest = inside[inside.norm(dim=1).argmax()]
+        if largest.norm() < 1 - 1e-9:
+            return None  # several tiles
+        return response_cdf(model.experts, largest, sigma)
+    if isinstance(model, (gm.PatchModel, gm.SubbandExperts)):
         match = (span(model) @ direction).abs() > 1 - 1e-9
         if not match.any():
             return None  # along an oblique direction a product has L^J components
         j = int(match.nonzero()[0])
-        norm = model.filters[j].norm().item()
-        weights = model.experts.weights[j].numpy()
+        sign = torch.sign(span(model)[j] @ direction).item()
+        norm = sign * model.filters[j].norm().item()
+        row = j if isinstance(model, gm.PatchModel) else haar_tile(len(model.scales) // 3)[1][j]
+        weights = model.experts.weights[row].numpy()
         means = model.experts.means.numpy() / norm
         std = math.sqrt(model.experts.base_scale**2 / norm**2 + sigma**2)
         return lambda t: (weights * stats.norm.cdf(t[:, None], means, std)).sum(1)
@@ -240,17 +254,17 @@ def response_cdf(model, direction, sigma):
 def test_stein_identity(model):
     """E<y, score> = -J over samples; a proper mean (centred at 1/2) adds one for each channel."""
     n, sigma = 40_000, 0.2
-    y = model.sample((n,), sigma, generator=torch.Generator().manual_seed(5))
+    y = sample(model, (n,), sigma, torch.Generator().manual_seed(5))
     centre = 0.5 if has_mean(model) else 0.0
     products = ((y - centre) * model.score(y, sigma)).flatten(1).sum(1)
-    dimensions = len(span(model)) + (model.channels if has_mean(model) else 0)
+    dimensions = y[0].numel() if has_mean(model) else len(span(model))
     error = products.std() / math.sqrt(n)
     assert abs(products.mean() + dimensions) < 5 * error
     assert error < 0.1 * dimensions
 
 
 def test_recovers_the_noise_level_of_its_own_samples(model):
-    y = model.sample((4000,), 0.25, generator=torch.Generator().manual_seed(6))
+    y = sample(model, (4000,), 0.25, torch.Generator().manual_seed(6))
     levels = torch.linspace(0.15, 0.35, 21)
     likelihood = torch.stack([model.log_prob(y, s.item()).mean() for s in levels])
     assert abs(levels[likelihood.argmax()].item() - 0.25) <= 0.021
@@ -297,7 +311,7 @@ def test_responsibilities_name_the_class_that_made_the_patch():
 
 @pytest.mark.parametrize("method", ["log_prob", "score", "denoise", "posterior"])
 def test_batch_is_loop(model, method):
-    x = events(model, 6).reshape(2, 3, *model.event_shape)
+    x = events(model, 6).reshape(2, 3, *event_shape(model))
     sigma = torch.tensor([0.0, 0.1, 80.0], dtype=torch.float64)
     together = getattr(model, method)(x, sigma)
     for i in range(2):
@@ -331,13 +345,14 @@ def test_empty_and_single_batches(model, count):
     x = events(model, count)
     assert model.log_prob(x, 0.1).shape == (count,)
     assert model.denoise(x, 0.1).shape == x.shape
-    assert model.sample((count, 2)).shape == (count, 2, *model.event_shape)
+    assert sample(model, (count, 2)).shape == (count, 2, *event_shape(model))
 
 
 def test_chunks_do_not_show(model, monkeypatch):
     x, sigma = events(model, 9), torch.linspace(0, 1, 9, dtype=torch.float64)
     expected = model.score(x, sigma)
     monkeypatch.setattr("gmdm_prior.density.CHUNK", 1)
+    monkeypatch.setattr("gmdm_prior.whole_images.CHUNK", 1)
     torch.testing.assert_close(model.score(x, sigma), expected, rtol=1e-12, atol=1e-12)
 
 

@@ -12,6 +12,7 @@ from reference import mixture_density
 import gmdm_prior as gm
 from gmdm_prior.informative_patches import clipped_pixels
 from gmdm_prior.noise_level_estimation import level_of_patches
+from gmdm_prior.noise_map_estimation import _Field, _to_pixels
 from gmdm_prior.patch_evidence import PRIOR, evidence_of
 
 LIKELIHOOD = "bsds-gray-likelihood"
@@ -174,6 +175,23 @@ def test_map_follows_a_step_and_a_slope(model):
         assert found.shape == (1, 1, 64, 96)
         assert (found / truth).log().abs().mean() < far
         assert abs((found / truth).log().mean()) < 0.03
+
+
+def test_a_map_is_bilinear_between_patches():
+    """Levels that are a plane at the centres are that plane at the pixels between them."""
+    rows, columns = torch.tensor([3.5, 6.5, 11.5]), torch.tensor([3.5, 8.5])
+    values = 0.1 * rows[:, None] + 0.03 * columns
+    found = _to_pixels(values, rows, columns, torch.Size((16, 13)))
+    place = (torch.arange(n).float().clamp(c[0], c[-1]) for n, c in ((16, rows), (13, columns)))
+    expected = torch.stack(torch.meshgrid(*place, indexing="ij"))
+    torch.testing.assert_close(found, 0.1 * expected[0] + 0.03 * expected[1])
+
+
+def test_a_pixel_counts_once_in_a_map(model):
+    """However many patches it is in: the likelihood is tempered."""
+    field = _Field(model, 0.5 + 0.1 * noise(1, 64, 80))
+    patches = len(field.rows) * len(field.columns)
+    assert field.tempering * patches * 64 == pytest.approx(64 * 80)
 
 
 def test_map_of_even_noise_is_the_level(model):

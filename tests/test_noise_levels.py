@@ -1,5 +1,6 @@
 """Training under noise of several levels: tables, estimates, and the M-step that knows them."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,7 +10,15 @@ from models import mixture as small_mixture
 from test_em import SMALL, known_mixture, mismatch, natural_patches, random_covariances, seeded
 from torch import Tensor
 
-from gmdm_prior.training import FitSettings, em, fit, fit_em, full_mixture, tied_mixture
+from gmdm_prior.training import (
+    FitSettings,
+    em,
+    fit,
+    fit_em,
+    full_mixture,
+    several_levels,
+    tied_mixture,
+)
 from gmdm_prior.training.checkpoint import Checkpoints
 from gmdm_prior.training.coordinates import symmetry_matrices, to_coordinates
 from gmdm_prior.training.data import sample_noisy_patches, sample_patches
@@ -18,9 +27,9 @@ from gmdm_prior.training.moments import Statistics
 from gmdm_prior.training.noise_table import look_up, read_table
 from gmdm_prior.training.noisy_held_out import NoisyHeldOut
 from gmdm_prior.training.penalty import Penalty
-from gmdm_prior.training.pool import ImagePool
+from gmdm_prior.training.pool import ImagePool, step_generator
 from gmdm_prior.training.prior_free import global_level, local_levels
-from gmdm_prior.training.refine_levels import refined
+from gmdm_prior.training.refine_levels import MEMBERS, MOST_GROUPS, alike, refined
 from gmdm_prior.training.several_levels import group, maximise, reduced
 
 PENALTY = Penalty(least=1e-3, patches=2.0, variance=0.3, members=0.5)
@@ -111,6 +120,24 @@ def test_tied_step_never_falls_and_its_variances_are_stationary():
     (slope,) = torch.autograd.grad(total, variances)
     free = mixture.variances > PENALTY.least * 1.001
     assert slope[free].abs().max() < 1e-4  # scoring converges linearly; counts are up to 100
+
+
+def test_variances_neither_overshoot_nor_leave_their_bounds(monkeypatch):
+    """A single patch of little noise says 1.2, a hundred of more noise say 0.1, or less than none.
+
+    From 0.25 up the first is believed at once.
+    """
+    monkeypatch.setattr(several_levels, "SWEEPS", 1)
+    surplus = torch.tensor([-0.2, 0.7], dtype=torch.float64)
+    counts = torch.tensor([[1.0], [100.0]], dtype=torch.float64)
+    pen, start = dataclasses.replace(PENALTY, least=0.21), torch.full((1, 1), 0.25).double()
+    powers = torch.tensor([[[1.0]], [[100 * 0.8]]], dtype=torch.float64)
+    terms = powers, counts, surplus, pen
+    climbed = several_levels._climb(start, *terms)
+    assert several_levels._fit(climbed, *terms) > several_levels._fit(start, *terms)
+    powers = torch.tensor([[[0.001]], [[100 * 0.6]]], dtype=torch.float64)
+    pen = dataclasses.replace(pen, variance=0.0)
+    assert several_levels._climb(start, powers, counts, surplus, pen) == pen.least
 
 
 def test_reduced_statistics_of_one_level_are_its_own():
@@ -263,6 +290,53 @@ def test_refinement_finds_the_levels_of_a_models_own_samples():
     assert (found / truth - 1).abs().max() < 0.06
     alone = refined(x, torch.zeros(2400).long(), start[[0, 0]], tied, reference, turns)
     assert alone[1] == start[0]  # no patch is of that image
+
+
+def test_groups_are_of_one_image_and_alike():
+    counts = torch.tensor([3 * MEMBERS + 5, 10, 20 * MEMBERS])
+    image = torch.arange(3).repeat_interleave(counts)[torch.randperm(int(counts.sum()))]
+    sigma = torch.rand(len(image), generator=seeded())
+    number = alike(sigma, image)
+    numbers = [number[image == i].unique().tolist() for i in range(3)]
+    assert numbers == [[0, 1, 2], [3], list(range(4, 4 + MOST_GROUPS))]
+    for n in range(4 + MOST_GROUPS):
+        own = sigma[number == n]
+        others = sigma[(number != n) & (image == image[number == n][0])]
+        assert not bool(((others > own.min()) & (others < own.max())).any())
+        assert n == 3 or MEMBERS <= len(own) <= 20 * MEMBERS / MOST_GROUPS + 1
+
+
+def test_levels_of_a_group_move_together():
+    sigma, number = torch.tensor([0.1, 0.3, 0.2, 0.4]), torch.tensor([0, 2, 0, 2])
+    noise = em.PatchNoise(sigma, number)
+    first = noise.first_levels()
+    expected = torch.tensor([0.025, 0.125], dtype=torch.float64).sqrt()
+    torch.testing.assert_close(first[[0, 2]], expected)
+    torch.testing.assert_close(noise.variances(first), sigma.double().square())
+    moved = noise.variances(first * torch.tensor([2.0, 1.0, 0.5]))
+    torch.testing.assert_close(moved.sqrt(), torch.tensor([0.2, 0.15, 0.4, 0.2]).double())
+    certain = em.PatchNoise(sigma)
+    assert certain.first_levels() is None
+    torch.testing.assert_close(certain.variances(None), sigma.double().square())
+
+
+def test_maps_are_refined_with_the_model(tmp_path):
+    """The first map of white texture reads high by a third; the model learns otherwise."""
+    level, images = 0.08, []
+    for i in range(3):
+        stripes = 0.1 * torch.sin(2.4 * torch.arange(96.0))[None] * torch.ones(96, 1)
+        stripes[:, 48:] = 0
+        noise = level * torch.randn(96, 96, generator=seeded(i))
+        images.append((0.5 + stripes * stripes.T.sign() + noise)[None])
+    store = Checkpoints(tmp_path)
+    list(run(images, "map", store))
+    found = store.latest().state["em"]["sigmas"]
+    maps = image_sigmas(images, "map")
+    _, sigma, image = sample_noisy_patches(images, maps, 1500, 4, "d4", step_generator(0, 0))
+    first = em.PatchNoise(sigma, alike(sigma, image)).first_levels()
+    assert found.shape == first.shape == (21,)  # 500 patches of an image, at least 64 in each
+    gap = [(levels / level).log().abs().mean() for levels in (first, found)]
+    assert gap[1] < 0.7 * gap[0]
 
 
 # --- Images ---

@@ -164,6 +164,13 @@ def test_unknown_noise_is_written_down(call, tmp_path):
     assert f"read from {table}" in card["training_noise"]
 
 
+def test_an_image_without_patches_has_no_level(call, tmp_path):
+    few = ("bases=1", "classes=1", "components=1", "patches=2")
+    status, _, err = call(*EM, *few, "steps=1", "noise=auto")
+    assert status == 0, err
+    assert len(read_table(tmp_path / "run" / "noise_levels.csv")) == 2
+
+
 def test_a_level_for_each_pixel(call, tmp_path):
     assert call(*EM, "steps=2", "noise=map")[0] == 0
     card = gm.card(tmp_path / "run" / "model.safetensors")
@@ -383,9 +390,10 @@ def test_score_matching_adopts_its_start_or_refuses(call, tmp_path):
 
 
 def test_keys_without_effect_are_named(call):
-    status, _, err = call(*EM, "steps=1", "batch_size=10")
+    status, _, err = call(*EM, "steps=1", "batch_size=10", "wavelet=haar")
     assert status == 0
     assert "warning: batch_size has no effect with method=em" in err
+    assert "warning: wavelet has no effect with method=em, model=mixture" in err
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(call, tmp_path, monkeypatch):

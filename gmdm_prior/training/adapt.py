@@ -23,7 +23,7 @@ from torch import Tensor
 from gmdm_prior.mixture import PatchMixture
 from gmdm_prior.training.coordinates import symmetry_matrices, to_coordinates
 from gmdm_prior.training.diagonalise import diagonal
-from gmdm_prior.training.em import FLOOR
+from gmdm_prior.training.em_problem import FLOOR
 from gmdm_prior.training.tied_mixture import TiedMixture, expect
 
 STRENGTH = 3000

@@ -62,6 +62,10 @@ class Request:
         """Given keys at which a run of this resolved configuration does not look."""
         method = config.method
         unused = {key for key, methods in USED_BY.items() if method not in methods}
+        if config.model != "wavelet":
+            unused.add("wavelet")
+        if config.model != "conv":
+            unused |= {"octaves", "orientations"}
         if method not in FROM_INIT:
             unused.add("init")
         elif config.init:

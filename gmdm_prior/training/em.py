@@ -24,9 +24,9 @@ of the data is that of the clean patches plus σ² I: all stages fit the noisy d
 by σ² + floor, and the model gets what is left, v_kj = m_kj - σ² ≥ floor. No clean patch is ever
 seen. Where the noise differs from patch to patch (`PatchNoise`), patches are grouped by its level
 and m_kj are variances at one reference level (`training.several_levels`). Levels that were only
-estimated, one for each image, are improved under the model after the iterations `REFINED_AFTER` of
-stage 3 (`training.refine_levels`) and then held: levels and variances climbing together take a
-little of the noise for content, 0.5 % of its level each time.
+estimated are improved under the model, up to one factor for each group of patches, after the
+iterations `REFINED_AFTER` of stage 3 (`training.refine_levels`) and then held: levels and variances
+climbing together take a little of the noise for content, 0.5 % of its level each time.
 
 Resuming. An `EMState` holds everything an iteration starts from, as tensors; `advance` is a pure
 function of problem and state. Stored after any iteration and read back, it continues to the same
@@ -51,108 +51,14 @@ from gmdm_prior.training import (
     several_levels,
     tied_mixture,
 )
-from gmdm_prior.training.coordinates import symmetry_matrices, to_coordinates, to_filters
+from gmdm_prior.training.coordinates import to_filters
+from gmdm_prior.training.em_problem import FLOOR, EMProblem, EMSettings, PatchNoise
 from gmdm_prior.training.full_mixture import FullMixture
-from gmdm_prior.training.penalty import Penalty
-from gmdm_prior.training.several_levels import Level
 from gmdm_prior.training.tied_mixture import TiedMixture
-from gmdm_prior.training.validation import check_levels, check_patches, check_settings
 
-FLOOR = 2e-6
-PSEUDO_VARIANCE = {"full": 1e-3, "tied": 1e-4}
 STAGES = {"full": FullMixture, "tied": TiedMixture}
 MODULES = {"full": full_mixture, "tied": tied_mixture}
 REFINED_AFTER = (2, 4)  # tied iterations
-
-
-@dataclass(frozen=True)
-class EMSettings:
-    """What to fit; the arguments of `fit_em`, checked."""
-
-    bases: int = 3
-    classes: int = 40
-    symmetries: str = "d4"
-    noise: float = 0.0
-    components: int = 200
-    full_iterations: int = 12
-    iterations: int = 8
-    truncation: float = 1e-3
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be fitted."""
-        check_settings(self)
-
-    def penalty(self, stage: str) -> Penalty:
-        """The regulariser of a stage."""
-        return Penalty(least=self.noise**2 + FLOOR, variance=PSEUDO_VARIANCE[stage])
-
-
-@dataclass(frozen=True)
-class PatchNoise:
-    """Noise that differs from patch to patch.
-
-    Attributes:
-        sigma: its standard deviation, (N,).
-        image: number of each patch's image, (N,), where the levels are one estimate for each image
-            and may be improved; None where they are certain.
-    """
-
-    sigma: Tensor
-    image: Tensor | None = None
-
-    def first_levels(self) -> Tensor | None:
-        """Levels of the images, (M,) float64, before the first iteration."""
-        if self.image is None:
-            return None
-        levels = self.sigma.new_ones(int(self.image.max()) + 1, dtype=torch.float64)
-        levels[self.image] = self.sigma.double()
-        return levels
-
-
-@dataclass(frozen=True)
-class EMProblem:
-    """Patches in zero-mean coordinates (N, J), their channels and size, and what to fit to them.
-
-    `settings.noise` is the level of all patches; with `noise`, the reference level.
-    """
-
-    coordinates: Tensor
-    channels: int
-    size: int
-    settings: EMSettings
-    noise: PatchNoise | None = None
-
-    @classmethod
-    def from_patches(
-        cls, patches: Tensor, settings: EMSettings, noise: PatchNoise | None = None
-    ) -> EMProblem:
-        """Check patches (N, C, b, b) and take their coordinates.
-
-        With `noise` the reference is its root mean square; levels that are all the same and certain
-        are the `settings.noise` of all patches.
-        """
-        check_patches(patches, settings)
-        if noise is not None:
-            check_levels(noise.sigma, patches)
-            level = noise.sigma.double().square().mean().sqrt().item()
-            if noise.image is None and bool((noise.sigma == noise.sigma[0]).all()):
-                level, noise = noise.sigma[0].item(), None
-            settings = dataclasses.replace(settings, noise=level)
-        x = to_coordinates(patches)
-        return cls(x, patches.shape[1], patches.shape[-1], settings, noise)
-
-    def levels(self, sigmas: Tensor | None, components: int) -> list[Level]:
-        """Patches grouped by noise level; None in place of members stands for all of them."""
-        if self.noise is None:
-            return [Level(None, self.settings.noise**2)]
-        variances = self.noise.sigma.double() if sigmas is None else sigmas[self.noise.image]
-        most = several_levels.most_levels(components, self.coordinates.shape[1])
-        return several_levels.group(variances.square(), most)
-
-    @property
-    def turns(self) -> Tensor:
-        """The matrices P_h of the model's symmetries, (H, J, J)."""
-        return symmetry_matrices(self.settings.symmetries, self.channels, self.size)
 
 
 @dataclass(frozen=True)
@@ -164,7 +70,7 @@ class EMState:
         iteration: completed iterations of the stage.
         mixture: the stage's parameters.
         random_state: of the generator that clustering will use, (bytes,) uint8.
-        sigmas: noise levels of the images, (M,) float64, where they are estimated.
+        sigmas: noise levels of the groups of patches, (M,) float64, where they are estimated.
     """
 
     stage: str
@@ -260,8 +166,8 @@ def advance(problem: EMProblem, state: EMState) -> tuple[EMState, EMRecord]:
     mixture = several_levels.maximise(state.mixture, statistics, surplus, penalty)
     sigmas, iteration = state.sigmas, state.iteration + 1
     if sigmas is not None and state.stage == "tied" and iteration in REFINED_AFTER:
-        image, reference = problem.noise.image, settings.noise**2
-        sigmas = refine_levels.refined(x, image, sigmas, mixture, reference, *turns)
+        group, reference = problem.noise.group, settings.noise**2
+        sigmas = refine_levels.refined(x, group, sigmas, mixture, reference, *turns)
     record = EMRecord(
         state.stage,
         iteration,

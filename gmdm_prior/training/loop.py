@@ -173,6 +173,11 @@ def _record(
 
 def of_init(settings: Settings, init: PatchMixture | PatchModel) -> Settings:
     """The settings with what the start of score matching decides."""
+    if not isinstance(init, (PatchMixture, PatchModel)) or settings.model == "conv":
+        raise ValueError(
+            "init must be a PatchMixture or a PatchModel, and model the same; got a "
+            f"{type(init).__name__} and model={settings.model}. Other models begin by themselves"
+        )
     changes = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
     if isinstance(init, PatchMixture):
         changes["symmetries"] = init.symmetries
@@ -187,7 +192,9 @@ def image_pool(images: Images, settings: FitSettings, training: bool) -> ImagePo
         ValueError: images too small or of other channels, or a table of levels that cannot be used.
     """
     size, what = settings.patch_size, f"a patch of patch_size={settings.patch_size}"
-    if training and settings.method in ("em+score", *FROM_INIT):
+    if settings.model == "conv":
+        what = f"the grid of patch_size={size}"
+    elif training and settings.method in ("em+score", *FROM_INIT):
         size, what = 2 * size - 1, f"score matching with patch_size={size}"
     kept = usable(images, size, what)
     wrong = [tuple(i.shape) for i in kept if i.ndim != 3 or i.shape[0] != settings.channels]

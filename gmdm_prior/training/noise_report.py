@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,12 +45,15 @@ def _table(path: str, files: Sequence[Path]) -> torch.Tensor:
 
 
 def _estimated(folder: RunFolder, files: Sequence[Path]) -> torch.Tensor:
-    """The levels that the last iteration ended with, also written down."""
+    """The levels that the last iteration ended with, also written down.
+
+    An image that no patch was drawn from has none.
+    """
     levels = folder.checkpoints.latest().state["em"]["sigmas"]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
-    named = zip(files, levels.tolist(), strict=True)
-    rows.writerows([file, f"{level:.6g}"] for file, level in named)
+    named = zip(files, levels.tolist(), strict=False)  # the last ones may have no patches
+    rows.writerows([file, f"{level:.6g}"] for file, level in named if math.isfinite(level))
     write_aside(folder.path / "noise_levels.csv", text.getvalue().encode())
-    return levels
+    return levels[levels.isfinite()]

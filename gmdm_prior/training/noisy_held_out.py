@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from gmdm_prior.density import DensityModel
+from gmdm_prior.training.convolutional_held_out import ConvolutionalHeldOut
 from gmdm_prior.training.data import sample_noisy_patches
 from gmdm_prior.training.held_out import PATCHES, STREAM, HeldOut
 from gmdm_prior.training.pool import ImagePool, step_generator, without_mean
 from gmdm_prior.training.settings import FitSettings
+from gmdm_prior.training.wavelet_held_out import WaveletHeldOut
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class NoisyHeldOut:
         }
 
 
-def draw_held_out(pool: ImagePool, settings: FitSettings) -> HeldOut | NoisyHeldOut:
+def draw_held_out(
+    pool: ImagePool, settings: FitSettings
+) -> HeldOut | NoisyHeldOut | WaveletHeldOut | ConvolutionalHeldOut:
     """What a run with these settings measures on."""
+    if settings.model == "wavelet":
+        return WaveletHeldOut.draw(pool, settings)
+    if settings.model == "conv":
+        return ConvolutionalHeldOut.draw(pool, settings)
     return (HeldOut if pool.sigmas is None else NoisyHeldOut).draw(pool, settings)

@@ -1,13 +1,18 @@
-"""The noise level of each training image, by the likelihood of its patches under the mixture.
+"""Noise levels of the training images, by the likelihood of their patches under the mixture.
 
-For image n with patches x_i and noise variance s, and class weights ω of its own,
+For a group n of patches x_i with noise variance s, and class weights ω of its own,
 
     L_n(s) = max_ω Σ_i log Σ_k ω_k 1/|H| Σ_h N(A_g(k) P_h x_i; 0, v_k + s).
 
-The weights are taken from the image (a few EM steps from the model's), and one class more has no
+The weights are taken from the group (a few EM steps from the model's), and one class more has no
 variance at all: under the weights of the average image a flat image would read as less noisy than
 it is. L_n is found at levels around the present one, in a geometric progression; the new level is
 the top of the parabola through the highest of them and its neighbours.
+
+A group is an image where each image has one level. Where levels differ from pixel to pixel, it is
+patches of one image that were found to have about the same one (`alike`), so that fine texture,
+which first estimates take for noise, is told from it: all their levels move by the factor by which
+that of the group does. The first map's shape within a group stays as it is.
 """
 
 from __future__ import annotations
@@ -17,16 +22,37 @@ import math
 import torch
 from torch import Tensor
 
+from gmdm_prior.patch_evidence import MixturePatches
 from gmdm_prior.training.tied_mixture import TiedMixture
 
 SPREAD, GRID = 0.24, 7  # logarithms of the levels that are tried: -SPREAD … SPREAD
 WEIGHT_STEPS = 5
 FLAT = 0.05  # first weight of the class without variance
+MEMBERS, MOST_GROUPS = 64, 8  # patches of a group at least, and groups of an image at most
+
+
+def alike(sigma: Tensor, image: Tensor) -> Tensor:
+    """Groups of patches of one image with similar levels, equally many in each, (N,) numbers.
+
+    Args:
+        sigma: noise level of each patch, (N,).
+        image: number of each patch's image, (N,).
+    """
+    order = sigma.argsort(stable=True)
+    order = order[image[order].argsort(stable=True)]
+    counts = torch.bincount(image)
+    groups = (counts // MEMBERS).clamp(1, MOST_GROUPS)
+    first, offset = counts.cumsum(0) - counts, groups.cumsum(0) - groups
+    own = image[order]
+    rank = torch.arange(len(image)) - first[own]
+    number = torch.empty_like(image)
+    number[order] = offset[own] + rank * groups[own] // counts[own]
+    return number
 
 
 def refined(
     x: Tensor,
-    image: Tensor,
+    group: Tensor,
     sigmas: Tensor,
     mixture: TiedMixture,
     reference: float,
@@ -36,55 +62,34 @@ def refined(
 
     Args:
         x: patches (N, J), in coordinates.
-        image: the image of each, (N,).
-        sigmas: present noise level of each image, (M,) float64.
+        group: the group of each, (N,).
+        sigmas: present noise level of each group, (M,) float64.
         mixture: the model; its variances contain noise of variance `reference`.
         reference: see there.
         symmetries: P_h, (H, J, J).
 
     Returns:
-        Levels (M,); those of images without patches as they were.
+        Levels (M,); those of groups without patches as they were.
     """
-    clean = TiedMixture(
-        mixture.bases, (mixture.variances - reference).clamp(min=0), mixture.weights, mixture.basis
-    )
+    clean = (mixture.variances - reference).clamp(min=0)
+    members = [(mixture.basis == g).nonzero().squeeze(1) for g in range(len(mixture.bases))]
+    bases = [(basis @ symmetries).flatten(0, 1).to(x) for basis in mixture.bases]
+    variances = [clean[k].to(x) for k in members]
+    weights = mixture.weights[torch.cat(members)].to(x)
     steps = torch.linspace(-SPREAD, SPREAD, GRID, dtype=torch.float64)
-    order = image.argsort(stable=True)
-    parts = order.split(torch.bincount(image, minlength=len(sigmas)).tolist())
+    order = group.argsort(stable=True)
+    parts = order.split(torch.bincount(group, minlength=len(sigmas)).tolist())
     found = sigmas.clone()
-    for n, members in enumerate(parts):
-        if len(members) == 0:
+    for n, own in enumerate(parts):
+        if len(own) == 0:
             continue
-        tried = sigmas[n] * steps.exp()
-        heights = _profile(x[members], tried.square(), clean, symmetries)
-        found[n] = sigmas[n] * math.exp(_top(steps, heights))
+        evidence = MixturePatches(bases, variances, weights, x[own], FLAT)
+        heights = [
+            at.log_prob(at.fitted(evidence.start, WEIGHT_STEPS)).double().sum()
+            for at in map(evidence.at, (sigmas[n] * steps.exp()).tolist())
+        ]
+        found[n] = sigmas[n] * math.exp(_top(steps, torch.stack(heights)))
     return found
-
-
-def _profile(x: Tensor, noises: Tensor, clean: TiedMixture, symmetries: Tensor) -> Tensor:
-    """L_n, (GRID,) float64, at these noise variances."""
-    order, classes, dimension = len(symmetries), len(clean.weights), x.shape[1]
-    columns = x.T.contiguous()
-    logits = x.new_empty(len(noises), order, classes, len(x))
-    totals = clean.variances + noises[:, None, None]  # (GRID, K, J)
-    exponents = (-0.5 / totals).to(x)
-    offsets = (-0.5 * totals.log().sum(2)).to(x)
-    for g in range(len(clean.bases)):
-        k = (clean.basis == g).nonzero().squeeze(1)
-        at = exponents[:, k].flatten(0, 1)
-        for h, turn in enumerate(symmetries):
-            energy = ((clean.bases[g] @ turn).to(x) @ columns).square_()
-            logits[:, h, k] = (at @ energy).unflatten(0, (len(noises), len(k)))
-    logits += offsets[:, None, :, None]
-    joint = logits.logsumexp(1).double() - math.log(order)  # (GRID, K, n)
-    flat = -0.5 * (x.double().square().sum(1) / noises[:, None] + dimension * noises.log()[:, None])
-    joint = torch.cat([joint, flat[:, None]], 1)
-    start = torch.cat([(1 - FLAT) * clean.weights, clean.weights.new_tensor([FLAT])])
-    log_weights = start.log().expand(len(noises), -1)
-    for _ in range(WEIGHT_STEPS):
-        shares = (joint + log_weights[..., None]).softmax(1).mean(2)
-        log_weights = shares.clamp(min=1e-12).log()
-    return (joint + log_weights[..., None]).logsumexp(1).sum(1)
 
 
 def _top(places: Tensor, heights: Tensor) -> float:

@@ -13,14 +13,22 @@ from typing import Any
 
 from gmdm_prior import symmetry
 from gmdm_prior.training.noise_table import ESTIMATED, is_table
+from gmdm_prior.wavelet_transform import filter_bank
 
-METHODS = {"mixture": ("em", "em+score", "score", "hqs"), "patch": ("ipalm", "score", "hqs")}
+METHODS = {
+    "mixture": ("em", "em+score", "score", "hqs"),
+    "patch": ("ipalm", "score", "hqs"),
+    "wavelet": ("em",),
+    "conv": ("score",),
+}
 FROM_INIT = ("score", "hqs")  # methods that go on from a model
 STARTS = ("random", "likelihood")
-PATCH_SIZE = {"mixture": 8, "patch": 7}
+PATCH_SIZE = {"mixture": 8, "patch": 7, "wavelet": 8, "conv": 64}
 STEPS = {"em": 12, "em+score": 160, "score": 160, "hqs": 300, "ipalm": 100_000}
 EM_ITERATIONS = 12  # of the tied mixture, where score matching follows
 CHECKPOINT_EVERY = {"em": 1, "em+score": 10, "score": 10, "hqs": 10, "ipalm": 1000}
+CONV_STEPS, CONV_MEASURE_EVERY = 1000, 100  # which are short
+CONV_SIZE = 20  # the border of a crop is not scored
 MEASURE_EVERY = {"em": 1, "em+score": 20, "score": 20, "hqs": 20, "ipalm": 500}
 USED_BY = {  # settings that only some methods look at
     "bases": ("em", "em+score"),
@@ -46,17 +54,24 @@ class FitSettings:
     """Settings of `fit`; units and meanings are in the fields' metadata."""
 
     model: str = setting(
-        "mixture", "mixture (PatchMixture) or patch (PatchModel, the paper's product of experts)"
+        "mixture",
+        "mixture (PatchMixture), patch (PatchModel, the paper's product of experts), wavelet "
+        "(WaveletModel, a density of whole images: a mixture of wavelet trees) or conv "
+        "(ConvolutionalModel, the paper's experts on cyclic filters)",
     )
     method: str | None = setting(
         None,
         "em (likelihood), em+score, score (score matching of the image denoiser from init) or hqs "
         "(the same through half-quadratic splitting) for model=mixture; ipalm (the paper's), score "
-        "or hqs for model=patch",
-        "em, for model=patch ipalm",
+        "or hqs for model=patch; score (denoising score matching from a start of its own) for "
+        "model=conv",
+        "em, for model=patch ipalm, for model=conv score",
     )
     patch_size: int | None = setting(
-        None, "side of a patch, pixels", "8, for model=patch 7, from init its own"
+        None,
+        "side of a patch, pixels; for model=wavelet 2^levels, for model=conv that of the grid of "
+        "frequencies and of the crops",
+        "8, for model=patch 7, for model=conv 64, from init its own",
     )
     channels: int = setting(1, "1 (gray) or 3 (colour)")
     bases: int = setting(3, "orthonormal bases of the mixture")
@@ -69,6 +84,11 @@ class FitSettings:
     symmetries: str = setting(
         "d4", "d4, flips (left-right) or none: of the model, and of the training patches"
     )
+    wavelet: str = setting(
+        "sym4", "orthogonal wavelet of model=wavelet, a name in PyWavelets: haar, db4, sym4, …"
+    )
+    octaves: int = setting(4, "bands of model=conv from fine to coarse, with one for the rest")
+    orientations: int = setting(1, "filters of each octave of model=conv")
     noise: float | str = setting(
         0.0,
         "standard deviation of the noise in the images, [0, 1] units, e.g. 25/255; auto estimates "
@@ -80,7 +100,7 @@ class FitSettings:
         None,
         "iPALM or score-matching steps; for em iterations of the mixture, which follow 12 of the "
         "full-covariance one",
-        "em 12, score 160, hqs 300, ipalm 100000",
+        "em 12, score 160, hqs 300, ipalm 100000; for model=conv 1000",
     )
     start: str = setting(
         "random",
@@ -101,7 +121,7 @@ class FitSettings:
     measure_every: int | None = setting(
         None,
         "steps between held-out measurements",
-        "em 1, score and hqs 20, ipalm 500; em+score every 20",
+        "em 1, score and hqs 20, ipalm 500; em+score every 20, model=conv 100",
     )
     seed: int = setting(0, "of everything random")
 
@@ -124,9 +144,9 @@ class FitSettings:
         defaults = {
             "method": method,
             "patch_size": PATCH_SIZE[self.model],
-            "steps": STEPS[method],
+            "steps": CONV_STEPS if self.model == "conv" else STEPS[method],
             "checkpoint_every": 1000,
-            "measure_every": MEASURE_EVERY[method],
+            "measure_every": CONV_MEASURE_EVERY if self.model == "conv" else MEASURE_EVERY[method],
         }
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         settings = dataclasses.replace(self, **missing)
@@ -156,6 +176,7 @@ def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _check_numbers(settings: FitSettings) -> None:
     least = {"patch_size": 2, "bases": 1, "classes": 1, "patches": 1, "steps": 1, "batch_size": 1}
     least |= {"crops": 4, "checkpoint_every": 1, "measure_every": 1, "seed": 0}
+    least |= {"octaves": 1, "orientations": 1}
     if settings.components is not None:
         least["components"] = 1
     for name, bound in least.items():
@@ -183,8 +204,50 @@ def _check_numbers(settings: FitSettings) -> None:
             "sigma_min and sigma_max must be noise levels with 0 <= sigma_min <= sigma_max, "
             f"sigma_max > 0; got {settings.sigma_min:g} and {settings.sigma_max:g}"
         )
+    if settings.model == "wavelet":
+        _check_wavelet(settings)
+    if settings.model == "conv":
+        _check_conv(settings)
     if settings.method in ("em", "em+score"):
         _check_classes(settings)
+
+
+def _check_wavelet(settings: FitSettings) -> None:
+    if settings.channels != 1:
+        raise ValueError(
+            f"channels must be 1 with model=wavelet; got {settings.channels}. It takes channels "
+            "one by one"
+        )
+    if settings.patch_size & (settings.patch_size - 1):
+        raise ValueError(
+            "patch_size must be 2^levels with model=wavelet (2, 4, 8, 16); got "
+            f"{settings.patch_size}"
+        )
+    if isinstance(settings.noise, str):
+        raise ValueError(
+            f"noise must be one known level with model=wavelet; got {settings.noise}: levels that "
+            "differ or are estimated can be learnt from by model=mixture"
+        )
+    filter_bank(settings.wavelet)
+
+
+def _check_conv(settings: FitSettings) -> None:
+    if settings.channels != 1:
+        raise ValueError(
+            f"channels must be 1 with model=conv; got {settings.channels}. It takes channels one "
+            "by one"
+        )
+    if settings.patch_size % 2 or settings.patch_size < CONV_SIZE:
+        raise ValueError(
+            f"patch_size must be even and at least {CONV_SIZE} with model=conv, where it is the "
+            f"side of the grid of frequencies; got {settings.patch_size}"
+        )
+    most = int(math.log2(settings.patch_size)) - 2
+    if settings.octaves > most:
+        raise ValueError(
+            f"octaves must be at most {most} on a grid of patch_size={settings.patch_size}, or the "
+            f"coarsest have no frequency; got {settings.octaves}"
+        )
 
 
 def _check_classes(settings: FitSettings) -> None:

@@ -9,13 +9,15 @@ image denoiser in `training.score_matching`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 
 from gmdm_prior.density import DensityModel
 from gmdm_prior.mixture import PatchMixture
-from gmdm_prior.training import em
+from gmdm_prior.training import em, refine_levels
+from gmdm_prior.training.convolutional_trainer import ConvolutionalTrainer
 from gmdm_prior.training.data import sample_noisy_patches, sample_patches
 from gmdm_prior.training.held_out import HeldOut
 from gmdm_prior.training.noisy_held_out import NoisyHeldOut
@@ -61,16 +63,22 @@ class Trainer(Protocol):
 class LikelihoodTrainer:
     """`training.em` step by step; the loss is minus the log-likelihood in nats per dimension."""
 
-    def __init__(self, pool: ImagePool, settings: FitSettings) -> None:
+    def __init__(
+        self,
+        pool: ImagePool,
+        settings: FitSettings,
+        problem: Callable[[ImagePool, FitSettings], em.EMProblem] | None = None,
+    ) -> None:
         self.steps, self.step, self.stage = FULL_ITERATIONS + settings.iterations, 0, "full"
         self._pool, self._settings = pool, settings
+        self._make_problem = problem or em_problem
         self._problem: em.EMProblem | None = None
         self._state: em.EMState | None = None
 
     def advance(self) -> float:
         """One EM iteration."""
         if self._problem is None:
-            self._problem = em_problem(self._pool, self._settings)
+            self._problem = self._make_problem(self._pool, self._settings)
         if self._state is None:
             self._state = em.start(self._problem, step_generator(self._settings.seed, 1))
         state, record = em.advance(self._problem, self._state)
@@ -98,7 +106,7 @@ class LikelihoodTrainer:
         if self._state is None or self._state.stage != "tied":
             return None
         if self._problem is None:
-            self._problem = em_problem(self._pool, self._settings)
+            self._problem = self._make_problem(self._pool, self._settings)
         return em.to_model(self._problem, self._state).requires_grad_(False)
 
     def held_out_loss(self, held_out: HeldOut | NoisyHeldOut, model: DensityModel) -> float | None:
@@ -115,6 +123,21 @@ def em_problem(pool: ImagePool, settings: FitSettings) -> em.EMProblem:
     """Draw the patches and say what to fit to them."""
     available = pool.positions(settings.patch_size)
     count = min(settings.patches, available)
+    chosen = em_settings(settings, count, available)
+    generator = step_generator(settings.seed, 0)
+    place = count, settings.patch_size, settings.symmetries, generator
+    noise = None
+    if pool.sigmas is None:
+        patches = sample_patches(pool.images, *place)
+    else:
+        patches, sigma, image = sample_noisy_patches(pool.images, pool.sigmas, *place)
+        groups = {"auto": lambda: image, "map": lambda: refine_levels.alike(sigma, image)}
+        noise = em.PatchNoise(sigma, groups.get(settings.noise, lambda: None)())
+    return em.EMProblem.from_patches(patches, chosen, noise)
+
+
+def em_settings(settings: FitSettings, count: int, available: int) -> em.EMSettings:
+    """What EM is told, for `count` of the `available` patches; ValueError if they are too few."""
     components = settings.components
     if components is None:
         components = min(COMPONENTS, max(settings.classes, count // PATCHES_PER_COMPONENT))
@@ -123,24 +146,15 @@ def em_problem(pool: ImagePool, settings: FitSettings) -> em.EMProblem:
             f"components={components} need at least as many patches; there are {count} (the images "
             f"hold {available}): give more images or lower classes and components"
         )
-    generator = step_generator(settings.seed, 0)
-    place = count, settings.patch_size, settings.symmetries, generator
-    noise = None
-    if pool.sigmas is None:
-        patches = sample_patches(pool.images, *place)
-    else:
-        patches, sigma, image = sample_noisy_patches(pool.images, pool.sigmas, *place)
-        noise = em.PatchNoise(sigma, image if settings.noise == "auto" else None)
-    chosen = em.EMSettings(
+    return em.EMSettings(
         bases=settings.bases,
         classes=settings.classes,
         symmetries=settings.symmetries,
-        noise=settings.noise if noise is None else 0.0,
+        noise=0.0 if isinstance(settings.noise, str) else settings.noise,
         components=components,
         full_iterations=FULL_ITERATIONS,
         iterations=settings.iterations,
     )
-    return em.EMProblem.from_patches(patches, chosen, noise)
 
 
 class LikelihoodThenScore:
@@ -190,6 +204,12 @@ class LikelihoodThenScore:
 
 def make_trainer(pool: ImagePool, settings: FitSettings, init: PatchMixture | None) -> Trainer:
     """The trainer of a method."""
+    if settings.model == "wavelet":
+        from gmdm_prior.training.wavelet_trainer import WaveletTrainer  # it imports this module
+
+        return WaveletTrainer(pool, settings)
+    if settings.model == "conv":
+        return ConvolutionalTrainer(pool, settings)
     if settings.method == "em":
         return LikelihoodTrainer(pool, settings)
     if settings.method == "em+score":

@@ -12,7 +12,7 @@ from torch import Tensor
 from gmdm_prior import symmetry
 
 if TYPE_CHECKING:
-    from gmdm_prior.training.em import EMSettings
+    from gmdm_prior.training.em_problem import EMSettings
 
 LEAST = {"bases": 1, "classes": 1, "components": 1, "full_iterations": 0, "iterations": 1}
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .denoiser import GMDMDenoiser
+    from .metric import GMDMLogLikelihood
     from .noise import HeteroscedasticNoise, WeightedL2
     from .noise_estimator import GMDMNoiseEstimator
-    from .physics import build_physics, noise_level
+    from .physics import build_physics, physics_sigma
     from .poisson_gaussian import estimate_poisson_gaussian, poisson_gaussian_map
     from .prior import GMDMPrior
     from .registry import available, build_denoiser, build_noise_estimator, build_prior
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GMDMDenoiser",
+    "GMDMLogLikelihood",
     "GMDMNoiseEstimator",
     "GMDMPrior",
     "HeteroscedasticNoise",
@@ -32,16 +34,17 @@ __all__ = [
     "build_prior",
     "build_solver",
     "estimate_poisson_gaussian",
-    "noise_level",
+    "physics_sigma",
     "poisson_gaussian_map",
     "schedule",
 ]
 
 _HOMES = {
     "denoiser": ("GMDMDenoiser",),
+    "metric": ("GMDMLogLikelihood",),
     "noise": ("HeteroscedasticNoise", "WeightedL2"),
     "noise_estimator": ("GMDMNoiseEstimator",),
-    "physics": ("build_physics", "noise_level"),
+    "physics": ("build_physics", "physics_sigma"),
     "poisson_gaussian": ("estimate_poisson_gaussian", "poisson_gaussian_map"),
     "prior": ("GMDMPrior",),
     "registry": ("available", "build_denoiser", "build_noise_estimator", "build_prior"),

@@ -1,4 +1,4 @@
-"""The command line: `python -m deepinv_gmdm restore|denoise|plugins`.
+"""The command line: `python -m deepinv_gmdm restore|denoise|noise|plugins`.
 
 Exit status: 0 done, 2 bad input (one sentence on standard error), 130 interrupted.
 """
@@ -16,6 +16,7 @@ examples:
   python -m deepinv_gmdm restore deblur prior.weights=bsds-gray-small physics.noise.sigma=5/255
   python -m deepinv_gmdm denoise noisy.png sigma=25/255 out=clean.png
   python -m deepinv_gmdm denoise noisy.png sigma=auto       the level is estimated (map: per pixel)
+  python -m deepinv_gmdm noise noisy.png map=true           how much noise there is, and where
   python -m deepinv_gmdm plugins
 """
 
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=USAGE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="restore|denoise|plugins")
+    commands = parser.add_subparsers(required=True, metavar="restore|denoise|noise|plugins")
     restore = commands.add_parser("restore", help="simulate a measurement and restore it")
     restore.add_argument("config", help="a YAML file, or the name of a config of the package")
     restore.add_argument("words", nargs="*", metavar="key=value", help="overrides of the config")
@@ -58,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         help="sigma=25/255|auto|map weights=NAME method=hqs out=FILE",
     )
     denoise.set_defaults(run=_denoise)
+    noise = commands.add_parser("noise", help="read the noise level off a picture")
+    noise.add_argument("image", help="the noisy picture")
+    noise.add_argument(
+        "words", nargs="*", metavar="key=value", help="map=true|false weights=NAME out=FILE"
+    )
+    noise.set_defaults(run=_noise)
     plugins = commands.add_parser(
         "plugins", help="list every registered name, and whether it loads"
     )
@@ -72,15 +79,25 @@ def _restore(given: argparse.Namespace) -> None:
 
 
 def _denoise(given: argparse.Namespace) -> None:
-    from .restore import denoise
+    from .noisy_picture import denoise
 
+    denoise(given.image, _options(given.words, "sigma=25/255"))
+
+
+def _noise(given: argparse.Namespace) -> None:
+    from .noisy_picture import noise
+
+    noise(given.image, _options(given.words, "map=true"))
+
+
+def _options(words: Sequence[str], example: str) -> dict[str, str]:
     options = {}
-    for word in given.words:
+    for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"{word!r} is no option; write key=value, such as sigma=25/255")
+            raise ValueError(f"{word!r} is no option; write key=value, such as {example}")
         options[key] = value
-    denoise(given.image, options)
+    return options
 
 
 def _plugins(given: argparse.Namespace) -> None:

@@ -6,6 +6,8 @@ image independently and clamp nothing:
     average   each pixel is the mean of the exact posterior means of the patches that cover it
     (empirical Bayes) hqs       a few half-quadratic-splitting steps, each a patch average at a
     falling level and a step back to the data
+
+A density of whole images, `gmdm_prior.WaveletModel`, has one way: its exact posterior mean.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ class GMDMDenoiser(deepinv.models.Denoiser):
 
     Args:
         weights: name of bundled weights, path of a `.safetensors` file, or a model of `gmdm_prior`.
-        method: `"hqs"` (default, best) or `"average"` (one empirical-Bayes step, the exact
-            posterior means averaged).
+        method: of patches, `"hqs"` (default, best) or `"average"` (one empirical-Bayes step, the
+            exact posterior means averaged); of a `WaveletModel`, `"posterior"`, the exact posterior
+            mean, and sigma must be one level for each image. Images whose sides are no multiples of
+            its `patch_size` are reflected up to the next ones and cropped.
         stride: distance between patches in pixels; None is the method's tuned default (1 for
             `"average"`).
         boundary: how the image goes on outside: `"reflect"`, `"circular"` (symmetric Jacobian) or
-            `"valid"`; None is the method's default, reflect.
+            `"valid"`; None is the method's default, reflect. A `WaveletModel` is periodic.
         device: where the weights live; None leaves them where they are.
         sigma: `"estimate"`: where no noise level is given, read it from each image, with the
             likelihood-trained `bsds-gray-likelihood` for bundled weights and with your own model
@@ -48,22 +52,34 @@ class GMDMDenoiser(deepinv.models.Denoiser):
     def __init__(
         self,
         weights: str | nn.Module = "bsds-gray",
-        method: str = "hqs",
+        method: str | None = None,
         stride: int | None = None,
         boundary: str | None = None,
         device: torch.device | str | None = None,
         sigma: str | None = None,
     ) -> None:
         super().__init__()
-        methods = ("hqs", "average")
+        self.model = weights if isinstance(weights, nn.Module) else gm.load(weights)
+        whole = isinstance(self.model, gm.WaveletModel)
+        methods = ("posterior",) if whole else ("hqs", "average")
+        method = methods[0] if method is None else method
         if method not in methods:
             near = difflib.get_close_matches(str(method), methods, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"method must be 'hqs' or 'average'; got {method!r}{hint}")
+            allowed = " or ".join(map(repr, methods))
+            raise ValueError(
+                f"method must be {allowed} for a {type(self.model).__name__}; got {method!r}{hint}"
+            )
+        if whole and (stride, boundary) != (None, None):
+            raise ValueError(
+                "stride and boundary are for densities of patches; a WaveletModel takes the whole "
+                f"image, periodic: leave them out. Got stride={stride}, boundary={boundary!r}"
+            )
         self.method = method
-        self.model = weights if isinstance(weights, nn.Module) else gm.load(weights)
         options: dict[str, Any] = {} if boundary is None else {"boundary": boundary}
-        if method == "average":
+        if whole:
+            self.operator = gm.WaveletDenoiser(self.model)
+        elif method == "average":
             self.operator = gm.PatchAveraging(
                 self.model, stride=1 if stride is None else stride, **options
             )
@@ -80,7 +96,13 @@ class GMDMDenoiser(deepinv.models.Denoiser):
 
     @property
     def halo(self) -> int:
-        """How many pixels around a tile influence its result."""
+        """How many pixels around a tile influence its result.
+
+        Raises:
+            ValueError: a `WaveletModel` takes the whole image, which cannot be tiled.
+        """
+        if isinstance(self.model, gm.WaveletModel):
+            raise ValueError("a WaveletModel denoises whole images, which cannot be tiled")
         return self.operator.halo
 
     def forward(self, x: Tensor, sigma: Any = None, **kwargs: Any) -> Tensor:
@@ -115,4 +137,6 @@ def noise_estimator_for(
 ) -> GMDMNoiseEstimator:
     """What reads the noise level for a denoiser of these weights, loaded as `model`."""
     bundled = isinstance(weights, str) and weights in gm.bundled()
-    return GMDMNoiseEstimator(DEFAULT_WEIGHTS if bundled else model, per_pixel)
+    of_patches = not isinstance(model, gm.WaveletModel)
+    own = model if of_patches and not bundled else DEFAULT_WEIGHTS
+    return GMDMNoiseEstimator(own, per_pixel)

@@ -5,8 +5,8 @@
     motion_blur    circular convolution with a random trajectory's trace, `size` pixels wide
     inpainting     a random share `keep` of the pixels is seen
 
-The level of the noise is read back from the operator itself (`noise_level`), so that a solver needs
-no second number for it. Operators and noise have their own seeded generators: the same config
+The level of the noise is read back from the operator itself (`physics_sigma`), so that a solver
+needs no second number for it. Operators and noise have their own seeded generators: the same config
 measures the same data.
 """
 
@@ -88,7 +88,7 @@ def build_physics(config: PhysicsConfig, shape: tuple[int, ...], device: Any = "
     return physics
 
 
-def noise_level(physics: Any) -> float:
+def physics_sigma(physics: Any) -> float:
     """The standard deviation of an operator's own noise.
 
     Raises:

@@ -2,8 +2,9 @@
 
 f is the composite density of an image: the density of every overlapping patch to the power 1/b² (b
 the patch size), so that lambda = 1 beside a Gaussian data term at the true noise level is the
-Bayesian weight. It is a composite likelihood, not a normalised density of images. With its score
-s = grad log f:
+Bayesian weight. It is a composite likelihood, not a normalised density of images. Of a
+`gmdm_prior.WaveletModel`, a density of whole images, f is that density itself, and both sides of an
+image must be multiples of its `patch_size`. With the score s = grad log f:
 
     fn    g(x)                                     (B,)
     grad  -s(x, sigma)                             analytic: no automatic differentiation inside
@@ -37,7 +38,7 @@ class GMDMPrior(deepinv.optim.Prior):
         weights: name of bundled weights, path of a `.safetensors` file, or a model of `gmdm_prior`.
         sigma: noise level of the density, in the image's units, where a call gives none.
         boundary: `"circular"` (default: every pixel has the same weight, so `grad` is a gradient
-            everywhere) or what else `gmdm_prior.PatchLikelihood` offers.
+            everywhere) or, of patches, what else `gmdm_prior.PatchLikelihood` offers.
         max_iter: most descent steps of one `prox`.
         tol: `prox` stops for an image once the root mean square over its pixels of the proximal
             objective's gradient is below this, in the image's units; that also bounds the error
@@ -65,7 +66,15 @@ class GMDMPrior(deepinv.optim.Prior):
         if not tol >= 0:
             raise ValueError(f"tol must not be negative; got {tol}")
         self.model = weights if isinstance(weights, nn.Module) else gm.load(weights)
-        self.likelihood = gm.PatchLikelihood(self.model, boundary=boundary)
+        if isinstance(self.model, gm.WaveletModel):
+            if boundary != "circular":
+                raise ValueError(
+                    f"boundary must be 'circular' for a WaveletModel, which is periodic; got "
+                    f"{boundary!r}"
+                )
+            self.likelihood = gm.WaveletLikelihood(self.model)
+        else:
+            self.likelihood = gm.PatchLikelihood(self.model, boundary=boundary)
         self.sigma = sigma
         self.max_iter = max_iter
         self.tol = tol

@@ -1,17 +1,12 @@
-"""The commands `restore` and `denoise`: from a picture to a restored picture on disk."""
+"""The command `restore`: from a picture to a simulated measurement and its restoration on disk."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import shutil
-import sys
-import tempfile
 import time
-import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,58 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from .config import load_config
-from .denoiser import GMDMDenoiser, noise_estimator_for
-from .noise_estimator import GMDMNoiseEstimator
-from .physics import build_physics, noise_level, parse_level
-from .picture import check_suffix, read_picture, save_picture
-from .registry import accepts, build_prior, unknown
+from .output_folder import OutputFolder
+from .physics import build_physics, parse_level, physics_sigma
+from .picture import read_picture, save_picture
+from .registry import accepts, build_prior
 from .solver import SolverConfig, build_solver
 
 FILES = ("restored.png", "comparison.png", "config.yaml", "metrics.json")
-
-
-class OutputFolder:
-    """A folder found writable before the work, which gets all of its files at the end or none.
-
-    Files are written into a hidden folder inside and then renamed; an interrupted or failed run
-    leaves what was there before. Raises ValueError where the folder cannot be made or written to.
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path).expanduser()
-        self._made: list[Path] = []
-
-    def __enter__(self) -> OutputFolder:
-        """Make the folder and try to write in it."""
-        missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._made = missing
-            self.aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.path))
-        except OSError as error:
-            self._clean()
-            reason = error.strerror or error
-            raise ValueError(
-                f"output folder {str(self.path)!r} is not writable: {reason}"
-            ) from None
-        return self
-
-    def publish(self) -> None:
-        """Move everything written so far to its place."""
-        for file in sorted(self.aside.iterdir()):
-            os.replace(file, self.path / file.name)
-
-    def __exit__(self, *exception: object) -> None:
-        """Remove what was not published."""
-        shutil.rmtree(self.aside, ignore_errors=True)
-        self._clean()
-
-    def _clean(self) -> None:
-        for folder in self._made:
-            try:
-                folder.rmdir()
-            except OSError:  # not empty: it holds results
-                return
 
 
 def psnr(result: Tensor, truth: Tensor) -> float:
@@ -145,7 +95,7 @@ def make_solver(config: DictConfig, physics: Any, like: Tensor, progress: bool) 
     return build_solver(
         settings,
         prior,
-        sigma=noise_level(physics),
+        sigma=physics_sigma(physics),
         physics_norm=norm,
         prior_sigma=sigma,
         prior_lambda=weight,
@@ -170,69 +120,6 @@ def compare(truth: Tensor, measurement: Tensor, result: Tensor, path: str | os.P
         axes.set_title(title)
         axes.set_axis_off()
     figure.savefig(path, dpi=110)
-
-
-def denoise(source: str, options: Mapping[str, Any]) -> Path:
-    """Denoise a picture file; the command `denoise`.
-
-    Args:
-        source: the noisy picture.
-        options: `sigma` (a level such as `25/255`; `auto` estimates it, `map` for every pixel), and
-            if wanted `weights`, `method`, `out`.
-
-    Returns:
-        Where the result was written: `out`, else beside the working directory as
-        `NAME-denoised.png`.
-
-    Raises:
-        ValueError: for bad input, in one sentence.
-        OSError: where the result cannot be written.
-    """
-    known = ("sigma", "weights", "method", "out")
-    for key in options:
-        if key not in known:
-            raise ValueError(unknown("option", key, known))
-    sigma = options.get("sigma")
-    if sigma is None:
-        raise ValueError(
-            "sigma is needed: sigma=25/255 for a standard deviation of 25 gray levels, sigma=auto "
-            "to estimate it, sigma=map to estimate it for every pixel"
-        )
-    level = None if sigma in ("auto", "map") else parse_level(sigma, "sigma")
-    noisy, bits = read_picture(source)
-    out = Path(options.get("out") or f"{Path(source).stem}-denoised.png").expanduser()
-    check_suffix(out)
-    if out.is_dir():
-        raise ValueError(f"out={str(out)!r} is a folder; name a picture file")
-    weights = options.get("weights") or "bsds-gray"
-    denoiser = GMDMDenoiser(weights, method=options.get("method") or "hqs")
-    with OutputFolder(out.parent) as folder, torch.no_grad():
-        if level is None:
-            estimator = noise_estimator_for(weights, denoiser.model, per_pixel=sigma == "map")
-            level = _estimated(estimator, noisy)
-        save_picture(denoiser(noisy, level), folder.aside / out.name, bits)
-        folder.publish()
-    print(f"written to {out}")
-    return out
-
-
-def _estimated(estimator: GMDMNoiseEstimator, noisy: Tensor) -> Tensor:
-    """The noise level of a picture, or its map, printed in gray levels of 255."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        if estimator.per_pixel:
-            level = estimator(noisy)
-            low, middle, high = (255 * v.item() for v in (level.min(), level.median(), level.max()))
-            text = f"levels {low:.2f}/255 to {high:.2f}/255, median {middle:.2f}/255"
-        else:
-            found = estimator.with_error(noisy)
-            level, (low, high) = found.sigma, found.interval()
-            ends = f"95 %: {255 * low.item():.2f} to {255 * high.item():.2f}"
-            text = f"level {255 * level.item():.2f}/255 ({ends})"
-    print(f"estimated noise {text}", flush=True)
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
-        print(f"note: {message}", file=sys.stderr)
-    return level
 
 
 def _check_size(prior: Any, image: Tensor) -> None:

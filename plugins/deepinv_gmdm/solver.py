@@ -97,7 +97,7 @@ def build_solver(
         spec: `"hqs"`, `"pgd"`, `"gd"`, `"drs"` or `"admm"`, or a mapping with the key `name` and
             the fields of `SolverConfig`.
         prior: a deepinv prior.
-        sigma: noise level of the measurement (see `noise_level(physics)`).
+        sigma: noise level of the measurement (see `physics_sigma(physics)`).
         physics_norm: largest eigenvalue of AᵀA (`physics.compute_sqnorm`); it bounds steps of
             PGD and GD.
         prior_sigma: noise level handed to the prior (deepinv's `g_param`); None: the measurement's

@@ -170,6 +170,87 @@ def test_denoise_estimates_the_level(command, photo, noisy, tmp_path, monkeypatc
     assert restoring.psnr(result, photo) > restoring.psnr(noisy, photo) + 5
 
 
+def numbers_of(line):
+    return [float(number) for number in re.findall(r"\d+\.\d+", line)]
+
+
+def test_noise_is_the_estimate_with_its_interval(command, noisy, tmp_path):
+    """In gray levels and in [0, 1]; nothing is written."""
+    save_picture(noisy, tmp_path / "noisy.png", bits=16)
+    status, printed, error = command("noise", tmp_path / "noisy.png")
+    assert (status, error) == (0, "")
+    assert re.fullmatch(r"noise level .*/255 \(95 %: .* to .*\); in \[0, 1\]: .*\)\n", printed)
+    picture = read_picture(tmp_path / "noisy.png")[0]
+    found = gm.noise_level(gm.load("bsds-gray-likelihood"), picture)
+    levels = [value.item() for value in (found.sigma, *found.interval())]
+    expected = [255 * value for value in levels] + levels
+    # two decimals of gray levels, four of [0, 1]
+    assert numbers_of(printed) == pytest.approx(expected, abs=0.006)
+    assert numbers_of(printed)[3:] == pytest.approx(levels, abs=6e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["noisy.png"]
+
+
+def test_noise_draws_its_map(command, photo, tmp_path, monkeypatch):
+    """The left half is noisier, in what is printed and in the picture."""
+    monkeypatch.chdir(tmp_path)
+    sigma = torch.full_like(photo, 0.02)
+    sigma[..., :24] = 0.15
+    noise = torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))
+    save_picture(0.3 + 0.4 * photo + sigma * noise, "noisy.png")
+    status, printed, _ = command("noise", "noisy.png", "map=true")
+    assert status == 0
+    level, levels, written = printed.splitlines()
+    assert level.startswith("noise level ")
+    low, high, _ = numbers_of(levels)[:3]
+    assert levels.startswith("noise levels ")
+    assert (low < 8, high > 30) == (True, True)
+    assert written == "written to noisy-noise.png"
+    drawn = np.asarray(Image.open("noisy-noise.png").convert("RGB")).astype(float)
+    panel = drawn[drawn.shape[0] // 2 - 20 : drawn.shape[0] // 2 + 20]
+    place = [int(share * drawn.shape[1]) for share in (0.55, 0.8)]  # of the map's two halves
+    bright, dark = (panel[:, p - 5 : p + 5].mean((0, 1)) for p in place)
+    assert bright[0] > dark[0] + 50  # yellow and blue
+    save_picture(photo.expand(1, 3, -1, -1), "colour.png")
+    words = ("map=true", "out=sub/n.bmp", "weights=bsds-gray-small")
+    assert command("noise", "colour.png", *words)[0] == 0
+    assert (tmp_path / "sub" / "n.bmp").is_file()
+
+
+def test_noise_says_that_there_is_none(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.full((20, 30), 90, np.uint8)).save("plain.png")
+    status, printed, error = command("noise", "plain.png", "map=true")
+    assert status == 0
+    assert printed.startswith("noise level 0.00/255 (95 %: 0.00 to 0.00); in [0, 1]: 0.0000")
+    assert error.startswith("note: the image is constant")
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["map=perhaps"], "map=perhaps is neither true nor false"),
+        (["mpa=true"], "unknown option 'mpa'; did you mean 'map'"),
+        (["out=a.png"], "give map=true with it"),
+        (["map=true", "out=a.pgn"], "names no picture format"),
+        (["map=true", "out=photo.png/a.png"], "not writable"),
+        (["weights=none"], "bsds-gray"),
+        (["true"], "write key=value, such as map=true"),
+    ],
+)
+def test_noise_refuses(refused, photo_file, tmp_path, monkeypatch, words, match):
+    monkeypatch.chdir(tmp_path)
+    assert match in refused("noise", photo_file, *words)
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_noise_refuses_the_picture(refused, tmp_path):
+    Image.fromarray(np.zeros((4, 30), np.uint8)).save(tmp_path / "thin.png")
+    (tmp_path / "text.png").write_text("no picture")
+    assert "at least one patch" in refused("noise", tmp_path / "thin.png")
+    assert "no picture" in refused("noise", tmp_path / "text.png")
+    assert "does not exist" in refused("noise", tmp_path / "none.png")
+
+
 def test_denoise_says_that_there_is_no_noise(command, tmp_path):
     Image.fromarray(np.full((20, 30), 90, np.uint8)).save(tmp_path / "plain.png")
     out = tmp_path / "same.png"

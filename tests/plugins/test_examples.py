@@ -43,3 +43,17 @@ def test_demo_blind_heteroscedastic(tmp_path):
     out = tmp_path / "figure.png"
     assert run("blind_heteroscedastic", out=str(out), size=96, cell=48) > 23
     assert Image.open(out).size[0] > 300
+
+
+def test_demo_uncertainty(tmp_path):
+    """The predicted error is the real one within a third."""
+    out = tmp_path / "figure.png"
+    assert 0.75 < run("uncertainty", out=str(out), size=64) < 1.33
+    assert Image.open(out).size[0] > 300
+
+
+def test_demo_sampling(tmp_path):
+    """Samples of the mixture are nearer to photographs (0.10) than the product's (0.19)."""
+    out = tmp_path / "figure.png"
+    assert run("sampling", out=str(out), count=4000) < 0.12
+    assert Image.open(out).size[0] > 300

@@ -5,6 +5,7 @@ import pytest
 import torch
 from deepinv_gmdm.noise import HeteroscedasticNoise, WeightedL2
 from deepinv_gmdm.poisson_gaussian import (
+    _line,
     estimate_poisson_gaussian,
     local_mean,
     poisson_gaussian_map,
@@ -172,6 +173,15 @@ def test_edges_and_texture_are_outliers():
     gain, sigma = estimate_poisson_gaussian(model(x))
     ratio = poisson_gaussian_map(x, gain, sigma) / poisson_gaussian_map(x, 0.03, 0.02)
     assert float((ratio - 1).abs().mean()) < 0.018
+
+
+def test_a_few_pairs_off_the_line_count_little():
+    mean = torch.linspace(0.1, 0.9, 32, dtype=torch.float64)
+    variance, count = 0.02 * mean + 1e-3, torch.full_like(mean, 1000.0)
+    clean = _line(mean, variance, count)
+    torch.testing.assert_close(clean, torch.tensor([0.02, 1e-3], dtype=torch.float64))
+    variance[[5, 20]] *= 3  # two bins of texture
+    assert (_line(mean, variance, count) / clean - 1).abs().max() < 0.15
 
 
 def test_the_map_never_has_a_negative_variance():

@@ -5,7 +5,7 @@ import math
 import deepinv
 import pytest
 import torch
-from deepinv_gmdm import build_physics, noise_level
+from deepinv_gmdm import build_physics, physics_sigma
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, parse_level
 
 NAMES = ("denoise", "gaussian_blur", "motion_blur", "inpainting")
@@ -37,15 +37,15 @@ def test_the_same_config_measures_the_same(photo, name):
 
 def test_noise_level_is_the_physics_own(photo):
     physics = build_physics(config("denoise", "25/255"), tuple(photo.shape[1:]))
-    assert noise_level(physics) == pytest.approx(25 / 255)
+    assert physics_sigma(physics) == pytest.approx(25 / 255)
     assert float((physics(photo) - photo).std()) == pytest.approx(25 / 255, rel=0.05)
     physics.noise_model = deepinv.physics.GaussianNoise(0.3)
-    assert noise_level(physics) == pytest.approx(0.3)
+    assert physics_sigma(physics) == pytest.approx(0.3)
     physics.noise_model = deepinv.physics.ZeroNoise()
-    assert noise_level(physics) == 0
+    assert physics_sigma(physics) == 0
     physics.noise_model = deepinv.physics.PoissonNoise(0.1)
     with pytest.raises(ValueError, match="PoissonNoise has no single Gaussian level"):
-        noise_level(physics)
+        physics_sigma(physics)
 
 
 def test_gaussian_blur_is_a_gaussian_of_its_width():
