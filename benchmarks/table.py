@@ -8,7 +8,8 @@ Every bundled model (one step, HQS at stride 2, default HQS) beside rivals run h
 for BSD68, published figures (table_report.py). Protocol: that of denoising.py, noise seeded with
 the image's index in the whole set; EPLL, total variation and wavelets see about nine images only,
 and all methods are shown on those as well. Each measured image is a line in OUT/images.csv, so that
-an interrupted run goes on where it stopped, and changed weights are measured again. Writes OUT/denoising.csv, .md and .png.
+an interrupted run goes on where it stopped, and changed weights are measured again. Writes
+OUT/denoising.csv, .md and .png.
 """
 
 from __future__ import annotations
