@@ -179,7 +179,8 @@ def check_options(model: object, stride: int, boundary: str) -> None:
     if not isinstance(model, (PatchModel, PatchMixture)):
         raise TypeError(
             f"model must be a PatchModel or a PatchMixture; got {type(model).__name__}. "
-            "gmdm_prior.load('bsds-gray') gives one"
+            "gmdm_prior.load('bsds-gray') gives one. Densities of whole images have a `denoise` of "
+            "their own (WaveletDenoiser for batches)"
         )
     if not isinstance(stride, int) or not 1 <= stride <= model.patch_size:
         raise ValueError(

@@ -3,9 +3,9 @@
 Two ways from a density of patches to a denoiser of images, both of which treat the channels of an
 image independently and clamp nothing:
 
-    average   each pixel is the mean of the exact posterior means of the patches that cover it
-    (empirical Bayes) hqs       a few half-quadratic-splitting steps, each a patch average at a
-    falling level and a step back to the data
+    average   each pixel is the mean of the exact posterior means of its patches (empirical Bayes)
+    hqs       a few half-quadratic-splitting steps, each an average of patches at a falling level
+              and a step back to the data
 
 A density of whole images, `gmdm_prior.WaveletModel`, has one way: its exact posterior mean.
 """

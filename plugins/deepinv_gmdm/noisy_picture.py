@@ -49,7 +49,7 @@ def denoise(source: str, options: Mapping[str, Any]) -> Path:
     noisy, bits = read_picture(source)
     out = _target(options.get("out") or f"{Path(source).stem}-denoised.png")
     weights = options.get("weights") or "bsds-gray"
-    denoiser = GMDMDenoiser(weights, method=options.get("method") or "hqs")
+    denoiser = GMDMDenoiser(weights, method=options.get("method"))
     with OutputFolder(out.parent) as folder, torch.no_grad():
         if level is None:
             estimator = noise_estimator_for(weights, denoiser.model, per_pixel=sigma == "map")

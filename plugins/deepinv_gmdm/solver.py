@@ -27,6 +27,8 @@ from typing import Any
 
 import deepinv
 
+import gmdm_prior as gm
+
 from .denoiser import GMDMDenoiser
 from .physics import parse_level
 from .prior import GMDMPrior
@@ -167,8 +169,9 @@ def _mean_steps(
         "stepsize": [s * s / weight for s in levels],
     }
     if isinstance(prior, GMDMPrior):
-        denoiser = GMDMDenoiser(prior.model, method="average", stride=config.stride)
-        prior = deepinv.optim.PnP(denoiser)
+        whole = isinstance(prior.model, gm.WaveletModel)
+        options = {} if whole else {"method": "average", "stride": config.stride}
+        prior = deepinv.optim.PnP(GMDMDenoiser(prior.model, **options))
     common = {**common, "early_stop": False}
     return deepinv.optim.HQS(prior=prior, params_algo=params, max_iter=steps, **common)
 

@@ -49,6 +49,14 @@ def test_results_reproduce_from_the_written_config(command, photo_file, tmp_path
     assert "max_iter: 3" in (second / "config.yaml").read_text()
 
 
+def test_a_density_of_whole_images_restores(command, photo_file, tmp_path):
+    words = [f"image={photo_file}", "prior.weights=bsds-gray-wavelet", f"out={tmp_path / 'out'}"]
+    status, _, error = command("restore", "deblur", *words, "solver.max_iter=6")
+    assert status == 0, error
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["psnr_restored"] > found["psnr_measurement"] + 1
+
+
 @pytest.mark.parametrize("prior", ["gmdm", "tv", "wavelet", "pnp", "red"])
 def test_prior_switches_on_the_same_config(command, photo_file, tmp_path, prior):
     words = ["prior.denoiser.weights=bsds-gray-small", "prior.denoiser.name=gmdm"]
@@ -149,6 +157,10 @@ def test_denoise(command, photo, noisy, tmp_path, monkeypatch):
     assert restoring.psnr(result, photo) > restoring.psnr(noisy, photo) + 5
     assert command(*words, "method=average", "out=sub/clean.tif")[0] == 0
     assert (tmp_path / "sub" / "clean.tif").is_file()
+    words = ("denoise", "noisy.png", "sigma=0.1", "weights=bsds-gray-wavelet", "out=whole.png")
+    assert command(*words)[::2] == (0, "")
+    whole = read_picture(tmp_path / "whole.png")[0]
+    assert restoring.psnr(whole, photo) > restoring.psnr(noisy, photo) + 4
 
 
 def test_denoise_estimates_the_level(command, photo, noisy, tmp_path, monkeypatch):
