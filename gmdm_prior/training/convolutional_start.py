@@ -2,9 +2,9 @@
 
 The weights are fitted, by EM (`product_start.fit_weights`), to the responses themselves, and xi is
 as large as the experts can hold: the outer quantile of the responses lies just inside the outermost
-mean. For a Gaussian band the potential of Eq. 11 would have to be wider by the ratio n / r of the
-pixels to the frequencies of the band, as each of the n pixels has its say about r unknowns; but
-score matching gets further from here (0.3 dB after 400 steps), where components are narrow.
+mean. For a Gaussian band the potential of Eq. 11 is wider than that by the ratio n / r of the
+pixels to the frequencies of the band, as each of the n pixels has its say about r unknowns; score
+matching finds that by itself.
 """
 
 from __future__ import annotations

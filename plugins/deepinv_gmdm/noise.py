@@ -28,7 +28,7 @@ class HeteroscedasticNoise(deepinv.physics.NoiseModel):
     """
 
     def __init__(self, sigma: Any = 0.1, rng: torch.Generator | None = None) -> None:
-        super().__init__(rng=rng)
+        super().__init__(noise_model=self.forward, rng=rng)  # what `*` of two noise models calls
         self.register_buffer("sigma", _levels(sigma))
 
     def forward(
