@@ -8,8 +8,6 @@ import torch
 from models import mixture, product
 from scipy import stats
 
-pytest.importorskip("bm3d", reason="benchmarks need the extra `bench`")
-pytest.importorskip("skimage", reason="benchmarks need the extra `bench`")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from calibration import mean_square, of_patches, response_cdf

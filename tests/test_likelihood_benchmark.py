@@ -9,8 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("bm3d", reason="benchmarks need the extra `bench`")
-pytest.importorskip("skimage", reason="benchmarks need the extra `bench`")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import calibration

@@ -4,6 +4,7 @@ import csv
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,7 +209,19 @@ sys.exit(train.main(sys.argv[1:]))
 
 
 def start_and_signal(words, metrics, at_row, number):
-    """Run in another process, and send it a signal once it has written some rows."""
+    """Run in another process, and send it a signal once it has written some rows.
+
+    Where the machine is so busy that the run is over before, it is tried again.
+    """
+    for _ in range(4):
+        status, err = start_and_signal_once(words, metrics, at_row, number)
+        if status != 0:
+            break
+        shutil.rmtree(metrics.parent)
+    return status, err
+
+
+def start_and_signal_once(words, metrics, at_row, number):
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(
         [sys.executable, "-c", SLOWED, *words],
