@@ -73,6 +73,12 @@ def test_levels_are_finite_and_not_negative(value):
         WeightedL2(value)
 
 
+def test_a_product_adds_the_noise_of_both():
+    product = HeteroscedasticNoise(0.3, seeded(0)) * HeteroscedasticNoise(0.4, seeded(1))
+    spread = product(torch.zeros(1, 1, 100, 100)).std()
+    torch.testing.assert_close(spread, torch.tensor(0.5), rtol=0.03, atol=0)  # its error: 0.7 %
+
+
 # --- WeightedL2 ---
 
 
