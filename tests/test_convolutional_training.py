@@ -47,7 +47,7 @@ def run(folder=None, resume=None, stop_at=None, **changes):
 
 
 def test_starts_with_what_the_experts_can_hold(start):
-    """Responses reach to just inside the outermost mean, and potentials have their moments."""
+    """Responses times sqrt(n / r) reach to just inside the outermost mean, and potentials fit."""
     assert start.magnitude.shape == (5,)
     assert start.experts.logits.shape == (5, 125)
     bands = sample_bands(start.owner, start.phase, (20, 20))
@@ -55,9 +55,10 @@ def test_starts_with_what_the_experts_can_hold(start):
     crops = torch.stack([pool().crop(20, "d4", g)[0] for _ in range(100)])
     for j, xi in enumerate(start.magnitude):
         z = torch.fft.irfft2(torch.fft.rfft2(crops) * bands.mask(j) * xi, (20, 20))
-        assert 0.8 < z.abs().flatten().quantile(0.9999) < 1.1
+        wide = z / bands.share(j).sqrt()
+        assert 0.8 < wide.abs().flatten().quantile(0.9999) < 1.1
         expected = (start.experts.weights[j] * start.experts.means.square()).sum()
-        assert z.square().mean().item() == pytest.approx(expected.item(), rel=0.25, abs=2e-4)
+        assert wide.square().mean().item() == pytest.approx(expected.item(), rel=0.25, abs=2e-4)
 
 
 @pytest.mark.parametrize("sigma", [0.03, 0.2])
@@ -100,7 +101,7 @@ def test_training_mends_a_wrong_start(start):
     losses = [trainer.advance() for _ in range(given.steps)]
     held_out = ConvolutionalHeldOut.draw(ImagePool.of(pictures(2, 1, SHAPE)), given)
     before, after = held_out.psnr(wrong), held_out.psnr(trainer.model())
-    assert after > before + 0.2
+    assert after > before + 0.5
     assert sum(losses[-4:]) < sum(losses[:4])
     assert trainer.held_out_loss(held_out, trainer.model()) == held_out.loss(trainer.model())
     assert torch.equal(trainer.model().owner, wrong.owner)

@@ -1,10 +1,10 @@
 """Where a `ConvolutionalModel` starts: octaves of zero phase, potentials fitted to their responses.
 
-The weights are fitted, by EM (`product_start.fit_weights`), to the responses themselves, and xi is
-as large as the experts can hold: the outer quantile of the responses lies just inside the outermost
-mean. For a Gaussian band the potential of Eq. 11 is wider than that by the ratio n / r of the
-pixels to the frequencies of the band, as each of the n pixels has its say about r unknowns; score
-matching finds that by itself.
+For a Gaussian band the potential of Eq. 11 is not the marginal of the response but wider by the
+ratio n / r of the pixels to the frequencies of the band: each of the n pixels has its say about r
+unknowns. So the weights are fitted, by EM (`product_start.fit_weights`), to responses times
+sqrt(n / r), and xi is as large as the experts can hold: the outer quantile of these lies just
+inside the outermost mean.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def band_pass_start(
     crops = [pool.crop(grid, settings.symmetries, generator)[0] for _ in range(CROPS)]
     spectra = torch.fft.rfft2(torch.stack(crops))
     responses = [
-        torch.fft.irfft2(spectra * bands.mask(j), (grid, grid)).flatten()
+        torch.fft.irfft2(spectra * bands.mask(j), (grid, grid)).flatten() / bands.share(j).sqrt()
         for j in range(int(owner.max()) + 1)
     ]
     outer = torch.stack([z[::QUANTILE_STRIDE].abs().quantile(OUTER) for z in responses])
