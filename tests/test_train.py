@@ -4,7 +4,6 @@ import csv
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -199,7 +198,8 @@ def test_help_lists_every_key_with_default_and_meaning(capsys):
 # --- going on -------------------------------------------------------------------------------------
 
 SLOWED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 from gmdm_prior import train
 from gmdm_prior.training.run_folder import RunFolder
 add = RunFolder.add
@@ -209,19 +209,7 @@ sys.exit(train.main(sys.argv[1:]))
 
 
 def start_and_signal(words, metrics, at_row, number):
-    """Run in another process, and send it a signal once it has written some rows.
-
-    Where the machine is so busy that the run is over before, it is tried again.
-    """
-    for _ in range(4):
-        status, err = start_and_signal_once(words, metrics, at_row, number)
-        if status != 0:
-            break
-        shutil.rmtree(metrics.parent)
-    return status, err
-
-
-def start_and_signal_once(words, metrics, at_row, number):
+    """Run in another process, and send it a signal once it has written some rows."""
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(
         [sys.executable, "-c", SLOWED, *words],
