@@ -51,7 +51,9 @@ def train(images: list[np.ndarray], out: Path) -> tuple[gm.PatchMixture, float]:
             Image.fromarray(image).save(Path(folder) / f"tile-{i:02}.png")
         words = [sys.executable, "-m", "gmdm_prior.train", f"data={folder}", f"out={out}"]
         begun = time.perf_counter()
-        subprocess.run(words, check=True)
+        done = subprocess.run(words, check=False)
+    if done.returncode:  # it has said why
+        sys.exit(done.returncode)
     return gm.load(out / "model.safetensors"), time.perf_counter() - begun
 
 
