@@ -23,7 +23,7 @@ import torch
 from pictures import Picture, read_pictures
 from torch import Tensor
 from tqdm import tqdm
-from words import read, status
+from words import with_folder
 
 import gmdm_prior as gm
 from gmdm_prior import symmetry
@@ -184,11 +184,8 @@ def run(folder: str, options: dict[str, str]) -> None:
 
 def main(words: list[str]) -> int:
     """The exit status."""
-    if not words or "=" in words[0]:
-        print("give the folder of clean test images", file=sys.stderr)
-        return 2
     torch.set_grad_enabled(False)
-    return status(lambda given: run(words[0], read(given, DEFAULTS, {})), words[1:])
+    return with_folder(run, words, DEFAULTS, {}, "the folder of clean test images")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from pictures import Picture, read_pictures
 from rivals import COMPONENTS, GRAY, MIXTURE, PATCHES, SIZE
 from torch import Tensor
 from tqdm import tqdm
-from words import BSDS500, read, status
+from words import BSDS500, with_folder
 
 import gmdm_prior as gm
 from gmdm_prior.bits import bits_per_dim
@@ -190,11 +190,8 @@ def run(folder: str, options: dict[str, str]) -> None:
 
 def main(words: list[str]) -> int:
     """The exit status."""
-    if not words or "=" in words[0]:
-        print("give the folder of clean test images", file=sys.stderr)
-        return 2
     torch.set_grad_enabled(False)
-    return status(lambda given: run(words[0], read(given, DEFAULTS, BSDS500)), words[1:])
+    return with_folder(run, words, DEFAULTS, BSDS500, "the folder of clean test images")
 
 
 if __name__ == "__main__":

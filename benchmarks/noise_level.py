@@ -27,7 +27,7 @@ from denoising import noisy
 from pictures import Picture, read_pictures
 from torch import Tensor
 from tqdm import tqdm
-from words import BSDS500, read, status
+from words import BSDS500, read, status, with_folder
 
 import gmdm_prior as gm
 from gmdm_prior.noise_level_estimation import level_of_image, misfit
@@ -217,10 +217,8 @@ def main(words: list[str]) -> int:
     if words[:1] == ["calibrate"]:
         known = {"data": "", "weights": DEFAULTS["weights"]}
         return status(lambda given: calibrate(read(given, known, BSDS500)), words[1:])
-    if not words or "=" in words[0]:
-        print("give the folder of clean images, skimage, or calibrate", file=sys.stderr)
-        return 2
-    return status(lambda given: compare(words[0], read(given, DEFAULTS, {})), words[1:])
+    what = "the folder of clean images, skimage, or calibrate"
+    return with_folder(compare, words, DEFAULTS, {}, what)
 
 
 if __name__ == "__main__":

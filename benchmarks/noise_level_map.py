@@ -20,7 +20,7 @@ import torch
 from denoising import psnr, read_gray
 from torch import Tensor
 from tqdm import tqdm
-from words import read, status
+from words import with_folder
 
 import gmdm_prior as gm
 
@@ -84,10 +84,7 @@ def run(folder: str, options: dict[str, str]) -> None:
 
 def main(words: list[str]) -> int:
     """The exit status."""
-    if not words or "=" in words[0]:
-        print("give the folder of clean images", file=sys.stderr)
-        return 2
-    return status(lambda given: run(words[0], read(given, DEFAULTS, {})), words[1:])
+    return with_folder(run, words, DEFAULTS, {})
 
 
 if __name__ == "__main__":

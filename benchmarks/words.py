@@ -37,4 +37,18 @@ def status(run: Callable[[list[str]], object], words: list[str]) -> int:
     return 0
 
 
+def with_folder(
+    run: Callable[[str, dict[str, str]], object],
+    words: list[str],
+    defaults: Mapping[str, str],
+    needed: Mapping[str, str],
+    what: str = "the folder of clean images",
+) -> int:
+    """Run with a first word, `what`, and options from the others; the exit status as `status`."""
+    if not words or "=" in words[0]:
+        print(f"give {what}", file=sys.stderr)
+        return 2
+    return status(lambda given: run(words[0], read(given, defaults, needed)), words[1:])
+
+
 BSDS500 = {"data": "bsds500:ROOT is needed: the folder that holds BSDS500"}

@@ -17,7 +17,6 @@ the classes. Logarithms are in units of log 2.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +24,10 @@ from functools import lru_cache
 from typing import Any
 
 from .isotypic import TURNS, gathered, spaces, to_coordinates, to_pixels, turned
-from .vector_code import Code, Compiled, Host, Memory, Module, Vector, exp2, fma, host, installed
+from .vector_code import Code, Compiled, Host, Memory, Module, Vector, exp2, fma, made_for_host
 
 KEPT = 8  # kernels, one for each patch size and class counts
 FAINTEST = -60.0  # logarithm of the least weight: nothing beside 1, and no product is a denormal
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -375,12 +372,8 @@ def compiled(size: int, counts: tuple[int, ...]) -> Kernel | None:
         size: side b of a patch, even.
         counts: classes of each basis.
     """
-    if not installed():
-        return None
-    try:
-        target = host()
-        layout = Layout(size, counts, target.lanes, BLOCKING[target.lanes])
-        return Kernel(layout, target)
-    except Exception:  # whatever another version or platform may raise: torch can do it all
-        log.warning("mixtures run without the fused kernel: llvmlite failed", exc_info=True)
-        return None
+
+    def make(target: Host) -> Kernel:
+        return Kernel(Layout(size, counts, target.lanes, BLOCKING[target.lanes]), target)
+
+    return made_for_host(make, "mixtures run")

@@ -8,17 +8,14 @@ memory; torch's `gather` needs two, and eight bytes for the cell of each respons
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ._noise_level import plain
-from .vector_code import Code, Compiled, Host, Module, Vector, fma, host, installed
-
-log = logging.getLogger(__name__)
+from .vector_code import Code, Compiled, Host, Module, Vector, fma, made_for_host
 
 
 def read_table(
@@ -96,10 +93,4 @@ def emit(first: int, end: int, lanes: int) -> tuple[Module, Code]:
 @lru_cache
 def compiled(first: int, end: int) -> Kernel | None:
     """The kernel for this CPU; None without llvmlite, or where it fails, which is logged."""
-    if not installed():
-        return None
-    try:
-        return Kernel(first, end, host())
-    except Exception:  # whatever another version or platform may raise: torch can do it all
-        log.warning("tables are read without the fused kernel: llvmlite failed", exc_info=True)
-        return None
+    return made_for_host(partial(Kernel, first, end), "tables are read")

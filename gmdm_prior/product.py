@@ -100,16 +100,7 @@ class PatchModel(DensityModel):
         n, dtype = math.prod(shape), compute_dtype(self.filters.dtype)
         if n == 0:
             return self.filters.new_zeros(*shape, *self.event_shape)
-        level = self.at(noise.to(dtype).expand(n, 1))
-        weights = self.experts.weights.to(dtype)
-        components = torch.multinomial(weights, n, replacement=True, generator=generator).T
-        std = level.experts.variance.sqrt()
-        normal = torch.randn(
-            std.shape, dtype=dtype, device=self.filters.device, generator=generator
-        )
-        z = level.experts.means[components] + std * normal
-        x = (z / level.norms.square()) @ level.filters
-        x = x + self.mean_part.sample(n, level.noise, generator)
+        x = self.at(noise.to(dtype).expand(n, 1)).sample(generator)
         return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
 
     def with_mean(self, variance: float) -> PatchModel:
@@ -260,6 +251,17 @@ class ProductLevel:
     def posterior_variance(self, y: Tensor) -> Tensor:
         """(N, a) per-pixel posterior variance."""
         return self.posterior(y)[1]
+
+    def sample(self, generator: torch.Generator | None) -> Tensor:
+        """(N, a) samples, one for each noise variance of `noise` (N, 1)."""
+        weights = self.experts.log_weights.exp()
+        count = len(self.noise)
+        components = torch.multinomial(weights, count, replacement=True, generator=generator).T
+        std = self.experts.variance.sqrt()
+        normal = torch.randn(std.shape, dtype=std.dtype, device=std.device, generator=generator)
+        z = self.experts.means[components] + std * normal
+        zero_mean = (z / self.norms.square()) @ self.filters
+        return zero_mean + self.mean_part.sample(count, self.noise, generator)
 
     def assemble(self, y: Tensor, responses: Tensor) -> Tensor:
         """(N, a) patches y with other responses (N, J)."""

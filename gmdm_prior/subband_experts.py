@@ -97,13 +97,7 @@ class SubbandExperts(DensityModel):
         noise = event_variance(sigma, shape, self.scales).to(dtype).expand(shape).reshape(n, 1)
         if n == 0:
             return self.scales.new_zeros(*shape, *self.event_shape)
-        level = self.at(noise)
-        weights = level.experts.log_weights.exp()
-        components = torch.multinomial(weights, n, replacement=True, generator=generator).T
-        std = level.experts.variance.sqrt()
-        normal = torch.randn(std.shape, generator=generator, dtype=dtype, device=std.device)
-        z = level.experts.means[components] + std * normal
-        x = (z / level.norms.square()) @ level.filters + self.mean_part.sample(n, noise, generator)
+        x = self.at(noise).sample(generator)
         return x.reshape(*shape, *self.event_shape).to(self.scales.dtype)
 
     def covariance(self, y: Tensor, sigma: float | Tensor) -> Tensor:

@@ -9,6 +9,7 @@ imported, when a kernel is made.
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ NUMBER_BYTES = 4
 MANTISSA_BITS = 23
 ROUNDING = 1.5 * 2**MANTISSA_BITS  # adding it leaves the nearest integer in the lowest bits
 EXP2_DEGREE = 6  # Taylor, for |x| <= 1/2: off by 1.2e-7 at most
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -253,6 +256,22 @@ def exp2(x: Vector) -> Vector:
     one = builder.bitcast(code.constant(1.0).value, bits)
     scale = builder.add(builder.shl(builder.bitcast(shifted.value, bits), lift), one)
     return power * Vector(code, builder.bitcast(scale, code.vector))
+
+
+def made_for_host(make: Callable[[Host], Any], fallback: str) -> Any:
+    """What `make` compiles for this CPU; None without llvmlite, or where it fails, which is logged.
+
+    Args:
+        make: a kernel from what the CPU can do.
+        fallback: what the log then says is done without it.
+    """
+    if not installed():
+        return None
+    try:
+        return make(host())
+    except Exception:  # whatever another version or platform may raise: torch can do it all
+        log.warning("%s without the fused kernel: llvmlite failed", fallback, exc_info=True)
+        return None
 
 
 class Compiled:

@@ -10,7 +10,6 @@ a half cosine over the steps.
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import torch
 from gmdm_prior import storage
 from gmdm_prior.convolutional import ConvolutionalModel
 from gmdm_prior.training.convolutional_start import band_pass_start
+from gmdm_prior.training.moving_adam import descend, load_moved, moved_state
 from gmdm_prior.training.moving_convolution import MovingConvolution
 from gmdm_prior.training.pool import ImagePool, step_generator
 from gmdm_prior.training.settings import FitSettings
@@ -72,11 +72,7 @@ class ConvolutionalTrainer:
             total += float(loss.detach())
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss is {total}")
-        for group in self._optimiser.param_groups:
-            group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        self._optimiser.step()
-        if not all(bool(torch.isfinite(p).all()) for p in self._moving.parameters()):
-            raise FloatingPointError("a parameter is not finite after the step")
+        descend(self._optimiser, self._moving, self.step, self.steps)
         self.step += 1
         return total
 
@@ -91,19 +87,13 @@ class ConvolutionalTrainer:
 
     def state(self) -> dict[str, Any]:
         """The start, how far it has moved, and Adam's moments."""
-        state = {
-            "start": storage.pack(self._start),
-            "moved": self._moving.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-        }
-        return {"step": self.step, **copy.deepcopy(state)}
+        return moved_state(self.step, self._start, self._moving, self._optimiser)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state, which brings its own start."""
         self._begin(storage.unpack(*state["start"]))
         self.step = state["step"]
-        self._moving.load_state_dict(state["moved"])
-        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        load_moved(state, self._moving, self._optimiser)
 
     def model(self) -> ConvolutionalModel | None:
         """The present model, float32; None before the first step."""

@@ -23,7 +23,6 @@ betas (0.9, 0.98), falling to zero as a half cosine over the steps; half of it t
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import math
@@ -44,6 +43,7 @@ from gmdm_prior.product import PatchModel
 from gmdm_prior.schedule import DEFAULT
 from gmdm_prior.threads import Workers
 from gmdm_prior.training.moving import MovingProductLevel, moving
+from gmdm_prior.training.moving_adam import descend, load_moved, moved_state
 from gmdm_prior.training.pool import ImagePool, step_generator
 from gmdm_prior.training.product_trainer import first_product
 from gmdm_prior.training.settings import FitSettings
@@ -235,29 +235,19 @@ class ScoreTrainer:
             loss += 10 * math.log10(result.error / result.count) / len(LEVELS)
         self._optimiser.zero_grad()
         torch.autograd.backward(tensors, gradients)
-        for group in self._optimiser.param_groups:
-            group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        self._optimiser.step()
-        if not all(bool(torch.isfinite(p).all()) for p in self._moving.parameters()):
-            raise FloatingPointError("a parameter is not finite after the step")
+        descend(self._optimiser, self._moving, self.step, self.steps)
         self.step += 1
         return loss
 
     def state(self) -> dict[str, Any]:
         """The start, how far it has moved, and Adam's moments."""
-        state = {
-            "start": storage.pack(self._start),
-            "moved": self._moving.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-        }
-        return {"step": self.step, **copy.deepcopy(state)}
+        return moved_state(self.step, self._start, self._moving, self._optimiser)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state, which brings its own start."""
         self._begin(storage.unpack(*state["start"]))
         self.step = state["step"]
-        self._moving.load_state_dict(state["moved"])
-        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        load_moved(state, self._moving, self._optimiser)
 
     def model(self) -> PatchMixture | PatchModel:
         """The present model, float32."""
