@@ -12,6 +12,7 @@ from ._noise_level import sigma_from_time, time_from_sigma
 from .convolutional import ConvolutionalModel
 from .denoisers import HalfQuadraticSplitting, PatchAveraging
 from .density import DensityModel
+from .image_frame import ImageFrame
 from .likelihood import PatchLikelihood
 from .mixture import PatchMixture
 from .noise_level_estimation import NoiseLevel, estimate_sigma, noise_level
@@ -29,6 +30,7 @@ __all__ = [
     "ConvolutionalModel",
     "DensityModel",
     "HalfQuadraticSplitting",
+    "ImageFrame",
     "NoiseLevel",
     "PatchAveraging",
     "PatchLikelihood",

@@ -78,6 +78,16 @@ class PatchLikelihood(nn.Module):
             return images.clone()
         return (torch.stack(out) / size**2).reshape(images.shape).to(images.dtype)
 
+    def dimensions(self, images: Tensor) -> float:
+        """Of the density of one plane, patches counted once per pixel as in `log_prob`.
+
+        Stretching images by s subtracts this times log s from a plane's log-density.
+        """
+        model, size = self.model, self.model.patch_size
+        places = [n if self.boundary == "circular" else n - size + 1 for n in images.shape[2:]]
+        means = 0 if model.mean_part.variance is None else model.channels
+        return places[0] * places[1] * (model.filters.shape[-4] + means) / size**2
+
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of `-log_prob`, that of one patch: for the descent lemma."""
         return self.model.lipschitz(sigma)

@@ -70,6 +70,10 @@ class WaveletLikelihood(nn.Module):
         planes, level = _planes(self.model, images, sigma)
         return self.model.score(planes, level).reshape(images.shape).to(images.dtype)
 
+    def dimensions(self, images: Tensor) -> float:
+        """Of the density of one plane: its pixels. Stretching by s subtracts it times log s."""
+        return images.shape[2] * images.shape[3]
+
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of `-log_prob`: for the descent lemma."""
         return self.model.lipschitz(sigma)

@@ -43,6 +43,7 @@ ALLOWED = {
         "schedule",
         "threads",
     },
+    "image_frame": {"_noise_level", "denoisers", "density"},
     "likelihood": {"denoisers", "density", "image_levels", "patches"},
     "patch_evidence": {"mixture", "product"},
     "informative_patches": {"density"},

@@ -1,7 +1,6 @@
 """The GMDM as a deepinv denoiser.
 
-Two ways from a density of patches to a denoiser of images, both of which treat the channels of an
-image independently and clamp nothing:
+Two ways from a density of patches to a denoiser of images, both of which clamp nothing:
 
     average   each pixel is the mean of the exact posterior means of its patches (empirical Bayes)
     hqs       a few half-quadratic-splitting steps, each an average of patches at a falling level
@@ -37,6 +36,12 @@ class GMDMDenoiser(deepinv.models.Denoiser):
             `"average"`).
         boundary: how the image goes on outside: `"reflect"`, `"circular"` (symmetric Jacobian) or
             `"valid"`; None is the method's default, reflect. A `WaveletModel` is periodic.
+        channels: what the channels of an image are to a model of one: `"independent"` planes, or
+            red, green and blue, which `"opponent"` takes for luminance and two differences, each at
+            a scale of its own (`gmdm_prior.ImageFrame`). `"strict"` refuses images of other
+            channels than the model's. A colour model, `bsds-color`, takes three as they are.
+        data_range: the values of black and white, (low, high); (0, 255) for 8 bits, say. Exact:
+            images and noise levels are scaled.
         device: where the weights live; None leaves them where they are.
         sigma: `"estimate"`: where no noise level is given, read it from each image, with the
             likelihood-trained `bsds-gray-likelihood` for bundled weights and with your own model
@@ -46,7 +51,8 @@ class GMDMDenoiser(deepinv.models.Denoiser):
         halo: how many pixels around a tile influence its result (for `deepinv.distributed`).
 
     Raises:
-        ValueError: for unknown or corrupt weights, or an unknown method, stride, boundary or sigma.
+        ValueError: for unknown or corrupt weights, or an unknown method, stride, boundary,
+            channels, data_range or sigma.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class GMDMDenoiser(deepinv.models.Denoiser):
         method: str | None = None,
         stride: int | None = None,
         boundary: str | None = None,
+        channels: str = "independent",
+        data_range: tuple[float, float] = (0.0, 1.0),
         device: torch.device | str | None = None,
         sigma: str | None = None,
     ) -> None:
@@ -76,6 +84,7 @@ class GMDMDenoiser(deepinv.models.Denoiser):
                 f"image, periodic: leave them out. Got stride={stride}, boundary={boundary!r}"
             )
         self.method = method
+        self.frame = gm.ImageFrame(self.model, channels, data_range)
         options: dict[str, Any] = {} if boundary is None else {"boundary": boundary}
         if whole:
             self.operator = gm.WaveletDenoiser(self.model)
@@ -90,7 +99,11 @@ class GMDMDenoiser(deepinv.models.Denoiser):
                 f"sigma must be 'estimate' or None here; got {sigma!r}. Give a noise level with "
                 "the images: denoiser(noisy, sigma)"
             )
-        self.estimator = None if sigma is None else noise_estimator_for(weights, self.model)
+        self.estimator = (
+            None
+            if sigma is None
+            else noise_estimator_for(weights, self.model, data_range=data_range)
+        )
         if device is not None:
             self.to(device)
 
@@ -109,8 +122,7 @@ class GMDMDenoiser(deepinv.models.Denoiser):
         """Denoise images.
 
         Args:
-            x: noisy images (B, C, H, W), real, clean values in [0, 1]; every channel is denoised on
-                its own.
+            x: noisy images (B, C, H, W), real, clean values in `data_range`.
             sigma: noise level in the units of `x`: a number, one level per image ((B,), (B, 1, 1,
                 1), list, array) or a map (B or 1, 1 or C, H, W).
             **kwargs: what deepinv passes besides; not used.
@@ -129,14 +141,18 @@ class GMDMDenoiser(deepinv.models.Denoiser):
                 "GMDMDenoiser needs the noise level sigma, in the units of the image (25/255, "
                 "say), or sigma='estimate' when it is made"
             )
-        return self.operator(x, sigma)
+        planes, level = self.frame.enter(x, sigma)
+        return self.frame.leave(self.operator(planes, level), x)
 
 
 def noise_estimator_for(
-    weights: str | nn.Module, model: nn.Module, per_pixel: bool = False
+    weights: str | nn.Module,
+    model: nn.Module,
+    per_pixel: bool = False,
+    data_range: tuple[float, float] = (0.0, 1.0),
 ) -> GMDMNoiseEstimator:
     """What reads the noise level for a denoiser of these weights, loaded as `model`."""
     bundled = isinstance(weights, str) and weights in gm.bundled()
     of_patches = not isinstance(model, gm.WaveletModel)
     own = model if of_patches and not bundled else DEFAULT_WEIGHTS
-    return GMDMNoiseEstimator(own, per_pixel)
+    return GMDMNoiseEstimator(own, per_pixel, data_range=data_range)

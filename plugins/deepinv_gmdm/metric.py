@@ -31,6 +31,7 @@ class GMDMLogLikelihood(deepinv.metric.Metric):
         sigma: standard deviation of the noise that the images hold, in their units; 0 is the
             density of clean ones.
         device: where the weights live; None leaves them where they are.
+        data_range: the values of black and white, (low, high); the density is one of such images.
         **kwargs: of `deepinv.metric.Metric`: reduction, complex_abs, norm_inputs, center_crop, and
             train_loss, which turns the sign (the value is differentiable).
 
@@ -44,6 +45,7 @@ class GMDMLogLikelihood(deepinv.metric.Metric):
         weights: str | nn.Module = DEFAULT_WEIGHTS,
         sigma: float = 0.0,
         device: torch.device | str | None = None,
+        data_range: tuple[float, float] = (0.0, 1.0),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -54,6 +56,11 @@ class GMDMLogLikelihood(deepinv.metric.Metric):
                 "has none. 'bsds-gray-likelihood' has one of patches"
             )
         self.sigma, self.lower_better = sigma, False
+        whole = isinstance(self.model, gm.WaveletModel)
+        self.likelihood = (
+            gm.WaveletLikelihood(self.model) if whole else gm.PatchLikelihood(self.model, "valid")
+        )
+        self.frame = gm.ImageFrame(self.model, data_range=data_range)
         if device is not None:
             self.to(device)
 
@@ -72,11 +79,9 @@ class GMDMLogLikelihood(deepinv.metric.Metric):
         Raises:
             ValueError: where x_net or sigma does not fit the model.
         """
-        if isinstance(self.model, (gm.PatchModel, gm.PatchMixture)):
-            total = gm.PatchLikelihood(self.model, "valid").log_prob(x_net, self.sigma)
-            places = [side - self.model.patch_size + 1 for side in x_net.shape[2:]]
-            planes = x_net.shape[1] // self.model.channels
-            return total / (planes * self.model.channels * places[0] * places[1])
-        planes = x_net.reshape(-1, 1, *x_net.shape[2:])
-        exact = self.model.log_prob(planes, self.sigma).reshape(x_net.shape[:2])
-        return exact.mean(1) / x_net[0, 0].numel()
+        planes, level = self.frame.enter(x_net, self.sigma)
+        total = self.likelihood.log_prob(planes, level)
+        total = total - self.likelihood.dimensions(planes) * self.frame.log_volume(x_net.shape[1])
+        border = 0 if isinstance(self.model, gm.WaveletModel) else self.model.patch_size - 1
+        height, width = (side - border for side in x_net.shape[2:])
+        return (total / (x_net.shape[1] * height * width)).to(x_net.dtype)

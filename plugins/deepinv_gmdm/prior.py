@@ -36,25 +36,36 @@ class GMDMPrior(deepinv.optim.Prior):
 
     Args:
         weights: name of bundled weights, path of a `.safetensors` file, or a model of `gmdm_prior`.
-        sigma: noise level of the density, in the image's units, where a call gives none.
+        sigma: noise level of the density, in the image's units, where a call gives none; None is
+            2 % of the data range.
         boundary: `"circular"` (default: every pixel has the same weight, so `grad` is a gradient
             everywhere) or, of patches, what else `gmdm_prior.PatchLikelihood` offers.
+        channels: what the channels of an image are to a model of one: `"independent"` planes, or
+            red, green and blue, which `"opponent"` takes for luminance and two differences, each at
+            a scale of its own (`gmdm_prior.ImageFrame`). `"strict"` refuses images of other
+            channels than the model's. A colour model, `bsds-color`, takes three as they are.
+        data_range: the values of black and white, (low, high); (0, 255) for 8 bits, say. Exact:
+            noise levels scale, and the log-density by
+            the volume.
         max_iter: most descent steps of one `prox`.
         tol: `prox` stops for an image once the root mean square over its pixels of the proximal
-            objective's gradient is below this, in the image's units; that also bounds the error
-            where the objective is convex. 0 runs all `max_iter` steps without looking at values
-            (for `torch.func` and CUDA graphs).
+            objective's gradient is below this, in units of the data range; that also bounds the
+            error where the objective is convex. 0 runs all `max_iter` steps without looking at
+            values (for `torch.func` and CUDA graphs).
         device: where the weights live; None leaves them where they are.
 
     Raises:
-        ValueError: for unknown or corrupt weights, or a bad sigma, max_iter or tol.
+        ValueError: for unknown or corrupt weights, or a bad channels, data_range,
+            max_iter or tol.
     """
 
     def __init__(
         self,
         weights: str | nn.Module = "bsds-gray",
-        sigma: Any = 0.02,
+        sigma: Any = None,
         boundary: str = "circular",
+        channels: str = "independent",
+        data_range: tuple[float, float] = (0.0, 1.0),
         max_iter: int = 100,
         tol: float = 1e-5,
         device: torch.device | str | None = None,
@@ -75,7 +86,8 @@ class GMDMPrior(deepinv.optim.Prior):
             self.likelihood = gm.WaveletLikelihood(self.model)
         else:
             self.likelihood = gm.PatchLikelihood(self.model, boundary=boundary)
-        self.sigma = sigma
+        self.frame = gm.ImageFrame(self.model, channels, data_range)
+        self.sigma = 0.02 * self.frame.width if sigma is None else sigma
         self.max_iter = max_iter
         self.tol = tol
         if device is not None:
@@ -94,15 +106,19 @@ class GMDMPrior(deepinv.optim.Prior):
         Returns:
             (B,), in the dtype and on the device of `x`.
         """
-        return -self.likelihood.log_prob(x, self._level(sigma_denoiser))
+        planes, level = self.frame.enter(x, self._level(sigma_denoiser))
+        total = self.likelihood.log_prob(planes, level).reshape(len(x), -1).sum(1)
+        stretched = self.likelihood.dimensions(planes) * self.frame.log_volume(x.shape[1])
+        return (stretched - total).to(x.dtype)
 
     def grad(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """Gradient of `fn` with respect to `x`, analytic; shaped like `x`."""
-        return -self.likelihood.score(x, self._level(sigma_denoiser))
+        return -self.score(x, sigma_denoiser)
 
     def score(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """Gradient of the composite log-density (for deepinv's samplers); shaped like `x`."""
-        return self.likelihood.score(x, self._level(sigma_denoiser))
+        planes, level = self.frame.enter(x, self._level(sigma_denoiser))
+        return self.frame.gradient(self.likelihood.score(planes, level), x)
 
     def lipschitz(self, sigma: Any = None) -> float:
         """Descent-lemma constant L of `fn` at a noise level: steps up to 1/L never raise it."""
@@ -111,7 +127,7 @@ class GMDMPrior(deepinv.optim.Prior):
             level = float(level.min())
         elif isinstance(level, (list, tuple)):
             level = min(float(value) for value in level)
-        return self.likelihood.lipschitz(level)
+        return max(self.likelihood.lipschitz(level / s) / s**2 for s in self.frame.scales)
 
     def prox(
         self, x: Tensor, sigma_denoiser: Any = None, *args: Any, gamma: Any = 1.0, **kwargs: Any
@@ -135,7 +151,7 @@ class GMDMPrior(deepinv.optim.Prior):
             suffice.
         """
         steps = int(kwargs.get("max_iter_inter", self.max_iter))
-        tol = float(kwargs.get("tol_inter", self.tol))
+        tol = float(kwargs.get("tol_inter", self.tol)) * self.frame.width
         start = x if x.dtype == torch.float64 else x.float()  # half types accumulate in float32
         gamma = _per_image(gamma, start)
         step = 1 / (1 + gamma * self.lipschitz(sigma_denoiser))

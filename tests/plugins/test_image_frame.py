@@ -1,0 +1,203 @@
+"""Other ranges and colours than those of the model: an exact change of coordinates."""
+
+import math
+
+import pytest
+import torch
+from deepinv_gmdm import GMDMDenoiser, GMDMLogLikelihood, GMDMNoiseEstimator, GMDMPrior
+from models import mixture, product, wavelet
+
+import gmdm_prior as gm
+
+RANGES = [(0, 255), (-1.0, 3.0)]
+MODELS = {"product": lambda: product(2), "mixture": lambda: mixture(2), "wavelet": wavelet}
+OPPONENT = torch.tensor(gm.image_frame.OPPONENT, dtype=torch.float64)
+SCALES = gm.image_frame.SCALES
+
+
+def images(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def in_range(x, low, high):
+    return low + (high - low) * x
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("low", "high"), RANGES)
+@pytest.mark.parametrize("sigma", [0.1, [0.1, 0.05]], ids=["number", "levels"])
+def test_everything_scales_with_the_range(name, low, high, sigma):
+    """Denoiser and noise level by the width, score by its inverse, curvature by its square."""
+    model, x, width = MODELS[name](), images(2, 2, 8, 8), high - low
+    y, level = in_range(x, low, high), (width * torch.tensor(sigma)).tolist()
+    other = {"data_range": (low, high)}
+    torch.testing.assert_close(
+        GMDMDenoiser(model, **other)(y, level),
+        in_range(GMDMDenoiser(model)(x, sigma), low, high),
+        rtol=1e-6,  # levels come as float32
+        atol=1e-6 * width,
+    )
+    prior, scaled = GMDMPrior(model), GMDMPrior(model, **other)
+    torch.testing.assert_close(
+        scaled.grad(y, level), prior.grad(x, sigma) / width, rtol=1e-5, atol=1e-6
+    )
+    assert scaled.lipschitz(level) == pytest.approx(prior.lipschitz(sigma) / width**2, rel=1e-6)
+    assert scaled.sigma == pytest.approx(0.02 * width)
+    start = {"gamma": 0.01, "max_iter_inter": 5}
+    there = scaled.prox(y, level, gamma=0.01 * width**2, max_iter_inter=5)
+    torch.testing.assert_close(
+        there, in_range(prior.prox(x, sigma, **start), low, high), rtol=1e-5, atol=1e-5 * width
+    )
+
+
+def test_map_scales_with_the_range(photo):
+    sigma = torch.linspace(0.05, 0.2, photo.shape[-1]).expand(1, 1, *photo.shape[-2:])
+    own = GMDMDenoiser("bsds-gray-small")(photo, sigma)
+    other = GMDMDenoiser("bsds-gray-small", data_range=(0, 255))(255 * photo, 255 * sigma)
+    torch.testing.assert_close(other, 255 * own, rtol=0, atol=255 * 2e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.3])
+def test_density_of_scaled_images_integrates_to_one(sigma):
+    """A product of one filter on one patch: fn is -log f / b², on a line of zero-mean patches."""
+    model = product(2, filters=1)
+    prior = GMDMPrior(model, boundary="valid", data_range=(2.0, 9.0))
+    direction = model.filters[0] / model.filters[0].norm()
+    at = torch.linspace(-7 * 8.0, 7 * 8.0, 20_001, dtype=torch.float64)
+    values = [prior(3.0 + t[:, None, None, None] * direction, 7 * sigma) for t in at.split(4000)]
+    density = (-4 * torch.cat(values)).exp()
+    assert torch.trapezoid(density, at).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_density_of_a_whole_image_is_normalised():
+    """A wavelet density of one class is a Gaussian: its curvature gives the covariance."""
+    one_class = mixture(2, bases=1, classes=1, symmetries="none")
+    model = gm.WaveletModel(one_class.with_mean(0.2), "haar")
+    prior = GMDMPrior(model, data_range=(0.0, 5.0))
+    x = in_range(images(3, 1, 2, 4), 0, 5)
+    middle = torch.full((1, 1, 2, 4), 2.5, dtype=x.dtype)
+    hessian = torch.func.hessian(lambda x: prior(x, 0.5).sum())(middle).reshape(8, 8)
+    gaussian = torch.distributions.MultivariateNormal(
+        middle.flatten(), precision_matrix=(hessian + hessian.T) / 2
+    )
+    torch.testing.assert_close(prior(x, 0.5), -gaussian.log_prob(x.flatten(1)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("channels", ["independent", "opponent"])
+def test_gradient_is_that_of_the_value(name, channels):
+    x = in_range(images(2, 3, 8, 8), -1, 2).requires_grad_(True)
+    prior = GMDMPrior(MODELS[name](), channels=channels, data_range=(-1, 2))
+    (expected,) = torch.autograd.grad(prior(x, 0.2).sum(), x)
+    torch.testing.assert_close(prior.grad(x.detach(), 0.2), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_opponent_transform_is_orthonormal():
+    torch.testing.assert_close(OPPONENT @ OPPONENT.T, torch.eye(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_opponents_are_planes_of_their_own(name):
+    """Luminance and differences, rotated, scaled and denoised by hand."""
+    model, x, sigma = MODELS[name](), images(2, 3, 8, 8), 0.1
+    planes = torch.einsum("jc,bchw->bjhw", OPPONENT, x)
+    plain = GMDMDenoiser(model)
+    means = [
+        s * plain(planes[:, j : j + 1] / s + o, sigma / s) - s * o
+        for j, (s, o) in enumerate(zip(SCALES, (0, 0.5, 0.5), strict=True))
+    ]
+    expected = torch.einsum("jc,bjhw->bchw", OPPONENT, torch.cat(means, 1))
+    found = GMDMDenoiser(model, channels="opponent")(x, sigma)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_gray_images_are_what_they_are_in_gray():
+    """Their luminance keeps its values; three equal channels have a third of the noise variance."""
+    model, gray = mixture(2), images(1, 1, 8, 8)
+    found = GMDMDenoiser(model, channels="opponent")(gray.expand(-1, 3, -1, -1), 0.1)
+    expected = GMDMDenoiser(model)(gray, 0.1 / math.sqrt(3)).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_lipschitz_of_opponents_bounds_the_curvature():
+    prior = GMDMPrior(mixture(2), channels="opponent", data_range=(0, 2))
+    x = in_range(images(1, 3, 2, 3), 0, 2)
+    hessian = torch.func.hessian(lambda x: prior(x, 0.1).sum())(x).reshape(18, 18)
+    largest = torch.linalg.eigvalsh(hessian)[-1].item()
+    assert 0.05 * prior.lipschitz(0.1) < largest < prior.lipschitz(0.1)
+
+
+def test_map_of_opponents(photo):
+    """The same level in all colours, then a level of each, whose variances mix."""
+    rgb = photo.expand(-1, 3, -1, -1).double()
+    ramp = torch.linspace(0.05, 0.2, photo.shape[-1], dtype=torch.float64)
+    ramp = ramp.expand(1, 1, *photo.shape[-2:])
+    denoiser = GMDMDenoiser("bsds-gray-small", method="average", channels="opponent")
+    torch.testing.assert_close(denoiser(rgb, ramp), denoiser(rgb, ramp.expand(-1, 3, -1, -1)))
+    frame = gm.ImageFrame(denoiser.model, "opponent")
+    _, level = frame.enter(rgb, torch.cat([ramp, 2 * ramp, 3 * ramp], 1))
+    variance = torch.stack([ramp**2, 4 * ramp**2, 9 * ramp**2]).flatten(1)
+    expected = (OPPONENT.square() @ variance).sqrt() / torch.tensor(SCALES)[:, None]
+    torch.testing.assert_close(level.flatten(1), expected)
+
+
+def test_estimator_in_other_units(photo):
+    noisy = photo + 0.1 * torch.randn(photo.shape, generator=torch.Generator().manual_seed(1))
+    own = GMDMNoiseEstimator()
+    other = GMDMNoiseEstimator(data_range=(-1000, 2000))
+    y = in_range(noisy, -1000, 2000)
+    torch.testing.assert_close(other(y), 3000 * own(noisy), rtol=1e-3, atol=0)
+    found, expected = other.with_error(y), own.with_error(noisy)
+    torch.testing.assert_close(found.error, 3000 * expected.error, rtol=1e-3, atol=0)
+    blind = GMDMDenoiser("bsds-gray-small", sigma="estimate", data_range=(-1000, 2000))
+    given = GMDMDenoiser("bsds-gray-small", data_range=(-1000, 2000))
+    torch.testing.assert_close(blind(y), given(y, other(y)))
+
+
+@pytest.mark.parametrize("name", ["mixture", "wavelet"])
+def test_log_likelihood_in_other_units(name):
+    """Per pixel it falls by the logarithm of the width, times the share of dimensions."""
+    model, x = MODELS[name](), images(2, 2, 8, 8)
+    own = GMDMLogLikelihood(model, sigma=0.1)(x)
+    other = GMDMLogLikelihood(model, sigma=25.5, data_range=(0, 255))(255 * x)
+    share = 1 if name == "wavelet" else 3 / 4  # a flat mean is no dimension
+    torch.testing.assert_close(other, own - share * math.log(255), rtol=1e-9, atol=1e-9)
+
+
+def test_half_types_work_in_float32(photo):
+    y = (255 * photo).to(torch.bfloat16)
+    denoiser = GMDMDenoiser("bsds-gray-small", data_range=(0, 255))
+    assert denoiser(y, 10).dtype == torch.bfloat16
+    expected = denoiser(y.float(), 10).to(torch.bfloat16)
+    assert torch.equal(denoiser(y, 10), expected)
+
+
+@pytest.mark.parametrize("cls", [GMDMDenoiser, GMDMPrior])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"channels": "oponent"}, "did you mean 'opponent'"),
+        ({"data_range": (1, 1)}, r"data_range must be \(low, high\)"),
+        ({"data_range": (0, math.inf)}, "data_range"),
+        ({"data_range": 255}, "data_range"),
+    ],
+)
+def test_bad_frames_are_refused(cls, options, match):
+    with pytest.raises(ValueError, match=match):
+        cls(mixture(2), **options)
+
+
+@pytest.mark.parametrize("cls", [GMDMDenoiser, GMDMPrior])
+def test_channels_that_do_not_fit_are_refused(cls):
+    strict = cls(mixture(2), channels="strict")
+    with pytest.raises(ValueError, match=r"1 channel\(s\) with channels='strict'; got 3"):
+        strict(images(1, 3, 8, 8), 0.1)
+    assert torch.isfinite(strict(images(1, 1, 8, 8), 0.1)).all()
+    with pytest.raises(ValueError, match=r"3 channels .* channels='opponent'; got 1"):
+        cls(mixture(2), channels="opponent")(images(1, 1, 8, 8), 0.1)
+    with pytest.raises(ValueError, match="leave channels out"):
+        cls(mixture(2, channels=3, symmetries="none"), channels="opponent")
+    with pytest.raises(ValueError, match=r"images must be \(B, C, H, W\)"):
+        strict(images(3, 8, 8), 0.1)
+    with pytest.raises(TypeError, match="must be real"):
+        strict(images(1, 1, 8, 8) + 1j, 0.1)
