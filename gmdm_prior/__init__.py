@@ -17,6 +17,7 @@ from .likelihood import PatchLikelihood
 from .mixture import PatchMixture
 from .noise_level_estimation import NoiseLevel, estimate_sigma, noise_level
 from .noise_map_estimation import estimate_sigma_map
+from .opponent import OpponentModel
 from .pogmdm import import_pogmdm
 from .product import PatchModel
 from .storage import bundled, card, load, save
@@ -32,6 +33,7 @@ __all__ = [
     "HalfQuadraticSplitting",
     "ImageFrame",
     "NoiseLevel",
+    "OpponentModel",
     "PatchAveraging",
     "PatchLikelihood",
     "PatchMixture",

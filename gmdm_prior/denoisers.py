@@ -18,6 +18,7 @@ added (`half_size`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,11 +30,13 @@ from .density import DensityModel
 from .half_size import REACH, double, halve, halve_level
 from .image_levels import posterior_means, posterior_means_of_map, posterior_variances
 from .mixture import PatchMixture
+from .opponent import OpponentModel
 from .patches import Run, interior_average, pad
 from .product import PatchModel
 from .schedule import DEFAULT, Schedule
 from .threads import Workers
 
+PlaneModel = PatchModel | PatchMixture
 BOUNDARIES = ("reflect", "circular")
 DEFAULT_STRIDE = 4
 
@@ -42,7 +45,7 @@ class PatchAveraging(nn.Module):
     """Empirical-Bayes patch averaging: the mean of the posterior means of all patches over a pixel.
 
     Args:
-        model: a `PatchModel` or `PatchMixture`.
+        model: a `PatchModel`, `PatchMixture` or `OpponentModel`.
         stride: distance of neighbouring patches; 1 takes all of them.
         boundary: `"reflect"` (tiles give the same result as the whole image) or `"circular"`, for
             which with stride 1 the Jacobian of the denoiser is symmetric.
@@ -74,7 +77,7 @@ class PatchAveraging(nn.Module):
                 NaN pixels.
             TypeError: for integer or complex images.
         """
-        return _per_plane(self.model, lambda x, at, run: self._step(run)(x, at), noisy, sigma)
+        return _per_plane(self.model, self._average, noisy, sigma)
 
     def variance(self, noisy: Tensor, sigma: object) -> Tensor:
         """Predicted squared error of every pixel that `forward` restores, a composite one.
@@ -101,21 +104,23 @@ class PatchAveraging(nn.Module):
             ValueError: as in `forward`.
             TypeError: as in `forward`.
         """
+        return _per_plane(self.model, self._spread, noisy, sigma, of_variances=True)
 
-        def spread(image: Tensor, level: Tensor, run: Run) -> Tensor:
-            return self._step(run).variance(image, level)
+    def _average(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+        return self._step(model, run)(image, level)
 
-        return _per_plane(self.model, spread, noisy, sigma, noiseless=torch.zeros_like)
+    def _spread(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+        return self._step(model, run).variance(image, level)
 
-    def _step(self, run: Run) -> _Step:
-        return _Step(self.model, self.stride, (0, 0), self.boundary, exact=True, run=run)
+    def _step(self, model: PlaneModel, run: Run) -> _Step:
+        return _Step(model, self.stride, (0, 0), self.boundary, exact=True, run=run)
 
 
 class HalfQuadraticSplitting(nn.Module):
     """A few empirical-Bayes steps at falling noise levels, on shifting grids of patches.
 
     Args:
-        model: a `PatchModel` or `PatchMixture`.
+        model: a `PatchModel`, `PatchMixture` or `OpponentModel`.
         stride: distance of neighbouring patches, each of them evaluated exactly. None is the fast
             default: up to `DEFAULT_STRIDE` but at most half a patch; where no compiled kernel
             applies (`fused_mixture`), a `PatchMixture` looks at a patch only in the few bases that
@@ -152,35 +157,35 @@ class HalfQuadraticSplitting(nn.Module):
 
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
+        return _per_plane(self.model, self._restore, noisy, sigma)
 
-        def restore(image: Tensor, level: Tensor, run: Run) -> Tensor:
-            x, share = self._split(image, level, run), self.schedule.coarse_share(level)
-            half = halve(image, self.boundary)
-            if min(half.shape[1:]) < self.model.patch_size:
-                return x
-            if readable(share) and not bool(share.any()):
-                return x
-            coarse = self._split(half, halve_level(level, self.boundary), run)
-            return x + share * double(coarse - halve(x, self.boundary), x, self.boundary)
+    def _restore(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+        """An image (c, H, W) at both scales."""
+        x, share = self._split(model, image, level, run), self.schedule.coarse_share(level)
+        half = halve(image, self.boundary)
+        if min(half.shape[1:]) < model.patch_size:
+            return x
+        if readable(share) and not bool(share.any()):
+            return x
+        coarse = self._split(model, half, halve_level(level, self.boundary), run)
+        return x + share * double(coarse - halve(x, self.boundary), x, self.boundary)
 
-        return _per_plane(self.model, restore, noisy, sigma)
-
-    def _split(self, image: Tensor, level: Tensor, run: Run) -> Tensor:
-        """All steps on an image (C, H, W) at one scale."""
+    def _split(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+        """All steps on an image (c, H, W) at one scale."""
         x, s = image, self.stride
         for i, (at, weight) in enumerate(self.schedule.at(level)):
-            step = _Step(self.model, s, grid(i, s), self.boundary, self.exact, run)
+            step = _Step(model, s, grid(i, s), self.boundary, self.exact, run)
             x = torch.lerp(step(x, at), image, weight)
         return x
 
 
 def check_options(model: object, stride: int, boundary: str) -> None:
     """Refuse what image denoisers cannot work with."""
-    if not isinstance(model, (PatchModel, PatchMixture)):
+    if not isinstance(model, (PatchModel, PatchMixture, OpponentModel)):
         raise TypeError(
-            f"model must be a PatchModel or a PatchMixture; got {type(model).__name__}. "
-            "gmdm_prior.load('bsds-gray') gives one. Densities of whole images have a `denoise` of "
-            "their own (WaveletDenoiser for batches)"
+            "model must be a PatchModel, PatchMixture or OpponentModel; got "
+            f"{type(model).__name__}. gmdm_prior.load('bsds-gray') gives one. Densities of whole "
+            "images have a `denoise` of their own (WaveletDenoiser for batches)"
         )
     if not isinstance(stride, int) or not 1 <= stride <= model.patch_size:
         raise ValueError(
@@ -195,17 +200,26 @@ def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor,
     """Check images (B, C, H, W) and align the noise with them.
 
     Returns:
-        Planes (M, c, H, W) with the model's c channels, in the working dtype; levels, (M,) or maps
-        (M, c, H, W); and whether they are maps.
+        Planes (M, c, H, W) with the c channels of `planes_of(model)`, whose densities take turns,
+        in the working dtype; levels, (M,) or maps (M, c, H, W); and whether they are maps.
     """
     check_images(model, images)
     channels = images.shape[1]
     level, is_map = image_level(sigma, images)
     planes = images.to(compute_dtype(images.dtype))
+    if isinstance(model, OpponentModel):
+        levels = model.levels(level.square() if is_map else _flat(level.square()))
+        levels = levels.reshape(-1, 1, *planes.shape[2:]) if is_map else levels.flatten()
+        return model.enter(planes).reshape(-1, 1, *images.shape[2:]), levels, is_map
     if model.channels == 1 and channels > 1:
         planes = planes.reshape(-1, 1, *images.shape[2:])
         level = level.reshape(planes.shape) if is_map else level.repeat_interleave(channels)
     return planes, level, is_map
+
+
+def planes_of(model: PlaneModel | OpponentModel) -> list[PlaneModel]:
+    """The densities that look at the planes of `prepare`, in turns."""
+    return list(model.planes) if isinstance(model, OpponentModel) else [model]
 
 
 def check_images(model: DensityModel, images: Tensor) -> None:
@@ -250,21 +264,33 @@ def grid(step: int, stride: int) -> tuple[int, int]:
 
 
 def _per_plane(
-    model: DensityModel,
-    restore: Callable[[Tensor, Tensor, Run], Tensor],
+    model: PlaneModel | OpponentModel,
+    restore: Callable[[PlaneModel, Tensor, Tensor, Run], Tensor],
     noisy: Tensor,
     sigma: object,
-    noiseless: Callable[[Tensor], Tensor] = torch.clone,
+    of_variances: bool = False,
 ) -> Tensor:
-    """Restore each plane at its level, without noise as told, and give back shape and dtype."""
+    """Restore each plane at its level, and give back shape and dtype.
+
+    Without noise an image stays as it is, and its variances (where `restore` gives those) are zero.
+    """
     with Workers(_may_be_shared(model, noisy, sigma)) as workers:
         planes, level, is_map = prepare(model, noisy, sigma)
-        pairs = zip(planes, level, strict=True)
-        restored = [restore(plane, at, workers.in_order) for plane, at in pairs]
-        out = torch.stack(restored) if restored else planes
+        triples = zip(itertools.cycle(planes_of(model)), planes, level, strict=False)
+        restored = [restore(*triple, workers.in_order) for triple in triples]
+        out = (torch.stack(restored) if restored else planes).reshape(noisy.shape)
+        if isinstance(model, OpponentModel):
+            out = model.spread(out) if of_variances else model.leave(out)
         if not is_map:
-            out = torch.where((level == 0)[:, None, None, None], noiseless(planes), out)
-    return out.reshape(noisy.shape).to(noisy.dtype)
+            of_one = max(1, len(planes) // max(1, len(noisy)))  # planes of an image: one level
+            noiseless = (level[::of_one] == 0)[:, None, None, None]
+            out = torch.where(noiseless, torch.zeros_like(out) if of_variances else noisy, out)
+    return out.to(noisy.dtype)
+
+
+def _flat(variance: Tensor) -> Tensor:
+    """One level of each image (B,) as that of three colours (B, 3, 1, 1)."""
+    return variance[:, None, None, None].expand(-1, 3, 1, 1)
 
 
 def _may_be_shared(model: DensityModel, *inputs: object) -> bool:
@@ -279,7 +305,7 @@ def _may_be_shared(model: DensityModel, *inputs: object) -> bool:
 class _Step:
     """One averaging of posterior means."""
 
-    model: DensityModel
+    model: PlaneModel
     stride: int
     phase: tuple[int, int]
     boundary: str

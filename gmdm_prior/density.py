@@ -137,6 +137,12 @@ class MeanPart:
         return self._pixels(self.centre + (self.variance * self.pixels + noise).sqrt() * normal)
 
 
+def dimensions(model: DensityModel) -> int:
+    """Dimensions of a patch model: those of its filters, and of the mean where it is proper."""
+    means = 0 if model.mean_part.variance is None else model.event_shape[0]
+    return model.filters.shape[-4] + means
+
+
 def with_mean(model: DensityModel, variance: float) -> DensityModel:
     """A copy of a patch model whose channel means are N(1/2, variance) instead of flat."""
     if not 0 < variance < math.inf:
@@ -162,7 +168,7 @@ def patch_bits_per_dim(
             "bits_per_dim needs a proper density of the mean grey level, which is flat here: use "
             "model.with_mean(variance), with the mean of (patch mean - 1/2)² over your patches"
         )
-    flat = channels * (size * size - 1) - model.filters.shape[-4]
+    flat = channels * size * size - dimensions(model)
     if flat:
         raise ValueError(
             f"bits_per_dim needs a density of whole patches; this model is flat in {flat} more "

@@ -9,12 +9,16 @@ says so: a composite likelihood.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
-from .denoisers import check_options, prepare
+from .denoisers import PlaneModel, check_options, planes_of, prepare
 from .density import DensityModel
 from .image_levels import pixel_by_pixel
+from .opponent import OpponentModel
 from .patches import overlap_add, pad, strips
 
 LIKELIHOOD_BOUNDARIES = ("circular", "valid")
@@ -24,7 +28,7 @@ class PatchLikelihood(nn.Module):
     """Composite log-likelihood of images under a density of patches, and its gradient.
 
     Args:
-        model: a `PatchModel` or `PatchMixture`.
+        model: a `PatchModel`, `PatchMixture` or `OpponentModel`.
         boundary: `"circular"` (patches wrap around, every pixel counts the same) or `"valid"` (only
             patches inside the image).
     """
@@ -40,57 +44,75 @@ class PatchLikelihood(nn.Module):
 
     def log_prob(self, images: Tensor, sigma: object) -> Tensor:
         """Composite log-likelihood (B,) of images (B, C, H, W); sigma as in `PatchAveraging`."""
-        planes, level, _ = prepare(self.model, images, sigma)
-        size = self.model.patch_size
-        sums = []
-        for plane, s in zip(self._wrap(planes), self._wrap_level(level), strict=True):
-            total = plane.new_zeros(())
-            if s.ndim == 0:
-                at_level = self.model.tabulated_at(s.square())
-                for part in strips(plane, size)[1]:
-                    total = total + at_level.log_prob(part.flatten(0, 1).flatten(1)).sum()
-            else:
-                noises = strips(s.square(), size)[1]
-                log_prob = pixel_by_pixel(self.model, "log_prob")
-                for part, noise in zip(strips(plane, size)[1], noises, strict=True):
-                    flat = part.flatten(0, 1).flatten(1)
-                    total = total + log_prob(flat, noise.flatten(0, 1).flatten(1)).sum()
-            sums.append(total)
+        sums = [
+            self._sum(model, plane, level) for model, plane, level in self._planes(images, sigma)
+        ]
         if not sums:
             return images.new_zeros(0)
-        per_plane = torch.stack(sums) / size**2
-        return per_plane.reshape(len(images), -1).sum(1).to(images.dtype)
+        total = torch.stack(sums).reshape(len(images), -1).sum(1) / self.model.patch_size**2
+        if isinstance(self.model, OpponentModel):
+            places = self._places(images) / self.model.patch_size**2
+            total = total - places * self.model.log_volume
+        return total.to(images.dtype)
 
     def score(self, images: Tensor, sigma: object) -> Tensor:
         """Gradient of `log_prob` with respect to the images, analytic, shaped like them."""
-        planes, level, _ = prepare(self.model, images, sigma)
-        size = self.model.patch_size
-        out = []
-        for plane, s in zip(self._wrap(planes), self._wrap_level(level), strict=True):
-            if s.ndim == 0:
-                at_level = self.model.tabulated_at(s.square())
-                total = overlap_add((plane,), size, at_level.score)
+        size, out = self.model.patch_size, []
+        for model, plane, level in self._planes(images, sigma):
+            if level.ndim == 0:
+                total = overlap_add((plane,), size, model.tabulated_at(level.square()).score)
             else:
-                score = pixel_by_pixel(self.model, "score")
-                total = overlap_add((plane, s.square()), size, score)
+                score = pixel_by_pixel(model, "score")
+                total = overlap_add((plane, level.square()), size, score)
             out.append(self._unwrap(total, images.shape[2], images.shape[3]))
         if not out:
             return images.clone()
-        return (torch.stack(out) / size**2).reshape(images.shape).to(images.dtype)
+        total = (torch.stack(out) / size**2).reshape(images.shape)
+        if isinstance(self.model, OpponentModel):
+            total = self.model.gradient(total)
+        return total.to(images.dtype)
 
     def dimensions(self, images: Tensor) -> float:
-        """Of the density of one plane, patches counted once per pixel as in `log_prob`.
+        """Of the composite density of an image (C, H, W) of a batch.
 
-        Stretching images by s subtracts this times log s from a plane's log-density.
+        Stretching images by s subtracts this times log s from their log-likelihood.
         """
-        model, size = self.model, self.model.patch_size
-        places = [n if self.boundary == "circular" else n - size + 1 for n in images.shape[2:]]
-        means = 0 if model.mean_part.variance is None else model.channels
-        return places[0] * places[1] * (model.filters.shape[-4] + means) / size**2
+        model = self.model
+        copies = images.shape[1] / model.channels
+        return copies * self._places(images) * model.dimensions / model.patch_size**2
 
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of `-log_prob`, that of one patch: for the descent lemma."""
         return self.model.lipschitz(sigma)
+
+    def _planes(self, images: Tensor, sigma: object) -> Iterator[tuple[PlaneModel, Tensor, Tensor]]:
+        """Each plane's density, the plane as `boundary` has it, and its level () or map."""
+        planes, level, _ = prepare(self.model, images, sigma)
+        return zip(
+            itertools.cycle(planes_of(self.model)),
+            self._wrap(planes),
+            self._wrap_level(level),
+            strict=False,
+        )
+
+    def _sum(self, model: PlaneModel, plane: Tensor, level: Tensor) -> Tensor:
+        """The log-density () of all patches of a plane (c, H, W)."""
+        total, parts = plane.new_zeros(()), strips(plane, model.patch_size)[1]
+        if level.ndim == 0:
+            at_level = model.tabulated_at(level.square())
+            for part in parts:
+                total = total + at_level.log_prob(part.flatten(0, 1).flatten(1)).sum()
+            return total
+        log_prob = pixel_by_pixel(model, "log_prob")
+        for part, noise in zip(parts, strips(level.square(), model.patch_size)[1], strict=True):
+            flat = part.flatten(0, 1).flatten(1)
+            total = total + log_prob(flat, noise.flatten(0, 1).flatten(1)).sum()
+        return total
+
+    def _places(self, images: Tensor) -> int:
+        """How many patches an image has."""
+        border = 0 if self.boundary == "circular" else self.model.patch_size - 1
+        return (images.shape[2] - border) * (images.shape[3] - border)
 
     def _wrap(self, planes: Tensor) -> Tensor:
         after = self.model.patch_size - 1 if self.boundary == "circular" else 0

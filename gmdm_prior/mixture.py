@@ -25,7 +25,14 @@ from torch import Tensor, nn
 
 from . import symmetry
 from ._noise_level import compute_dtype, concrete, event_variance
-from .density import DensityModel, MeanPart, on_patches, patch_bits_per_dim, with_mean
+from .density import (
+    DensityModel,
+    MeanPart,
+    dimensions,
+    on_patches,
+    patch_bits_per_dim,
+    with_mean,
+)
 from .mixture_level import MixtureLevel
 from .table_cache import TableCache
 
@@ -76,6 +83,14 @@ class PatchMixture(DensityModel):
     def patch_size(self) -> int:
         """Side b of a patch, in pixels."""
         return self.event_shape[-1]
+
+    @property
+    def dimensions(self) -> int:
+        """Of the subspace of patches on which the density lives, with the mean where it is proper.
+
+        Stretching patches by s subtracts this times log s from the log-density.
+        """
+        return dimensions(self)
 
     @property
     def degrees_of_freedom(self) -> int:

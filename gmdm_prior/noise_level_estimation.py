@@ -40,6 +40,7 @@ from .denoisers import check_images, check_options
 from .density import DensityModel
 from .informative_patches import informative
 from .mixture import PatchMixture
+from .opponent import OpponentModel
 from .patch_evidence import evidence_of
 
 COARSE_PATCHES = 1_000  # on the coarse grid
@@ -131,6 +132,11 @@ def check(model: DensityModel, images: Tensor) -> None:
     """
     check_options(model, 1, "reflect")
     check_images(model, images)
+    if isinstance(model, OpponentModel):
+        raise TypeError(
+            "noise levels are read by a density of gray patches, not by an OpponentModel: "
+            "load('bsds-gray-likelihood') reads one level from all channels"
+        )
     if not isinstance(model, PatchMixture):
         warnings.warn(
             f"a {type(model).__name__} has no classes whose weights fit the image: its plain "

@@ -22,7 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from ._noise_level import compute_dtype, concrete, event_variance
-from .density import DensityModel, MeanPart, on_patches, patch_bits_per_dim, with_mean
+from .density import (
+    DensityModel,
+    MeanPart,
+    dimensions,
+    on_patches,
+    patch_bits_per_dim,
+    with_mean,
+)
 from .expert_surfaces import SPACING, ExpertSurfaces, Sheet, make_sheet
 from .experts import EquidistantExperts, Mixture1D, TabulatedExperts
 from .table_cache import TableCache
@@ -64,6 +71,14 @@ class PatchModel(DensityModel):
     def patch_size(self) -> int:
         """Side b of a patch, in pixels."""
         return self.event_shape[-1]
+
+    @property
+    def dimensions(self) -> int:
+        """Of the subspace of patches on which the density lives, with the mean where it is proper.
+
+        Stretching patches by s subtracts this times log s from the log-density.
+        """
+        return dimensions(self)
 
     @property
     def degrees_of_freedom(self) -> int:

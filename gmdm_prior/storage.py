@@ -23,12 +23,15 @@ from .constraints import orthonormalise, project_orthogonal
 from .convolutional import ConvolutionalModel
 from .density import DensityModel
 from .mixture import PatchMixture
+from .opponent import OpponentModel
 from .product import PatchModel
 from .subband_experts import SubbandExperts
 from .wavelet import WaveletModel
 
 FORMAT = "gmdm-prior/1"
-Model = PatchModel | PatchMixture | SubbandExperts | WaveletModel | ConvolutionalModel
+Model = (
+    PatchModel | PatchMixture | OpponentModel | SubbandExperts | WaveletModel | ConvolutionalModel
+)
 UNREADABLE = (
     safetensors.SafetensorError,
     pickle.UnpicklingError,
@@ -51,7 +54,7 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
     """Write a model to a safetensors file, all or nothing.
 
     Args:
-        model: a `PatchModel`, `PatchMixture`, `SubbandExperts`, `WaveletModel` or
+        model: a `PatchModel`, `PatchMixture`, `OpponentModel`, `SubbandExperts`, `WaveletModel` or
             `ConvolutionalModel`.
         path: the file; its folder must exist.
         card: JSON-able facts about the model (data, terms, figures), kept in the file's metadata.
@@ -165,14 +168,16 @@ def pack(model: DensityModel) -> tuple[str, dict[str, Tensor], dict[str, object]
         if model.wavelet is None:
             tensors = tensors | {"taps": model.bank[0]}
         return "WaveletModel", tensors, options | {"experts": kind, "wavelet": model.wavelet}
+    elif isinstance(model, OpponentModel):
+        return "OpponentModel", *_pack_planes(model)
     elif isinstance(model, ConvolutionalModel):
         tensors = {k: getattr(model, k) for k in ("owner", "phase", "magnitude")}
         tensors["logits"] = model.experts.logits
         return "ConvolutionalModel", tensors, {"bound": model.experts.bound}
     else:
         raise TypeError(
-            "model must be a PatchModel, PatchMixture, SubbandExperts, WaveletModel or "
-            f"ConvolutionalModel; got {type(model).__name__}"
+            "model must be a PatchModel, PatchMixture, OpponentModel, SubbandExperts, WaveletModel "
+            f"or ConvolutionalModel; got {type(model).__name__}"
         )
     return type(model).__name__, tensors, options | {"mean_variance": model.mean_part.variance}
 
@@ -193,12 +198,32 @@ def unpack(kind: str, tensors: dict[str, Tensor], options: dict[str, object]) ->
         experts = {k: v for k, v in tensors.items() if k != "taps"}
         wavelet = tensors["taps"] if options["wavelet"] is None else options["wavelet"]
         return WaveletModel(unpack(options["experts"], experts, options), wavelet)
+    elif kind == "OpponentModel":
+        return _unpack_planes(tensors, options)
     elif kind == "ConvolutionalModel":
         return ConvolutionalModel(**tensors, bound=options["bound"])
     else:
         raise ValueError(f"unknown kind of model {kind!r}")
     variance = options.get("mean_variance")
     return model if variance is None else model.with_mean(variance)
+
+
+def _pack_planes(model: OpponentModel) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The densities of the planes one after the other: `0.filters`, …, and their options."""
+    tensors, options = {}, []
+    for j, plane in enumerate(model.planes):
+        kind, own, its = pack(plane)
+        tensors |= {f"{j}.{key}": value for key, value in own.items()}
+        options.append(its | {"model": kind})
+    return tensors, {"planes": options, "scales": list(model.scales)}
+
+
+def _unpack_planes(tensors: dict[str, Tensor], options: dict[str, object]) -> OpponentModel:
+    planes = []
+    for j, its in enumerate(options["planes"]):
+        own = {k[len(f"{j}.") :]: v for k, v in tensors.items() if k.startswith(f"{j}.")}
+        planes.append(unpack(its["model"], own, its))
+    return OpponentModel(*planes, scales=options["scales"])
 
 
 @torch.no_grad()
@@ -208,6 +233,9 @@ def _made_exact(model: Model) -> Model:
         model.filters.copy_(project_orthogonal(model.filters, steps=50))
     elif isinstance(model, WaveletModel):
         _made_exact(model.experts)
+    elif isinstance(model, OpponentModel):
+        for plane in model.planes:
+            _made_exact(plane)
     elif isinstance(model, PatchMixture):
         model.filters.copy_(orthonormalise(model.filters))
         model.weights.div_(model.weights.sum())

@@ -71,8 +71,8 @@ class WaveletLikelihood(nn.Module):
         return self.model.score(planes, level).reshape(images.shape).to(images.dtype)
 
     def dimensions(self, images: Tensor) -> float:
-        """Of the density of one plane: its pixels. Stretching by s subtracts it times log s."""
-        return images.shape[2] * images.shape[3]
+        """Of the density of an image of a batch. Stretching by s subtracts it times log s."""
+        return images[:1].numel()
 
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of `-log_prob`: for the descent lemma."""

@@ -4,6 +4,7 @@ import torch
 
 import gmdm_prior as gm
 from gmdm_prior.constraints import orthonormalise, project_orthogonal
+from gmdm_prior.opponent import OPPONENT
 from gmdm_prior.wavelet_transform import from_tiles
 
 
@@ -43,6 +44,12 @@ def wavelet(experts=None, name="db4"):
     return gm.WaveletModel(experts, name).requires_grad_(False)
 
 
+def opponents(size=2):
+    """An OpponentModel of three different densities at scales of their own."""
+    planes = mixture(size, seed=3), product(size), mixture(size, bases=1, classes=2, seed=4)
+    return gm.OpponentModel(*planes, scales=(1.5, 0.6, 0.4))
+
+
 MODELS = {
     "product 2x2": lambda: product(2),
     "product of one filter": lambda: product(2, filters=1),
@@ -55,6 +62,8 @@ MODELS = {
     "mixture 3x3, flips": lambda: mixture(3, symmetries="flips"),
     "mixture 2x2, two channels, no symmetry": lambda: mixture(2, channels=2, symmetries="none"),
     "mixture with mean": lambda: mixture(2).with_mean(0.2),
+    "opponents 2x2": opponents,
+    "opponents with mean": lambda: opponents().with_mean(0.2),
     "sub-band experts 4x4": lambda: subbands(2),
     "wavelet, two levels of trees": wavelet,
     "wavelet, one level of sub-bands": lambda: wavelet(subbands(1), "db2"),
@@ -82,6 +91,8 @@ def sample(model, shape, sigma=0.0, generator=None):
 
 def mean_of(model):
     """What the density says of the mean grey level of a patch, or of a tile."""
+    if isinstance(model, gm.OpponentModel):
+        return model.planes[0].mean_part
     return (model.experts if isinstance(model, gm.WaveletModel) else model).mean_part
 
 
@@ -100,6 +111,14 @@ def span(model):
             model.patch_size,
         )
         return from_tiles(tiles.reshape(grid), model.bank, model.levels).flatten(1)
+    if isinstance(model, gm.OpponentModel):
+        rows = []
+        for turn, plane in zip(
+            torch.tensor(OPPONENT, dtype=torch.float64), model.planes, strict=True
+        ):
+            own = span(plane).unflatten(1, plane.event_shape)
+            rows.append((turn[:, None, None] * own).flatten(1))
+        return torch.cat(rows)
     filters = model.filters[0] if model.filters.ndim == 5 else model.filters
     rows = filters.detach().double().flatten(1)
     return rows / rows.norm(dim=1, keepdim=True)

@@ -11,6 +11,7 @@ from scipy import stats
 
 import gmdm_prior as gm
 from gmdm_prior import symmetry
+from gmdm_prior.opponent import OPPONENT
 from gmdm_prior.wavelet_transform import haar_tile, to_tiles
 
 SIGMAS = (0.05, 0.3)
@@ -37,6 +38,11 @@ LOW = {
     "one filter": (lambda: product(2, filters=1), 4001, 4.0),
     "two filters": (lambda: product(2, filters=2), 401, 4.0),
     "mixture": (lambda: mixture(2), 81, 1.6),
+    "opponents": (
+        lambda: gm.OpponentModel(product(2, filters=1), scales=(1.5, 1.2, 1.0)),
+        121,
+        5.0,
+    ),
 }
 
 
@@ -228,6 +234,14 @@ def response_cdf(model, direction, sigma):
         if largest.norm() < 1 - 1e-9:
             return None  # several tiles
         return response_cdf(model.experts, largest, sigma)
+    if isinstance(model, gm.OpponentModel):
+        turned = torch.tensor(OPPONENT, dtype=torch.float64) @ direction.reshape(3, -1)
+        j = int(turned.norm(dim=1).argmax())
+        if turned[j].norm() < 1 - 1e-9:
+            return None  # several planes
+        plane, scale = model.planes[j], model.scales[j]
+        cdf = response_cdf(plane, turned[j], sigma / scale)
+        return None if cdf is None else lambda t: cdf(t / scale)
     if isinstance(model, (gm.PatchModel, gm.SubbandExperts)):
         match = (span(model) @ direction).abs() > 1 - 1e-9
         if not match.any():

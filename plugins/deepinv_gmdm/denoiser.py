@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import gmdm_prior as gm
 
+from .channels import seen_by
 from .noise_estimator import DEFAULT_WEIGHTS, GMDMNoiseEstimator
 
 
@@ -38,7 +39,7 @@ class GMDMDenoiser(deepinv.models.Denoiser):
             `"valid"`; None is the method's default, reflect. A `WaveletModel` is periodic.
         channels: what the channels of an image are to a model of one: `"independent"` planes, or
             red, green and blue, which `"opponent"` takes for luminance and two differences, each at
-            a scale of its own (`gmdm_prior.ImageFrame`). `"strict"` refuses images of other
+            a scale of its own (`gmdm_prior.OpponentModel`). `"strict"` refuses images of other
             channels than the model's. A colour model, `bsds-color`, takes three as they are.
         data_range: the values of black and white, (low, high); (0, 255) for 8 bits, say. Exact:
             images and noise levels are scaled.
@@ -67,7 +68,8 @@ class GMDMDenoiser(deepinv.models.Denoiser):
         sigma: str | None = None,
     ) -> None:
         super().__init__()
-        self.model = weights if isinstance(weights, nn.Module) else gm.load(weights)
+        model = weights if isinstance(weights, nn.Module) else gm.load(weights)
+        self.model, self.frame = seen_by(model, channels, data_range)
         whole = isinstance(self.model, gm.WaveletModel)
         methods = ("posterior",) if whole else ("hqs", "average")
         method = methods[0] if method is None else method
@@ -84,7 +86,6 @@ class GMDMDenoiser(deepinv.models.Denoiser):
                 f"image, periodic: leave them out. Got stride={stride}, boundary={boundary!r}"
             )
         self.method = method
-        self.frame = gm.ImageFrame(self.model, channels, data_range)
         options: dict[str, Any] = {} if boundary is None else {"boundary": boundary}
         if whole:
             self.operator = gm.WaveletDenoiser(self.model)
@@ -153,6 +154,6 @@ def noise_estimator_for(
 ) -> GMDMNoiseEstimator:
     """What reads the noise level for a denoiser of these weights, loaded as `model`."""
     bundled = isinstance(weights, str) and weights in gm.bundled()
-    of_patches = not isinstance(model, gm.WaveletModel)
-    own = model if of_patches and not bundled else DEFAULT_WEIGHTS
+    reads = isinstance(model, (gm.PatchMixture, gm.PatchModel))
+    own = model if reads and not bundled else DEFAULT_WEIGHTS
     return GMDMNoiseEstimator(own, per_pixel, data_range=data_range)

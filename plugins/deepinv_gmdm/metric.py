@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import deepinv
@@ -81,7 +82,7 @@ class GMDMLogLikelihood(deepinv.metric.Metric):
         """
         planes, level = self.frame.enter(x_net, self.sigma)
         total = self.likelihood.log_prob(planes, level)
-        total = total - self.likelihood.dimensions(planes) * self.frame.log_volume(x_net.shape[1])
+        total = total - self.likelihood.dimensions(planes) * math.log(self.frame.width)
         border = 0 if isinstance(self.model, gm.WaveletModel) else self.model.patch_size - 1
         height, width = (side - border for side in x_net.shape[2:])
         return (total / (x_net.shape[1] * height * width)).to(x_net.dtype)

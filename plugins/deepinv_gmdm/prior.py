@@ -28,6 +28,8 @@ from torch import Tensor, nn
 
 import gmdm_prior as gm
 
+from .channels import seen_by
+
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +44,7 @@ class GMDMPrior(deepinv.optim.Prior):
             everywhere) or, of patches, what else `gmdm_prior.PatchLikelihood` offers.
         channels: what the channels of an image are to a model of one: `"independent"` planes, or
             red, green and blue, which `"opponent"` takes for luminance and two differences, each at
-            a scale of its own (`gmdm_prior.ImageFrame`). `"strict"` refuses images of other
+            a scale of its own (`gmdm_prior.OpponentModel`). `"strict"` refuses images of other
             channels than the model's. A colour model, `bsds-color`, takes three as they are.
         data_range: the values of black and white, (low, high); (0, 255) for 8 bits, say. Exact:
             noise levels scale, and the log-density by
@@ -76,7 +78,8 @@ class GMDMPrior(deepinv.optim.Prior):
             raise ValueError(f"max_iter must be at least 1; got {max_iter}")
         if not tol >= 0:
             raise ValueError(f"tol must not be negative; got {tol}")
-        self.model = weights if isinstance(weights, nn.Module) else gm.load(weights)
+        model = weights if isinstance(weights, nn.Module) else gm.load(weights)
+        self.model, self.frame = seen_by(model, channels, data_range)
         if isinstance(self.model, gm.WaveletModel):
             if boundary != "circular":
                 raise ValueError(
@@ -86,7 +89,6 @@ class GMDMPrior(deepinv.optim.Prior):
             self.likelihood = gm.WaveletLikelihood(self.model)
         else:
             self.likelihood = gm.PatchLikelihood(self.model, boundary=boundary)
-        self.frame = gm.ImageFrame(self.model, channels, data_range)
         self.sigma = 0.02 * self.frame.width if sigma is None else sigma
         self.max_iter = max_iter
         self.tol = tol
@@ -107,9 +109,9 @@ class GMDMPrior(deepinv.optim.Prior):
             (B,), in the dtype and on the device of `x`.
         """
         planes, level = self.frame.enter(x, self._level(sigma_denoiser))
-        total = self.likelihood.log_prob(planes, level).reshape(len(x), -1).sum(1)
-        stretched = self.likelihood.dimensions(planes) * self.frame.log_volume(x.shape[1])
-        return (stretched - total).to(x.dtype)
+        log_prob = self.likelihood.log_prob(planes, level)
+        stretched = self.likelihood.dimensions(planes) * math.log(self.frame.width)
+        return (stretched - log_prob).to(x.dtype)
 
     def grad(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """Gradient of `fn` with respect to `x`, analytic; shaped like `x`."""
@@ -127,7 +129,8 @@ class GMDMPrior(deepinv.optim.Prior):
             level = float(level.min())
         elif isinstance(level, (list, tuple)):
             level = min(float(value) for value in level)
-        return max(self.likelihood.lipschitz(level / s) / s**2 for s in self.frame.scales)
+        width = self.frame.width
+        return self.likelihood.lipschitz(level / width) / width**2
 
     def prox(
         self, x: Tensor, sigma_denoiser: Any = None, *args: Any, gamma: Any = 1.0, **kwargs: Any

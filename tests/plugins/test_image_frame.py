@@ -11,8 +11,6 @@ import gmdm_prior as gm
 
 RANGES = [(0, 255), (-1.0, 3.0)]
 MODELS = {"product": lambda: product(2), "mixture": lambda: mixture(2), "wavelet": wavelet}
-OPPONENT = torch.tensor(gm.image_frame.OPPONENT, dtype=torch.float64)
-SCALES = gm.image_frame.SCALES
 
 
 def images(*shape, seed=0):
@@ -83,8 +81,10 @@ def test_density_of_a_whole_image_is_normalised():
     torch.testing.assert_close(prior(x, 0.5), -gaussian.log_prob(x.flatten(1)))
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("channels", ["independent", "opponent"])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [*((name, "independent") for name in MODELS), ("product", "opponent"), ("mixture", "opponent")],
+)
 def test_gradient_is_that_of_the_value(name, channels):
     x = in_range(images(2, 3, 8, 8), -1, 2).requires_grad_(True)
     prior = GMDMPrior(MODELS[name](), channels=channels, data_range=(-1, 2))
@@ -92,53 +92,20 @@ def test_gradient_is_that_of_the_value(name, channels):
     torch.testing.assert_close(prior.grad(x.detach(), 0.2), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_opponent_transform_is_orthonormal():
-    torch.testing.assert_close(OPPONENT @ OPPONENT.T, torch.eye(3, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_opponents_are_planes_of_their_own(name):
-    """Luminance and differences, rotated, scaled and denoised by hand."""
-    model, x, sigma = MODELS[name](), images(2, 3, 8, 8), 0.1
-    planes = torch.einsum("jc,bchw->bjhw", OPPONENT, x)
-    plain = GMDMDenoiser(model)
-    means = [
-        s * plain(planes[:, j : j + 1] / s + o, sigma / s) - s * o
-        for j, (s, o) in enumerate(zip(SCALES, (0, 0.5, 0.5), strict=True))
-    ]
-    expected = torch.einsum("jc,bjhw->bchw", OPPONENT, torch.cat(means, 1))
-    found = GMDMDenoiser(model, channels="opponent")(x, sigma)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_gray_images_are_what_they_are_in_gray():
-    """Their luminance keeps its values; three equal channels have a third of the noise variance."""
-    model, gray = mixture(2), images(1, 1, 8, 8)
-    found = GMDMDenoiser(model, channels="opponent")(gray.expand(-1, 3, -1, -1), 0.1)
-    expected = GMDMDenoiser(model)(gray, 0.1 / math.sqrt(3)).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_lipschitz_of_opponents_bounds_the_curvature():
-    prior = GMDMPrior(mixture(2), channels="opponent", data_range=(0, 2))
-    x = in_range(images(1, 3, 2, 3), 0, 2)
-    hessian = torch.func.hessian(lambda x: prior(x, 0.1).sum())(x).reshape(18, 18)
-    largest = torch.linalg.eigvalsh(hessian)[-1].item()
-    assert 0.05 * prior.lipschitz(0.1) < largest < prior.lipschitz(0.1)
-
-
-def test_map_of_opponents(photo):
-    """The same level in all colours, then a level of each, whose variances mix."""
-    rgb = photo.expand(-1, 3, -1, -1).double()
-    ramp = torch.linspace(0.05, 0.2, photo.shape[-1], dtype=torch.float64)
-    ramp = ramp.expand(1, 1, *photo.shape[-2:])
-    denoiser = GMDMDenoiser("bsds-gray-small", method="average", channels="opponent")
-    torch.testing.assert_close(denoiser(rgb, ramp), denoiser(rgb, ramp.expand(-1, 3, -1, -1)))
-    frame = gm.ImageFrame(denoiser.model, "opponent")
-    _, level = frame.enter(rgb, torch.cat([ramp, 2 * ramp, 3 * ramp], 1))
-    variance = torch.stack([ramp**2, 4 * ramp**2, 9 * ramp**2]).flatten(1)
-    expected = (OPPONENT.square() @ variance).sqrt() / torch.tensor(SCALES)[:, None]
-    torch.testing.assert_close(level.flatten(1), expected)
+def test_opponents_are_an_opponent_model():
+    """With the gray density on all planes; the range scales besides."""
+    model, x = mixture(2), images(2, 3, 8, 8)
+    expected = gm.HalfQuadraticSplitting(gm.OpponentModel(model))(x, 0.1)
+    torch.testing.assert_close(GMDMDenoiser(model, channels="opponent")(x, 0.1), expected)
+    other = GMDMDenoiser(model, channels="opponent", data_range=(-1, 3))
+    torch.testing.assert_close(other(in_range(x, -1, 3), 0.4), in_range(expected, -1, 3))
+    prior = GMDMPrior(model, channels="opponent")
+    log_prob = gm.PatchLikelihood(gm.OpponentModel(model)).log_prob(x, 0.1)
+    torch.testing.assert_close(prior(x, 0.1), -log_prob)
+    scaled = GMDMPrior(model, channels="opponent", data_range=(-1, 3))
+    dimensions = 3 * 64 * 3 / 4
+    expected = dimensions * math.log(4) - log_prob
+    torch.testing.assert_close(scaled(in_range(x, -1, 3), 0.4), expected)
 
 
 def test_estimator_in_other_units(photo):
@@ -193,8 +160,10 @@ def test_channels_that_do_not_fit_are_refused(cls):
     with pytest.raises(ValueError, match=r"1 channel\(s\) with channels='strict'; got 3"):
         strict(images(1, 3, 8, 8), 0.1)
     assert torch.isfinite(strict(images(1, 1, 8, 8), 0.1)).all()
-    with pytest.raises(ValueError, match=r"3 channels .* channels='opponent'; got 1"):
+    with pytest.raises(ValueError, match="must have 3 channels for this model; got 1"):
         cls(mixture(2), channels="opponent")(images(1, 1, 8, 8), 0.1)
+    with pytest.raises(ValueError, match=r"densities of gray patches; this is a WaveletModel"):
+        cls(wavelet(), channels="opponent")
     with pytest.raises(ValueError, match="leave channels out"):
         cls(mixture(2, channels=3, symmetries="none"), channels="opponent")
     with pytest.raises(ValueError, match=r"images must be \(B, C, H, W\)"):
