@@ -21,6 +21,7 @@ import torch
 from . import __version__, plots, storage
 from .convolutional import ConvolutionalModel
 from .density import DensityModel
+from .opponent import OpponentModel
 from .training.checkpoint import Checkpoint, disagreement
 from .training.config import Request, TrainConfig, describe_keys, read_request, read_yaml, to_yaml
 from .training.loop import StepRecord, fit, image_pool, of_init
@@ -49,9 +50,10 @@ examples:
   python -m gmdm_prior.train data=noisy noise=auto
   python -m gmdm_prior.train data=bsds500:BSDS500 model=patch steps=20000
   python -m gmdm_prior.train data=photos model=wavelet
+  python -m gmdm_prior.train data=photos model=opponent shrink=2
   python -m gmdm_prior.train out=runs/photos resume=true
 """
-DEFAULT_INIT = "bsds-gray"
+DEFAULT_INIT = {"mixture": "bsds-gray", "opponent": "bsds-color"}
 REPORT_PATCHES, REPORT_STREAM = 16_384, 8
 MEASURES = "PSNR is that of one step of patch averaging on crops of held-out images at noise 25/255"
 CONV_MEASURES = "PSNR is that of Tweedie's formula on crops of held-out images at noise 25/255"
@@ -164,6 +166,8 @@ class _Run:
         else:
             generator = step_generator(config.seed, REPORT_STREAM)
             patches = pool.patches(REPORT_PATCHES, config.patch_size, "none", generator)
+            if isinstance(shown, OpponentModel):
+                shown, patches = shown.planes[0], shown.enter(patches)[:, :1]
         plots.report(shown, patches, self.folder.report, self.folder.curve())
         shown = ", ".join(f"{name} {value}" for name, value in figures.items())
         print(f"held out: {shown}")
@@ -198,10 +202,12 @@ def _resolved(config: TrainConfig) -> TrainConfig:
         raise ValueError("data is needed: a folder of images, as in data=photos (--help has more)")
     if config.holdout < 2:
         raise ValueError(f"holdout must be at least 2; got {config.holdout}")
+    if config.shrink < 1:
+        raise ValueError(f"shrink must be at least 1; got {config.shrink}")
     settings = config.fit_settings().resolved()
     out = config.out or f"runs/{settings.model}-{settings.method}"
-    needs_init = settings.method in FROM_INIT and settings.model == "mixture"
-    init = config.init or (DEFAULT_INIT if needs_init else None)
+    default = DEFAULT_INIT.get(settings.model) if settings.method in FROM_INIT else None
+    init = config.init or default
     return dataclasses.replace(config, **vars(settings), out=out, init=init)
 
 

@@ -100,6 +100,7 @@ ALLOWED = {
         "__version__",
         "convolutional",
         "density",
+        "opponent",
         "plots",
         "storage",
         "training",

@@ -36,10 +36,15 @@ class TrainConfig(FitSettings):
         "one image in this many, from the first on, is held out; of a single image the lowest "
         "quarter",
     )
+    shrink: int = setting(
+        1,
+        "means of shrink x shrink pixels are trained on; 2 for the colours of JPEG photographs, "
+        "which have half the resolution",
+    )
     init: str | None = setting(
         None,
         "weights that method=score or hqs starts from, a bundled name or a file",
-        "bsds-gray, for model=patch a likelihood start",
+        "bsds-gray, for model=opponent bsds-color, for model=patch a likelihood start",
     )
     resume: bool = setting(
         False, "go on from the last checkpoint in out; keys not given are those of out/config.yaml"

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from gmdm_prior.density import DensityModel
 from gmdm_prior.mixture import PatchMixture
+from gmdm_prior.opponent import OpponentModel
 from gmdm_prior.product import PatchModel
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints, disagreement
 from gmdm_prior.training.held_out import HeldOut
@@ -63,7 +64,7 @@ def fit(
     held_out: Images,
     settings: FitSettings | None = None,
     *,
-    init: PatchMixture | PatchModel | None = None,
+    init: PatchMixture | PatchModel | OpponentModel | None = None,
     checkpoints: Checkpoints | None = None,
     resume: Checkpoint | None = None,
 ) -> Iterator[StepRecord]:
@@ -95,9 +96,9 @@ def fit(
         settings = of_init(settings, init)
     pool = image_pool(images, settings, training=True)
     trainer = make_trainer(pool, settings, init)
-    needs_init = settings.method in FROM_INIT and settings.model == "mixture"
+    needs_init = settings.method in FROM_INIT and settings.model in ("mixture", "opponent")
     if needs_init and init is None and resume is None:
-        raise ValueError(f"method={settings.method} needs init, the mixture to start from")
+        raise ValueError(f"method={settings.method} needs init, the model to start from")
     facts = dataclasses.asdict(settings) | {"images": pool.fingerprint}
     if resume is not None:
         differing = disagreement(resume.settings, facts)
@@ -171,17 +172,20 @@ def _record(
     )
 
 
-def of_init(settings: Settings, init: PatchMixture | PatchModel) -> Settings:
+def of_init(settings: Settings, init: PatchMixture | PatchModel | OpponentModel) -> Settings:
     """The settings with what the start of score matching decides."""
-    if not isinstance(init, (PatchMixture, PatchModel)) or settings.model == "conv":
+    kinds = {PatchMixture: "mixture", PatchModel: "patch", OpponentModel: "opponent"}
+    kind = next((name for cls, name in kinds.items() if isinstance(init, cls)), None)
+    if kind is None or settings.model == "conv":
         raise ValueError(
-            "init must be a PatchMixture or a PatchModel, and model the same; got a "
-            f"{type(init).__name__} and model={settings.model}. Other models begin by themselves"
+            "init must be a PatchMixture, a PatchModel or an OpponentModel, and model the same; "
+            f"got a {type(init).__name__} and model={settings.model}. Other models begin by "
+            "themselves"
         )
     changes = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
-    if isinstance(init, PatchMixture):
-        changes["symmetries"] = init.symmetries
-    kind = "mixture" if isinstance(init, PatchMixture) else "patch"
+    of_plane = init.planes[0] if isinstance(init, OpponentModel) else init
+    if isinstance(of_plane, PatchMixture):
+        changes["symmetries"] = of_plane.symmetries
     return dataclasses.replace(settings, model=kind, **changes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from gmdm_prior.training.config import TrainConfig
@@ -20,6 +21,8 @@ def split(config: TrainConfig) -> tuple[Images, Images]:
     """Training and held-out images, all at least as large as a patch."""
     size = config.patch_size
     images = read_images(find_images(config.data), config.channels)
+    if config.shrink > 1:
+        images = {name: F.avg_pool2d(image, config.shrink) for name, image in images.items()}
     usable(images, size, f"a patch of patch_size={size}")
     images = {name: image for name, image in images.items() if min(image.shape[1:]) >= size}
     if len(images) > 1:

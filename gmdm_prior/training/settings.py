@@ -20,10 +20,11 @@ METHODS = {
     "patch": ("ipalm", "score", "hqs"),
     "wavelet": ("em",),
     "conv": ("score",),
+    "opponent": ("em", "em+score", "score", "hqs"),
 }
 FROM_INIT = ("score", "hqs")  # methods that go on from a model
 STARTS = ("random", "likelihood")
-PATCH_SIZE = {"mixture": 8, "patch": 7, "wavelet": 8, "conv": 64}
+PATCH_SIZE = {"mixture": 8, "patch": 7, "wavelet": 8, "conv": 64, "opponent": 8}
 STEPS = {"em": 12, "em+score": 160, "score": 160, "hqs": 300, "ipalm": 100_000}
 EM_ITERATIONS = 12  # of the tied mixture, where score matching follows
 CHECKPOINT_EVERY = {"em": 1, "em+score": 10, "score": 10, "hqs": 10, "ipalm": 1000}
@@ -55,16 +56,17 @@ class FitSettings:
 
     model: str = setting(
         "mixture",
-        "mixture (PatchMixture), patch (PatchModel, the paper's product of experts), wavelet "
+        "mixture (PatchMixture), opponent (OpponentModel: one of luminance and two of differences "
+        "of colours), patch (PatchModel, the paper's product of experts), wavelet "
         "(WaveletModel, a density of whole images: a mixture of wavelet trees) or conv "
         "(ConvolutionalModel, the paper's experts on cyclic filters)",
     )
     method: str | None = setting(
         None,
         "em (likelihood), em+score, score (score matching of the image denoiser from init) or hqs "
-        "(the same through half-quadratic splitting) for model=mixture; ipalm (the paper's), score "
-        "or hqs for model=patch; score (denoising score matching from a start of its own) for "
-        "model=conv",
+        "(the same through half-quadratic splitting) for model=mixture and opponent; ipalm (the "
+        "paper's), score or hqs for model=patch; score (denoising score matching from a start of "
+        "its own) for model=conv",
         "em, for model=patch ipalm, for model=conv score",
     )
     patch_size: int | None = setting(
@@ -73,7 +75,7 @@ class FitSettings:
         "frequencies and of the crops",
         "8, for model=patch 7, for model=conv 64, from init its own",
     )
-    channels: int = setting(1, "1 (gray) or 3 (colour)")
+    channels: int = setting(1, "1 (gray) or 3 (colour)", "1, for model=opponent 3")
     bases: int = setting(3, "orthonormal bases of the mixture")
     classes: int = setting(40, "classes of the mixture")
     components: int | None = setting(
@@ -150,6 +152,8 @@ class FitSettings:
         }
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         settings = dataclasses.replace(self, **missing)
+        if settings.model == "opponent":
+            settings.channels = 3
         settings.checkpoint_every = _effective(settings)
         _check_numbers(settings)
         return settings
@@ -203,6 +207,11 @@ def _check_numbers(settings: FitSettings) -> None:
         raise ValueError(
             "sigma_min and sigma_max must be noise levels with 0 <= sigma_min <= sigma_max, "
             f"sigma_max > 0; got {settings.sigma_min:g} and {settings.sigma_max:g}"
+        )
+    if settings.model == "opponent" and isinstance(settings.noise, str):
+        raise ValueError(
+            f"noise must be one known level with model=opponent; got {settings.noise}: levels that "
+            "differ or are estimated can be learnt from by model=mixture"
         )
     if settings.model == "wavelet":
         _check_wavelet(settings)

@@ -16,6 +16,8 @@ import torch
 
 from gmdm_prior.density import DensityModel
 from gmdm_prior.mixture import PatchMixture
+from gmdm_prior.opponent import OpponentModel
+from gmdm_prior.product import PatchModel
 from gmdm_prior.training import em, refine_levels
 from gmdm_prior.training.convolutional_trainer import ConvolutionalTrainer
 from gmdm_prior.training.data import sample_noisy_patches, sample_patches
@@ -202,12 +204,20 @@ class LikelihoodThenScore:
         return self._now.held_out_loss(held_out, model)
 
 
-def make_trainer(pool: ImagePool, settings: FitSettings, init: PatchMixture | None) -> Trainer:
+def make_trainer(
+    pool: ImagePool,
+    settings: FitSettings,
+    init: PatchMixture | PatchModel | OpponentModel | None,
+) -> Trainer:
     """The trainer of a method."""
     if settings.model == "wavelet":
         from gmdm_prior.training.wavelet_trainer import WaveletTrainer  # it imports this module
 
         return WaveletTrainer(pool, settings)
+    if settings.model == "opponent":
+        from gmdm_prior.training.opponent_trainer import OpponentTrainer  # likewise
+
+        return OpponentTrainer(pool, settings, init)
     if settings.model == "conv":
         return ConvolutionalTrainer(pool, settings)
     if settings.method == "em":
