@@ -53,7 +53,7 @@ examples:
   python -m gmdm_prior.train data=photos model=opponent shrink=2
   python -m gmdm_prior.train out=runs/photos resume=true
 """
-DEFAULT_INIT = {"mixture": "bsds-gray", "opponent": "bsds-color"}
+DEFAULT_INIT = {"mixture": "bsds-gray", "opponent": "bsds-gray"}
 REPORT_PATCHES, REPORT_STREAM = 16_384, 8
 MEASURES = "PSNR is that of one step of patch averaging on crops of held-out images at noise 25/255"
 CONV_MEASURES = "PSNR is that of Tweedie's formula on crops of held-out images at noise 25/255"

@@ -86,6 +86,16 @@ def test_score_matching_of_planes(method):
         )
 
 
+def test_a_gray_model_begins_on_every_plane():
+    images, gray = images_of(truth()), mixture(4, symmetries="flips")
+    settings = FitSettings(model="opponent", method="hqs", steps=1, crops=4)
+    record = last(fit(images, images[:2], settings, init=gray))
+    assert record.model.scales == SCALES
+    for plane in record.model.planes:
+        assert not torch.equal(plane.variances, gray.variances)
+        torch.testing.assert_close(plane.variances.double(), gray.variances, rtol=0.2, atol=0)
+
+
 @pytest.mark.parametrize(("method", "stop"), [("em", 7), ("em", 31), ("hqs", 3)])
 def test_resumes_to_the_same_bits(tmp_path, method, stop):
     images = images_of(truth())

@@ -44,7 +44,7 @@ class TrainConfig(FitSettings):
     init: str | None = setting(
         None,
         "weights that method=score or hqs starts from, a bundled name or a file",
-        "bsds-gray, for model=opponent bsds-color, for model=patch a likelihood start",
+        "bsds-gray, for model=patch a likelihood start",
     )
     resume: bool = setting(
         False, "go on from the last checkpoint in out; keys not given are those of out/config.yaml"

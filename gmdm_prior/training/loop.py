@@ -183,6 +183,8 @@ def of_init(settings: Settings, init: PatchMixture | PatchModel | OpponentModel)
             "themselves"
         )
     changes = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
+    if settings.model == "opponent" and init.channels == 1:  # it begins on every plane
+        kind, changes["channels"] = "opponent", 3
     of_plane = init.planes[0] if isinstance(init, OpponentModel) else init
     if isinstance(of_plane, PatchMixture):
         changes["symmetries"] = of_plane.symmetries

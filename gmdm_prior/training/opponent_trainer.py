@@ -19,6 +19,7 @@ import torch
 from gmdm_prior import storage
 from gmdm_prior.mixture import PatchMixture
 from gmdm_prior.opponent import OFFSETS, OPPONENT, OpponentModel
+from gmdm_prior.product import PatchModel
 from gmdm_prior.training.held_out import HeldOut
 from gmdm_prior.training.pool import ImagePool
 from gmdm_prior.training.settings import FitSettings
@@ -34,13 +35,18 @@ class OpponentTrainer:
     Args:
         pool: training images of three channels.
         settings: of every plane's mixture, in the units of the images.
-        init: the model whose planes score matching begins with.
+        init: the model whose planes score matching begins with; a gray one begins on every plane.
     """
 
     def __init__(
-        self, pool: ImagePool, settings: FitSettings, init: OpponentModel | None = None
+        self,
+        pool: ImagePool,
+        settings: FitSettings,
+        init: OpponentModel | PatchMixture | PatchModel | None = None,
     ) -> None:
         self._pool, self._settings = pool, settings
+        if init is not None and not isinstance(init, OpponentModel):
+            init = OpponentModel(init, scales=SCALES)
         self._scales = SCALES if init is None else init.scales
         self._done: list[PatchMixture] = []
         self._init = None if init is None else list(init.planes)

@@ -101,6 +101,11 @@ class WeightedL2(deepinv.optim.DataFidelity):
         self.d = _WeightedDistance(level)
         self.max_iter, self.tol = max_iter, tol
 
+    @property
+    def level(self) -> float:
+        """The root mean square of the levels."""
+        return float(self.d.sigma.square().mean().sqrt())
+
     def prox(
         self,
         x: Tensor,

@@ -1,49 +1,46 @@
-"""Forward operators by name, each with its noise operator: y = A x + noise.
+"""Operators with their noise, y = noise(A x), and what a solver needs to know of the noise.
 
-    denoise        A = identity
-    gaussian_blur  circular convolution with a Gaussian of `width` pixels (standard deviation)
-    motion_blur    circular convolution with a random trajectory's trace, `size` pixels wide
-    inpainting     a random share `keep` of the pixels is seen
+    gaussian          y = A x + sigma n
+    poisson           y = gain · Poisson(A x / gain): photons counted
+    poisson_gaussian  y = gain · Poisson(A x / gain) + sigma n: photons counted and read out
 
-The level of the noise is read back from the operator itself (`physics_sigma`), so that a solver
-needs no second number for it. Operators and noise have their own seeded generators: the same config
-measures the same data.
+The level of Gaussian noise is read back from the operator itself (`physics_sigma`), so that a
+solver needs no second number for it. Counted photons have noise of the variance gain · (A x)_i at
+pixel i: `data_term` weighs the pixels by it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import deepinv
 import torch
-from deepinv.physics import functional as filters
+from torch import Tensor
 
+from .noise import WeightedL2
+from .operators import OPERATORS, OperatorConfig, build_operator
+from .poisson_gaussian import local_mean, poisson_gaussian_map
 from .registry import unknown
+
+NOISES = ("gaussian", "poisson", "poisson_gaussian")
 
 
 @dataclass
 class NoiseConfig:
-    """The noise operator: additive Gaussian noise of standard deviation `sigma`."""
+    """The noise: standard deviation `sigma` of Gaussian, `gain` (one photon's value) of counted."""
 
     name: str = "gaussian"
     sigma: Any = 0.02
+    gain: float = 0.02
 
 
 @dataclass
-class PhysicsConfig:
-    """A forward operator; what an operator does not use is ignored."""
+class PhysicsConfig(OperatorConfig):
+    """A forward operator and its noise; what an operator does not use is ignored."""
 
-    name: str = "denoise"
     noise: NoiseConfig = field(default_factory=NoiseConfig)
-    width: float = 1.6  # gaussian_blur: standard deviation in pixels
-    size: int = 15  # motion_blur: side of the kernel in pixels
-    length: float = 0.3  # motion_blur: length scale of the trajectory
-    spread: float = 0.25  # motion_blur: how far it strays
-    keep: float = 0.5  # inpainting: share of the pixels that are seen
-    seed: int = 0
 
 
 def parse_level(value: Any, name: str) -> float:
@@ -77,14 +74,29 @@ def build_physics(config: PhysicsConfig, shape: tuple[int, ...], device: Any = "
     Raises:
         ValueError: for an unknown operator or noise, or an option out of its range.
     """
-    if config.name not in _OPERATORS:
-        raise ValueError(unknown("physics", config.name, _OPERATORS))
-    if config.noise.name != "gaussian":
-        raise ValueError(unknown("noise", config.noise.name, ["gaussian"]))
+    if config.name not in OPERATORS:
+        raise ValueError(unknown("physics", config.name, OPERATORS))
+    if config.noise.name not in NOISES:
+        raise ValueError(unknown("noise", config.noise.name, NOISES))
     sigma = parse_level(config.noise.sigma, "physics.noise.sigma")
-    physics = _OPERATORS[config.name](config, shape, device)
+    gain = config.noise.gain
+    counted = config.noise.name != "gaussian"
+    if counted and not 0 < gain < math.inf:
+        raise ValueError(f"physics.noise.gain must be positive; got {gain}")
+    if counted and config.name in ("mri", "compressed_sensing"):
+        raise ValueError(
+            f"physics.noise.name={config.noise.name} counts photons, which physics.name="
+            f"{config.name} has none of: its values have both signs. Use gaussian"
+        )
+    physics = build_operator(config, shape, device)
     rng = torch.Generator(device).manual_seed(config.seed)
-    physics.noise_model = deepinv.physics.GaussianNoise(sigma=sigma, rng=rng)
+    if config.noise.name == "poisson":
+        model = deepinv.physics.PoissonNoise(gain, clip_positive=True, rng=rng)
+    elif config.noise.name == "poisson_gaussian":
+        model = deepinv.physics.PoissonGaussianNoise(gain, sigma, clip_positive=True, rng=rng)
+    else:
+        model = deepinv.physics.GaussianNoise(sigma=sigma, rng=rng)
+    physics.noise_model = model
     return physics
 
 
@@ -106,52 +118,21 @@ def physics_sigma(physics: Any) -> float:
     return float(sigma)
 
 
-def _denoise(config: PhysicsConfig, shape: tuple[int, ...], device: Any) -> Any:
-    return deepinv.physics.Denoising(device=device)
+def data_term(physics: Any, y: Tensor, pilot: Tensor | None = None) -> WeightedL2 | None:
+    """The Gaussian data term of counted photons, each pixel at its own variance; None of others.
 
+    The variance at a pixel is gain · (A x) + sigma², at least that of one photon.
 
-def _gaussian_blur(config: PhysicsConfig, shape: tuple[int, ...], device: Any) -> Any:
-    if not 0 < config.width < math.inf:
-        raise ValueError(f"physics.width must be positive; got {config.width}")
-    side = 2 * math.ceil(3 * config.width) + 1
-    _fits(side, shape, "physics.width")
-    kernel = filters.gaussian_blur(psf_size=(side, side), sigma=(config.width, config.width))
-    return deepinv.physics.BlurFFT(img_size=shape, filter=kernel, device=device)
-
-
-def _motion_blur(config: PhysicsConfig, shape: tuple[int, ...], device: Any) -> Any:
-    if config.size < 3 or not (config.length > 0 and config.spread > 0):
-        raise ValueError(
-            "physics.size must be at least 3, physics.length and physics.spread positive; got "
-            f"{config.size}, {config.length} and {config.spread}"
-        )
-    _fits(config.size, shape, "physics.size")
-    generator = deepinv.physics.generator.MotionBlurGenerator(
-        (config.size, config.size), l=config.length, sigma=config.spread, rng=torch.Generator()
-    )
-    kernel = generator.step(seed=config.seed)["filter"]
-    return deepinv.physics.BlurFFT(img_size=shape, filter=kernel, device=device)
-
-
-def _inpainting(config: PhysicsConfig, shape: tuple[int, ...], device: Any) -> Any:
-    if not 0 < config.keep <= 1:
-        raise ValueError(f"physics.keep must be above 0 and at most 1; got {config.keep}")
-    generator = torch.Generator().manual_seed(config.seed)
-    mask = (torch.rand((1, 1, *shape[1:]), generator=generator) < config.keep).float()
-    return deepinv.physics.Inpainting(img_size=shape, mask=mask, device=device)
-
-
-def _fits(side: int, shape: tuple[int, ...], option: str) -> None:
-    if side > min(shape[-2:]):
-        raise ValueError(
-            f"{option} asks for a kernel of {side} x {side} pixels, larger than the image "
-            f"({shape[-2]} x {shape[-1]})"
-        )
-
-
-_OPERATORS: dict[str, Callable[..., Any]] = {
-    "denoise": _denoise,
-    "gaussian_blur": _gaussian_blur,
-    "motion_blur": _motion_blur,
-    "inpainting": _inpainting,
-}
+    Args:
+        physics: with its noise model.
+        y: measurements (B, C, H, W).
+        pilot: an estimate of x; None takes local means of y for A x.
+    """
+    model = physics.noise_model
+    counted = (deepinv.physics.PoissonNoise, deepinv.physics.PoissonGaussianNoise)
+    if not isinstance(model, counted):
+        return None
+    expected = local_mean(y) if pilot is None else physics.A(pilot)
+    gain = float(model.gain)
+    sigma = float(getattr(model, "sigma", torch.zeros(())))
+    return WeightedL2(poisson_gaussian_map(expected.clamp(min=gain), gain, sigma))

@@ -14,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from .config import load_config
+from .noise import WeightedL2
+from .operators import as_picture, with_phase
 from .output_folder import OutputFolder
-from .physics import build_physics, parse_level, physics_sigma
+from .physics import build_physics, data_term, parse_level, physics_sigma
 from .picture import read_picture, save_picture
 from .registry import accepts, build_prior
 from .solver import SolverConfig, build_solver
@@ -46,22 +48,23 @@ def restore(source: str, words: Sequence[str] = (), progress: bool = True) -> di
     """
     config = load_config(source, words)
     truth = read_picture(config.image)[0].to(_device(config.device))
-    physics = build_physics(config.physics, tuple(truth.shape[1:]), truth.device)
-    solver = make_solver(config, physics, truth, progress)
+    scene = scene_of(config, truth)
+    physics = build_physics(config.physics, tuple(scene.shape[1:]), scene.device)
     with OutputFolder(config.out) as folder, torch.no_grad():
-        measurement = physics(truth)
-        print(f"measurement  {psnr(measurement, truth):6.2f} dB", flush=True)
+        measurement = physics(scene)
+        seen = visible(as_picture(physics, measurement, scene), truth)
+        print(f"measurement  {psnr(seen, truth):6.2f} dB", flush=True)
         start = time.perf_counter()
-        result = solver(measurement, physics)
+        result = visible(solve(config, physics, measurement, scene, progress), truth)
         metrics = {
-            "psnr_measurement": psnr(measurement, truth),
+            "psnr_measurement": psnr(seen, truth),
             "psnr_restored": psnr(result, truth),
             "seconds": time.perf_counter() - start,
         }
         if not math.isfinite(result.abs().max().item()):
             raise ValueError("the solver diverged; choose a smaller solver.stepsize")
         save_picture(result, folder.aside / "restored.png")
-        compare(truth, measurement, result, folder.aside / "comparison.png")
+        compare(truth, seen, result, folder.aside / "comparison.png")
         OmegaConf.save(config, folder.aside / "config.yaml")
         (folder.aside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         folder.publish()
@@ -70,8 +73,57 @@ def restore(source: str, words: Sequence[str] = (), progress: bool = True) -> di
     return metrics
 
 
-def make_solver(config: DictConfig, physics: Any, like: Tensor, progress: bool) -> Any:
-    """The solver of a config, its prior built, both scaled by the physics' own noise level."""
+def scene_of(config: DictConfig, picture: Tensor) -> Tensor:
+    """What is measured of a picture (1, C, H, W): itself, or with mri a complex image of it.
+
+    Raises:
+        ValueError: for a colour picture with mri.
+    """
+    if config.physics.name != "mri":
+        return picture
+    if picture.shape[1] != 1:
+        raise ValueError("physics.name=mri needs a gray image; got one in colour")
+    return with_phase(picture, config.physics.phase)
+
+
+def visible(image: Tensor, picture: Tensor) -> Tensor:
+    """An image of a scene as one like the picture: of a complex one its magnitude."""
+    if image.shape[1] == picture.shape[1]:
+        return image
+    return image.square().sum(1, keepdim=True).sqrt()
+
+
+def solve(
+    config: DictConfig, physics: Any, measurement: Tensor, scene: Tensor, progress: bool = False
+) -> Tensor:
+    """Restore a measurement as a config says; `scene` only tells shape and device.
+
+    Where photons were counted it is done twice: the first result says how much noise each pixel
+    has.
+    """
+    start = as_picture(physics, measurement, scene)
+    init = {} if start is measurement else {"init": start}
+    fidelity = data_term(physics, measurement)
+    solver = make_solver(config, physics, scene, progress, fidelity)
+    result = solver(measurement, physics, **init)
+    if fidelity is not None:
+        fidelity = data_term(physics, measurement, result)
+        solver = make_solver(config, physics, scene, progress, fidelity)
+        result = solver(measurement, physics, **init)
+    return result
+
+
+def make_solver(
+    config: DictConfig,
+    physics: Any,
+    like: Tensor,
+    progress: bool,
+    fidelity: WeightedL2 | None = None,
+) -> Any:
+    """The solver of a config, its prior built, both scaled by the noise.
+
+    That is the physics' own level, or the root mean square of those of the data term `fidelity`.
+    """
     options = dict(config.prior)
     name, weight, sigma = (
         options.pop("name"),
@@ -89,13 +141,14 @@ def make_solver(config: DictConfig, physics: Any, like: Tensor, progress: bool) 
     settings = OmegaConf.to_object(config.solver)
     assert isinstance(settings, SolverConfig)
     norm = 1.0
-    if settings.name in ("pgd", "gd", "drs", "admm") and settings.stepsize is None:
+    if settings.name != "hqs" and settings.stepsize is None:
         probe = torch.ones_like(like) + torch.linspace(0, 1, like.shape[-1], device=like.device)
         norm = float(physics.compute_sqnorm(probe, verbose=False))
     return build_solver(
         settings,
         prior,
-        sigma=physics_sigma(physics),
+        sigma=physics_sigma(physics) if fidelity is None else fidelity.level,
+        data_fidelity=fidelity,
         physics_norm=norm,
         prior_sigma=sigma,
         prior_lambda=weight,

@@ -30,6 +30,7 @@ import deepinv
 import gmdm_prior as gm
 
 from .denoiser import GMDMDenoiser
+from .noise import WeightedL2
 from .physics import parse_level
 from .prior import GMDMPrior
 from .registry import unknown
@@ -91,6 +92,7 @@ def build_solver(
     physics_norm: float = 1.0,
     prior_sigma: Any = None,
     prior_lambda: float | None = None,
+    data_fidelity: Any = None,
     progress: bool = False,
 ) -> Any:
     """A deepinv optimiser, `solver(y, physics) -> x`.
@@ -105,6 +107,8 @@ def build_solver(
         prior_sigma: noise level handed to the prior (deepinv's `g_param`); None: the measurement's
             noise level, but for `step="mean"` the schedule's.
         prior_lambda: weight of the prior; None: 1, and 0.25 for `step="mean"`.
+        data_fidelity: the data term f; None is the one above. `sigma` is then the root mean square
+            of its levels.
         progress: show a progress bar.
 
     Raises:
@@ -116,7 +120,7 @@ def build_solver(
     weight = _check_weight(prior_lambda)
     _check_pair(config.name, prior)
     common = {
-        "data_fidelity": deepinv.optim.L2(sigma=noise),
+        "data_fidelity": deepinv.optim.L2(sigma=noise) if data_fidelity is None else data_fidelity,
         "early_stop": config.early_stop,
         "thres_conv": config.thres_conv,
         "verbose": progress,
@@ -124,6 +128,8 @@ def build_solver(
     }
     if config.name == "hqs" and _step(config, prior) == "mean":
         return _mean_steps(config, prior, noise, weight, prior_sigma, common)
+    if isinstance(data_fidelity, WeightedL2):
+        physics_norm = physics_norm * (noise / float(data_fidelity.d.sigma.min())) ** 2
     weight = 1.0 if weight is None else weight
     level = noise if prior_sigma is None else prior_sigma
     params: dict[str, Any] = {"lambda": weight, "g_param": level}
