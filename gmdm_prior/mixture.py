@@ -35,6 +35,7 @@ from .density import (
 )
 from .mixture_level import MixtureLevel
 from .table_cache import TableCache
+from .trainable import trainable_mixture
 
 
 class PatchMixture(DensityModel):
@@ -150,6 +151,26 @@ class PatchMixture(DensityModel):
                 chosen = (self.basis[k] == g) & (h == q)
                 x[chosen] += u[chosen] @ rows
         return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
+
+    def trainable(self) -> PatchMixture:
+        """A copy whose every step of an optimiser is an exact density (`trainable`).
+
+        For unfolded networks: free rotations, logarithms and logits, all requiring gradients.
+        `frozen` makes a plain model of it, `gmdm_prior.save` writes it as one. Like everything with
+        `torch.nn.utils.parametrize`, it can be copied but not pickled.
+
+        Raises:
+            ValueError: the model is trainable already.
+        """
+        return trainable_mixture(self)
+
+    def frozen(self) -> PatchMixture:
+        """A plain copy of the present density that requires no gradients."""
+        plain = PatchMixture(
+            self.filters, self.variances, self.weights, self.basis, self.symmetries
+        )
+        plain.mean_part = self.mean_part
+        return plain.requires_grad_(False)
 
     def with_mean(self, variance: float) -> PatchMixture:
         """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""

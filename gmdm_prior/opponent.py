@@ -139,6 +139,16 @@ class OpponentModel(DensityModel):
         ]
         return self.leave(torch.cat(parts, -3))
 
+    def trainable(self) -> OpponentModel:
+        """A copy whose every step of an optimiser is an exact density, as of its planes."""
+        planes = [plane.trainable() for plane in self.planes]
+        return OpponentModel(*planes, scales=self.scales)
+
+    def frozen(self) -> OpponentModel:
+        """A plain copy of the present density that requires no gradients."""
+        planes = [plane.frozen() for plane in self.planes]
+        return OpponentModel(*planes, scales=self.scales)
+
     def with_mean(self, variance: float) -> OpponentModel:
         """A copy whose planes have means N(1/2, variance): gray, and in differences around none."""
         planes = [plane.with_mean(variance) for plane in self.planes]

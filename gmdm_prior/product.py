@@ -33,6 +33,7 @@ from .density import (
 from .expert_surfaces import SPACING, ExpertSurfaces, Sheet, make_sheet
 from .experts import EquidistantExperts, Mixture1D, TabulatedExperts
 from .table_cache import TableCache
+from .trainable import trainable_product
 
 NUMBERS_AT_ONCE = 2**17  # of patches that are read from tables together
 ALIGNED = 64  # their count is a multiple, which matrix products like
@@ -117,6 +118,24 @@ class PatchModel(DensityModel):
             return self.filters.new_zeros(*shape, *self.event_shape)
         x = self.at(noise.to(dtype).expand(n, 1)).sample(generator)
         return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
+
+    def trainable(self) -> PatchModel:
+        """A copy whose every step of an optimiser is an exact density (`trainable`).
+
+        For unfolded networks: free rotations, logarithms and logits, all requiring gradients.
+        `frozen` makes a plain model of it, `gmdm_prior.save` writes it as one. Like everything with
+        `torch.nn.utils.parametrize`, it can be copied but not pickled.
+
+        Raises:
+            ValueError: the model is trainable already.
+        """
+        return trainable_product(self)
+
+    def frozen(self) -> PatchModel:
+        """A plain copy of the present density that requires no gradients."""
+        plain = PatchModel(self.filters, self.experts.logits, self.experts.bound)
+        plain.mean_part = self.mean_part
+        return plain.requires_grad_(False)
 
     def with_mean(self, variance: float) -> PatchModel:
         """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""

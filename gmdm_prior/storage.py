@@ -154,10 +154,13 @@ def pack(model: DensityModel) -> tuple[str, dict[str, Tensor], dict[str, object]
     Raises:
         TypeError: for another kind of model.
     """
+    kind = type(model).__name__
     if isinstance(model, PatchMixture):
+        kind = "PatchMixture"  # of a trainable one, too
         tensors = {k: getattr(model, k) for k in ("filters", "variances", "weights", "basis")}
         options = {"symmetries": model.symmetries}
     elif isinstance(model, PatchModel):
+        kind = "PatchModel"
         tensors = {"filters": model.filters, "logits": model.experts.logits}
         options = {"bound": model.experts.bound}
     elif isinstance(model, SubbandExperts):
@@ -179,7 +182,7 @@ def pack(model: DensityModel) -> tuple[str, dict[str, Tensor], dict[str, object]
             "model must be a PatchModel, PatchMixture, OpponentModel, SubbandExperts, WaveletModel "
             f"or ConvolutionalModel; got {type(model).__name__}"
         )
-    return type(model).__name__, tensors, options | {"mean_variance": model.mean_part.variance}
+    return kind, tensors, options | {"mean_variance": model.mean_part.variance}
 
 
 def unpack(kind: str, tensors: dict[str, Tensor], options: dict[str, object]) -> Model:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .poisson_gaussian import estimate_poisson_gaussian, poisson_gaussian_map
     from .prior import GMDMPrior
     from .registry import available, build_denoiser, build_noise_estimator, build_prior
-    from .solver import build_solver, schedule
+    from .solver import build_solver
+    from .solver_config import schedule
 
 __all__ = [
     "GMDMDenoiser",
@@ -48,7 +49,8 @@ _HOMES = {
     "poisson_gaussian": ("estimate_poisson_gaussian", "poisson_gaussian_map"),
     "prior": ("GMDMPrior",),
     "registry": ("available", "build_denoiser", "build_noise_estimator", "build_prior"),
-    "solver": ("build_solver", "schedule"),
+    "solver": ("build_solver",),
+    "solver_config": ("schedule",),
 }
 
 

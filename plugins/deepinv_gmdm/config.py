@@ -20,7 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from .physics import PhysicsConfig
 from .registry import unknown
-from .solver import SolverConfig
+from .solver_config import SolverConfig
 
 
 @dataclass

@@ -95,6 +95,11 @@ class GMDMPrior(deepinv.optim.Prior):
         if device is not None:
             self.to(device)
 
+    @property
+    def data_range(self) -> tuple[float, float]:
+        """The values of black and white."""
+        return self.frame.low, self.frame.high
+
     def fn(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """The prior's value, in nats.
 

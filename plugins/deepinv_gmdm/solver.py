@@ -1,9 +1,9 @@
 """deepinv's optimisers by name, with step sizes that follow from the physics' own noise level.
 
 All minimise  f(x) + lambda g(x)  with  f(x) = ‖A x - y‖² / (2 sigma_n²)  and sigma_n the
-measurement's noise level, so that lambda = 1 is the Bayesian weight of an explicit prior. PGD, GD,
-DRS and ADMM use `fn`, `grad` and `prox` of an explicit prior as they are; `schedule` gives the
-falling levels of half-quadratic splitting (HQS).
+measurement's noise level, so that lambda = 1 is the Bayesian weight of an explicit prior. PGD,
+FISTA, GD, DRS, ADMM and PDCP use `fn`, `grad` and `prox` of an explicit prior as they are;
+`schedule` gives the falling levels of half-quadratic splitting (HQS).
 
 HQS with the Gaussian-mixture prior does what its authors do (Zach et al. 2023, Section 5.2): it
 alternates
@@ -15,17 +15,21 @@ exact empirical-Bayes step, the posterior mean at s. With lambda = s² / gamma t
 proximal map of gamma f. That is the default, `step="mean"`, for every prior that offers a denoiser;
 `step="prox"` keeps the proximal map of an explicit prior instead, and with it a cost that is
 reported.
+
+Two schedules of others by name: `dpir` is HQS with the levels and the weight of DPIR (Zhang et al.
+2021: eight levels from 49/255 down to the noise, which never rise, also for stronger or no noise);
+`betas` are those of EPLL (Zoran and Weiss 2011), levels sigma_n / sqrt(beta) with the weight 1.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import deepinv
+import torch
 
 import gmdm_prior as gm
 
@@ -34,54 +38,18 @@ from .noise import WeightedL2
 from .physics import parse_level
 from .prior import GMDMPrior
 from .registry import unknown
+from .solver_config import (
+    SMALLEST_LEVEL,
+    SolverConfig,
+    as_config,
+    as_dpir,
+    check_pair,
+    check_weight,
+    levels_of,
+    trainable_parameters,
+)
 
 logger = logging.getLogger(__name__)
-SMALLEST_LEVEL = (
-    1 / 1024
-)  # stands for the noise level of noise-free data, which no weight can express
-
-
-@dataclass
-class SolverConfig:
-    """How the problem is solved; None means: derived from the physics and the prior."""
-
-    name: str = "hqs"
-    max_iter: int | None = None
-    stepsize: float | None = None
-    start: float = 0.2  # hqs: first level
-    stop: Any = None  # hqs: last level; None: half the noise level
-    step: str | None = None  # hqs: "mean" or "prox"
-    stride: int = 3  # hqs with step="mean": distance between patches
-    noise_sigma: Any = None  # weight of the data term; None: the physics' noise level
-    early_stop: bool = True
-    thres_conv: float = 1e-5
-
-
-def schedule(
-    sigma: float, steps: int, start: float = 0.2, stop: float | None = None
-) -> list[float]:
-    """Noise levels for half-quadratic splitting, falling geometrically.
-
-    Args:
-        sigma: noise level of the measurement; 0 is allowed.
-        steps: how many levels.
-        start: first level.
-        stop: last level; None for half of `sigma`. Where it is above `start`, all levels are
-            `stop`.
-
-    Returns:
-        `steps` levels, never rising, all positive.
-
-    Raises:
-        ValueError: for a level that is negative or not finite, or fewer than one step.
-    """
-    if steps < 1:
-        raise ValueError(f"a schedule needs at least one step; got {steps}")
-    start, sigma = parse_level(start, "start"), parse_level(sigma, "sigma")
-    last = max(sigma / 2 if stop is None else parse_level(stop, "stop"), SMALLEST_LEVEL)
-    first = max(start, last)
-    ratio = (last / first) ** (1 / max(steps - 1, 1))
-    return [first * ratio**i for i in range(steps)]
 
 
 def build_solver(
@@ -94,31 +62,38 @@ def build_solver(
     prior_lambda: float | None = None,
     data_fidelity: Any = None,
     progress: bool = False,
+    unfold: bool = False,
+    trainable: Sequence[str] = ("stepsize",),
 ) -> Any:
     """A deepinv optimiser, `solver(y, physics) -> x`.
 
     Args:
-        spec: `"hqs"`, `"pgd"`, `"gd"`, `"drs"` or `"admm"`, or a mapping with the key `name` and
-            the fields of `SolverConfig`.
+        spec: `"hqs"`, `"dpir"`, `"pgd"`, `"fista"`, `"gd"`, `"drs"`, `"admm"` or `"pdcp"`, or a
+            mapping with the key `name` and the fields of `SolverConfig`.
         prior: a deepinv prior.
         sigma: noise level of the measurement (see `physics_sigma(physics)`).
         physics_norm: largest eigenvalue of AᵀA (`physics.compute_sqnorm`); it bounds steps of
-            PGD and GD.
+            PGD, FISTA and GD.
         prior_sigma: noise level handed to the prior (deepinv's `g_param`); None: the measurement's
             noise level, but for `step="mean"` the schedule's.
         prior_lambda: weight of the prior; None: 1, and 0.25 for `step="mean"`.
         data_fidelity: the data term f; None is the one above. `sigma` is then the root mean square
             of its levels.
         progress: show a progress bar.
+        unfold: make it a network whose parameters are the `trainable` ones below and those of the
+            prior: the model's own too, where it is `trainable()`.
+        trainable: with `unfold`, some of `"stepsize"`, `"lambda"` and `"g_param"`.
 
     Raises:
         ValueError: for an unknown solver or option, or a value out of its range.
     """
-    config = _config(spec)
+    config = as_config(spec)
     noise = config.noise_sigma if config.noise_sigma is not None else sigma
     noise = max(parse_level(noise, "the data term's noise level"), SMALLEST_LEVEL)
-    weight = _check_weight(prior_lambda)
-    _check_pair(config.name, prior)
+    weight = check_weight(prior_lambda)
+    if config.name == "dpir":
+        config, weight = as_dpir(config, noise), 0.23 if weight is None else weight
+    check_pair(config, prior)
     common = {
         "data_fidelity": deepinv.optim.L2(sigma=noise) if data_fidelity is None else data_fidelity,
         "early_stop": config.early_stop,
@@ -126,6 +101,8 @@ def build_solver(
         "verbose": progress,
         "show_progress_bar": progress,
     }
+    if unfold:
+        common |= {"unfold": True, "trainable_params": trainable_parameters(trainable)}
     if config.name == "hqs" and _step(config, prior) == "mean":
         return _mean_steps(config, prior, noise, weight, prior_sigma, common)
     if isinstance(data_fidelity, WeightedL2):
@@ -135,39 +112,39 @@ def build_solver(
     params: dict[str, Any] = {"lambda": weight, "g_param": level}
     steps = config.max_iter
     if config.name == "hqs":
-        steps = 12 if steps is None else steps
-        levels = schedule(noise, steps, config.start, config.stop)
-        params["stepsize"] = [s * s for s in levels]
+        levels = levels_of(config, noise, config.stop)
+        steps, params["stepsize"] = len(levels), [s * s for s in levels]
         common["early_stop"] = False
     else:
         params["stepsize"] = _stepsize(config, prior, noise, weight, level, physics_norm)
+    if config.name == "fista":
+        params["a"] = 3
+    if config.name == "pdcp":
+        params["stepsize_dual"] = 1 / params["stepsize"]
+        common["custom_init"] = _primal_dual_start
+    if config.anderson:
+        common["anderson_acceleration"] = True
+    if config.backtracking:
+        common["backtracking"] = deepinv.optim.BacktrackingConfig(max_iter=100)
     optimiser = getattr(deepinv.optim, config.name.upper())
     return optimiser(prior=prior, params_algo=params, max_iter=steps or 100, **common)
 
 
-def _check_pair(solver: str, prior: Any) -> None:
-    """Refuse a solver that asks a prior for what it has not."""
-    if solver == "gd" and isinstance(prior, deepinv.optim.PnP):
-        raise ValueError(
-            "a plug-and-play prior has no gradient; use another solver, or prior=red with gd"
-        )
-    if solver != "gd" and isinstance(prior, (deepinv.optim.RED, deepinv.optim.ScorePrior)):
-        raise ValueError(
-            f"{type(prior).__name__} gives a gradient and no proximal map; set solver.name=gd, "
-            "or use prior=pnp"
-        )
+def _primal_dual_start(y: Any, physics: Any) -> dict[str, Any]:
+    """The adjoint of the measurements, and a dual variable of 0 (deepinv's own is y)."""
+    start = physics.A_adjoint(y)
+    return {"est": (start, start, torch.zeros_like(start))}
 
 
 def _mean_steps(
     config: SolverConfig, prior: Any, noise: float, weight: float | None, level: Any, common: dict
 ) -> Any:
     """HQS with posterior-mean steps at falling levels."""
-    weight = 0.25 if weight is None else weight
+    if weight is None:
+        weight = 0.25 if config.betas is None else 1.0
     if not weight > 0:
         raise ValueError("half-quadratic splitting with posterior means needs prior.lambda above 0")
-    steps = 12 if config.max_iter is None else config.max_iter
-    stop = config.stop if level is None else level
-    levels = schedule(noise, steps, config.start, stop)
+    levels = levels_of(config, noise, config.stop if level is None else level)
     logger.info("HQS with posterior-mean steps at levels %.4f to %.4f", levels[0], levels[-1])
     params = {
         "lambda": 1.0,
@@ -175,11 +152,17 @@ def _mean_steps(
         "stepsize": [s * s / weight for s in levels],
     }
     if isinstance(prior, GMDMPrior):
-        whole = isinstance(prior.model, gm.WaveletModel)
-        options = {} if whole else {"method": "average", "stride": config.stride}
-        prior = deepinv.optim.PnP(GMDMDenoiser(prior.model, **options))
+        prior = deepinv.optim.PnP(_posterior_mean(prior, config.stride))
     common = {**common, "early_stop": False}
-    return deepinv.optim.HQS(prior=prior, params_algo=params, max_iter=steps, **common)
+    return deepinv.optim.HQS(prior=prior, params_algo=params, max_iter=len(levels), **common)
+
+
+def _posterior_mean(prior: GMDMPrior, stride: int) -> GMDMDenoiser:
+    """The denoiser of a prior's own density."""
+    options: dict[str, Any] = {"data_range": prior.data_range}
+    if not isinstance(prior.model, gm.WaveletModel):
+        options |= {"method": "average", "stride": min(stride, prior.model.patch_size)}
+    return GMDMDenoiser(prior.model, **options)
 
 
 def _step(config: SolverConfig, prior: Any) -> str:
@@ -206,12 +189,14 @@ def _stepsize(
             raise ValueError(f"solver.stepsize must be positive; got {config.stepsize}")
         return config.stepsize
     curvature = norm / noise**2  # of the data term
-    if config.name == "pgd":
+    if config.backtracking:
+        curvature = curvature / 16  # a long step, which is shortened
+    if config.name in ("pgd", "fista"):
         return 1 / curvature
     bend = weight * _curvature(prior, level)
     if config.name == "gd":
         return 1 / (curvature + bend)
-    return 1 / bend if bend > 0 else 25 / curvature  # drs, admm: the prior's step stays convex
+    return 1 / bend if bend > 0 else 25 / curvature
 
 
 def _curvature(prior: Any, level: Any) -> float:
@@ -219,38 +204,3 @@ def _curvature(prior: Any, level: Any) -> float:
     if callable(getattr(prior, "lipschitz", None)):
         return float(prior.lipschitz(level))
     return 2.0 if isinstance(prior, deepinv.optim.RED) else 0.0
-
-
-def _check_weight(weight: float | None) -> float | None:
-    if weight is None:
-        return None
-    if (
-        isinstance(weight, bool)
-        or not isinstance(weight, (int, float))
-        or not 0 <= weight < math.inf
-    ):
-        raise ValueError(
-            f"prior.lambda must be a number that is finite and not negative; got {weight!r}"
-        )
-    return float(weight)
-
-
-def _config(spec: str | Mapping[str, Any] | SolverConfig) -> SolverConfig:
-    names = ["admm", "drs", "gd", "hqs", "pgd"]
-    if isinstance(spec, str):
-        config = SolverConfig(name=spec)
-    elif isinstance(spec, SolverConfig):
-        config = spec
-    elif isinstance(spec, Mapping):
-        known = list(SolverConfig.__dataclass_fields__)
-        for key in spec:
-            if key not in known:
-                raise ValueError(unknown("solver option", key, known))
-        config = SolverConfig(**spec)
-    else:
-        raise ValueError(f"a solver is a name or a mapping with 'name'; got {spec!r}")
-    if config.name not in names:
-        raise ValueError(unknown("solver", config.name, names))
-    if config.max_iter is not None and config.max_iter < 1:
-        raise ValueError(f"solver.max_iter must be at least 1; got {config.max_iter}")
-    return config
