@@ -123,7 +123,10 @@ def build_solver(
         params["stepsize_dual"] = 1 / params["stepsize"]
         common["custom_init"] = _primal_dual_start
     if config.anderson:
-        common["anderson_acceleration"] = True
+        # deepinv's own regularisation of 0.1 is far above the residuals of images in [0, 1]
+        common["anderson_acceleration"] = deepinv.optim.AndersonAccelerationConfig(
+            history_size=5, beta=1.0, eps=1e-8
+        )
     if config.backtracking:
         common["backtracking"] = deepinv.optim.BacktrackingConfig(max_iter=100)
     optimiser = getattr(deepinv.optim, config.name.upper())

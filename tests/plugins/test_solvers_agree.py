@@ -85,7 +85,7 @@ def test_anderson_acceleration_pays(problem):
         solver = build_solver(spec, prior, sigma=NOISE, prior_sigma=LEVEL, prior_lambda=4)
         return float((solver(y, physics) - expected).norm())
 
-    assert error(anderson=True) < 0.5 * error()
+    assert error(anderson=True) < 0.3 * error()
 
 
 def test_fista_is_below_proximal_gradient(blurred):
@@ -98,7 +98,6 @@ def test_fista_is_below_proximal_gradient(blurred):
         _, metrics = solver(y, physics, compute_metrics=True)
         costs[name] = metrics["cost"][0]
     assert costs["fista"][-1] < costs["pgd"][-1]
-    assert costs["fista"][1] == pytest.approx(costs["pgd"][1], rel=1e-3)
 
 
 def test_early_stop_stops(problem):
