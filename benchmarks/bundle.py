@@ -1,10 +1,11 @@
 """Make a bundled model of a finished training run: the weights, and the card that says how.
 
     python benchmarks/bundle.py data=bsds500:ROOT name=NAME runs=RUN[,RUN…] [out=FILE] [first=…]
+        [luminance=NAME]
 
 `runs` are folders of `python -m gmdm_prior.train`, each started from the one before it; the last
 one gives the weights. Where the first one has an `init` that is not bundled, `first` is the command
-that made it. `ROOT` holds BSDS500, on which the runs were trained: figures on the card are
+that made it. `luminance` gives an `OpponentModel` another density of its first plane. `ROOT` holds BSDS500, on which the runs were trained: figures on the card are
 measured on the ten held-out images. Writes FILE (by default gmdm_prior/weights/NAME.safetensors)
 and beside it the card, with the suffix .md.
 """
@@ -27,7 +28,7 @@ from gmdm_prior.training import find_images, read_images, split_held_out
 from gmdm_prior.training.config import TrainConfig
 
 SIGMAS = (15, 25, 50, 100)
-KEYS = ("data", "name", "runs", "out", "first")
+KEYS = ("data", "name", "runs", "out", "first", "luminance")
 POINTS = 8  # of a curve
 TITLES = {
     "one_step": "one step (`PatchAveraging`)",
@@ -68,7 +69,8 @@ def curve(run: Path) -> tuple[list[tuple[int, str, str]], float]:
 
 def held_out_figures(model: torch.nn.Module, data: str) -> dict[str, list[float]]:
     """PSNR on the held-out images at SIGMAS, of one step and of HQS; see TITLES."""
-    images = [image[None] for image in read_images(split_held_out(find_images(data))[1]).values()]
+    files = split_held_out(find_images(data))[1]
+    images = [image[None] for image in read_images(files, getattr(model, "channels", 1)).values()]
     if isinstance(model, gm.WaveletModel):
         denoisers = {"posterior": gm.WaveletDenoiser(model)}
     elif isinstance(model, gm.ConvolutionalModel):
@@ -90,6 +92,13 @@ def held_out_bits(model: gm.WaveletModel, data: str) -> float:
     return round(sum(bits) / len(bits), 3)
 
 
+def data_of(model: torch.nn.Module) -> str:
+    """What it was trained on."""
+    if isinstance(model, gm.OpponentModel):
+        return DATA.replace("as gray images", "in colour, at half the size")
+    return DATA
+
+
 def describe(model: torch.nn.Module) -> str:
     """What the numbers are."""
     if isinstance(model, gm.WaveletModel):
@@ -100,6 +109,13 @@ def describe(model: torch.nn.Module) -> str:
             f"{len(trees.weights)} classes on {len(trees.filters)} bases of "
             f"{trees.filters.shape[1]} rows, symmetries: {trees.symmetries}; "
             f"{model.num_parameters:,} numbers."
+        )
+    if isinstance(model, gm.OpponentModel):
+        luminance, size = model.planes[0], model.patch_size
+        return (
+            f"A density of colour {size}×{size} patches, an `OpponentModel`: of luminance and of "
+            f"two differences of colours a mixture each, of {len(luminance.weights)} classes on "
+            f"{len(luminance.filters)} bases; {model.num_parameters:,} numbers."
         )
     if isinstance(model, gm.ConvolutionalModel):
         grid = len(model.owner)
@@ -129,7 +145,11 @@ def describe(model: torch.nn.Module) -> str:
 def model_card(facts: dict, model: torch.nn.Module, curves: list, digest: str) -> str:
     """The Markdown card."""
     lines = [f"# {facts['name']}", "", describe(model), ""]
-    lines += [f"- **Data**: {DATA}.", f"- **Terms**: {TERMS}.", "- **Made by**, one after another:"]
+    lines += [
+        f"- **Data**: {facts['data']}.",
+        f"- **Terms**: {TERMS}.",
+        "- **Made by**, one after another:",
+    ]
     lines += [f"  - `{line}`" for line in (facts["first"], *facts["commands"]) if line]
     lines += [f"  - `{facts['bundled_by']}`", "- **Seed**: 0"]
     lines += [
@@ -161,17 +181,21 @@ def make(options: dict[str, str]) -> None:
     runs, name = [Path(run) for run in options["runs"].split(",")], options["name"]
     out = Path(options["out"] or WEIGHTS / f"{name}.safetensors")
     model = gm.load(runs[-1] / "model.safetensors")
+    if options["luminance"]:
+        planes = gm.load(options["luminance"]), *model.planes[1:]
+        model = gm.OpponentModel(*planes, scales=model.scales)
     curves, seconds = zip(*(curve(run) for run in runs), strict=True)
     befores = [None, *(run.name for run in runs[:-1])]
     listed = ",".join(f"runs/{run.name}" for run in runs)
     facts = {
         "name": name,
-        "data": DATA,
+        "data": data_of(model),
         "terms": TERMS,
         "numbers": model.num_parameters,
         "first": options["first"],
         "commands": [command(run, before) for run, before in zip(runs, befores, strict=True)],
-        "bundled_by": f"python benchmarks/bundle.py data=bsds500:ROOT name={name} runs={listed}",
+        "bundled_by": f"python benchmarks/bundle.py data=bsds500:ROOT name={name} runs={listed}"
+        + (f" luminance={options['luminance']}" if options["luminance"] else ""),
         "minutes": round(sum(seconds) / 60, 1),
         "held_out": held_out_figures(model, options["data"]),
         "held_out_sigmas": list(SIGMAS),

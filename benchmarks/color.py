@@ -7,7 +7,7 @@
 in scikit-image's wheel, halved like those of `table.py`, with noise of sigma/255 in each channel
 from a generator seeded with the image's index. None of them was looked at in training.
 
-`scales` prints what the scales of opponents (`ImageFrame`) rest on: the log-likelihood per
+`scales` prints what the scales of `OpponentModel` rest on: the log-likelihood per
 dimension of training patches with noise of 2 and 10 of 255 under `bsds-gray-likelihood`, by scale.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from deepinv_gmdm import GMDMDenoiser
-from denoising import psnr
+from denoising import noisy, psnr
 from pictures import halved
 from PIL import Image
 from torch import Tensor
@@ -31,6 +31,7 @@ from tqdm import tqdm
 from words import BSDS500, read, status
 
 import gmdm_prior as gm
+from gmdm_prior.opponent import OPPONENT
 from gmdm_prior.training import find_images, read_images, split_held_out
 
 PICTURES = (
@@ -83,8 +84,7 @@ def denoise(options: dict[str, str]) -> None:
         for level in sigmas:
             values = []
             for i, clean in enumerate(tqdm(images, leave=False, desc=f"{name}, {level:g}")):
-                noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(i))
-                values.append(psnr(restore(clean + level / 255 * noise, level / 255), clean))
+                values.append(psnr(restore(noisy(clean, level / 255, i), level / 255), clean))
             cells.append(f"{np.mean(values):.2f}")
         seconds = (time.perf_counter() - start) / len(images) / len(sigmas)
         print(f"| {name} | {' | '.join(cells)} | {seconds:.1f} |", flush=True)
@@ -94,7 +94,7 @@ def scales(options: dict[str, str]) -> None:
     """Print log-likelihoods by opponent and scale."""
     files = split_held_out(find_images(options["data"]))[0][::EVERY]
     model, generator = gm.load("bsds-gray-likelihood"), torch.Generator().manual_seed(0)
-    turn = torch.tensor(gm.image_frame.OPPONENT)
+    turn = torch.tensor(OPPONENT)
     patches = []
     for image in read_images(files, channels=3).values():
         planes = torch.einsum("jc,chw->jhw", turn, image)[:, None]

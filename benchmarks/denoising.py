@@ -35,7 +35,7 @@ def psnr(restored: torch.Tensor, clean: torch.Tensor) -> float:
 def noisy(clean: torch.Tensor, sigma: float, index: int) -> torch.Tensor:
     """The image of this index with its own noise."""
     generator = torch.Generator().manual_seed(index)
-    return clean + sigma * torch.randn(clean.shape[-2:], generator=generator)
+    return clean + sigma * torch.randn(clean.shape[-3:], generator=generator)
 
 
 def mean_psnr(denoise, images: list[torch.Tensor], sigma: float) -> tuple[float, float]:

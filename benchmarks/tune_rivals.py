@@ -1,6 +1,7 @@
 """Every prior at its best weight in the bundled configs, found on the very picture, in one run.
 
-    python benchmarks/tune_rivals.py [CONFIG ...] [weights=NAME] [priors=gmdm,tv,…] [key=value ...]
+    python benchmarks/tune_rivals.py [CONFIG ...] [weights=NAME] [priors=gmdm,tv,…]
+        [solvers=hqs,admm] [key=value ...]
 
 For every config (default: all), `gmdm` runs with these weights (default: bsds-gray) as the config
 has it and at its best weight; total variation, wavelets and plug-and-play with BM3D at theirs, each
@@ -28,9 +29,10 @@ from dataclasses import dataclass
 import torch
 import words as command_line
 from deepinv_gmdm.config import load_config, shipped
+from deepinv_gmdm.operators import as_picture
 from deepinv_gmdm.physics import build_physics
 from deepinv_gmdm.picture import read_picture
-from deepinv_gmdm.restore import make_solver, psnr
+from deepinv_gmdm.restore import psnr, scene_of, solve, visible
 
 FACTORS = (2.0, math.sqrt(2))
 PRIORS = ("gmdm", "tv", "wavelet", "pnp-bm3d")
@@ -62,12 +64,12 @@ def restored(name: str, words: list[str]) -> Result:
     """One config with overrides; -inf dB where the solver diverged."""
     config = load_config(name, words)
     truth = read_picture(config.image)[0]
-    physics = build_physics(config.physics, tuple(truth.shape[1:]))
-    solver = make_solver(config, physics, truth, progress=False)
+    scene = scene_of(config, truth)
+    physics = build_physics(config.physics, tuple(scene.shape[1:]))
     with torch.no_grad():
-        measured = physics(truth)
+        measured = physics(scene)
         begun = time.process_time()
-        value = psnr(solver(measured, physics), truth)
+        value = psnr(visible(solve(config, physics, measured, scene), truth), truth)
     seconds = time.process_time() - begun
     return Result(-math.inf if math.isnan(value) else value, seconds)
 
@@ -76,7 +78,9 @@ def measurement(name: str, words: list[str]) -> float:
     """PSNR in dB of what is restored."""
     config = load_config(name, words)
     truth = read_picture(config.image)[0]
-    return psnr(build_physics(config.physics, tuple(truth.shape[1:]))(truth), truth)
+    scene = scene_of(config, truth)
+    physics = build_physics(config.physics, tuple(scene.shape[1:]))
+    return psnr(visible(as_picture(physics, physics(scene), scene), truth), truth)
 
 
 def climb(value: Callable[[float], float], start: float) -> tuple[float, float]:
@@ -146,11 +150,15 @@ def searches(name: str, prior: str, weights: str, words: list[str]) -> list[Sear
     ]
 
 
-def tune(name: str, priors: list[str], weights: str, words: list[str]) -> dict[str, Result]:
+def tune(
+    name: str, priors: list[str], weights: str, words: list[str], solvers: list[str]
+) -> dict[str, Result]:
     """All searches of a config, printed as they end; the better solver of every prior."""
     best: dict[str, Result] = {}
     for prior in priors:
         for search in searches(name, prior, weights, words):
+            if search.solver not in solvers:
+                continue
 
             def value(point: Point, search: Search = search) -> Result:
                 found = [f"{key}={number}" for key, number in point.items()]
@@ -174,8 +182,9 @@ def main(arguments: list[str]) -> None:
     Raises:
         ValueError: for an unknown prior, weights or config, or where BM3D is wanted and missing.
     """
-    own = {"weights": "bsds-gray", "priors": ",".join(PRIORS)}
-    own |= dict(a.split("=", 1) for a in arguments if a.startswith(("weights=", "priors=")))
+    own = {"weights": "bsds-gray", "priors": ",".join(PRIORS), "solvers": "hqs,admm"}
+    given = [a for a in arguments if a.split("=", 1)[0] in own and "=" in a]
+    own |= dict(a.split("=", 1) for a in given)
     overrides = [a for a in arguments if "=" in a and a.split("=", 1)[0] not in own]
     names = [a for a in arguments if "=" not in a]
     names = names or sorted(file.stem for file in shipped("configs").glob("*.yaml"))
@@ -189,7 +198,8 @@ def main(arguments: list[str]) -> None:
     for name in names:
         given = measurement(name, overrides)
         print(f"== {name}: measurement {given:.2f} dB", flush=True)
-        rows[name] = given, tune(name, priors, own["weights"], overrides)
+        found = tune(name, priors, own["weights"], overrides, own["solvers"].split(","))
+        rows[name] = given, found
     heads = list(next(iter(rows.values()))[1])
     print(f"\n| config, {own['weights']} | measurement | " + " | ".join(heads) + " |")
     print("|---|" + "---|" * (len(heads) + 1))

@@ -147,7 +147,8 @@ def _mean_steps(
         weight = 0.25 if config.betas is None else 1.0
     if not weight > 0:
         raise ValueError("half-quadratic splitting with posterior means needs prior.lambda above 0")
-    levels = levels_of(config, noise, config.stop if level is None else level)
+    low, high = prior.data_range if isinstance(prior, GMDMPrior) else (0.0, 1.0)
+    levels = levels_of(config, noise, config.stop if level is None else level, high - low)
     logger.info("HQS with posterior-mean steps at levels %.4f to %.4f", levels[0], levels[-1])
     params = {
         "lambda": 1.0,

@@ -25,7 +25,7 @@ class SolverConfig:
     name: str = "hqs"  # admm, dpir, drs, fista, gd, hqs, pdcp or pgd
     max_iter: int | None = None
     stepsize: float | None = None
-    start: float = 0.2  # hqs: first level
+    start: float = 0.2  # hqs: first level, as a share of the prior's data range
     stop: Any = None  # hqs: last level; None: half the noise level
     step: str | None = None  # hqs: "mean" or "prox"
     stride: int = 3  # hqs with step="mean": distance between patches
@@ -96,11 +96,11 @@ def as_dpir(config: SolverConfig, noise: float) -> SolverConfig:
     return dataclasses.replace(config, name="hqs", max_iter=steps, start=49 / 255, stop=stop)
 
 
-def levels_of(config: SolverConfig, noise: float, stop: Any) -> list[float]:
-    """The levels of half-quadratic splitting."""
+def levels_of(config: SolverConfig, noise: float, stop: Any, width: float = 1.0) -> list[float]:
+    """The levels of half-quadratic splitting, for images whose data range is `width` wide."""
     if config.betas is None:
         steps = 12 if config.max_iter is None else config.max_iter
-        return schedule(noise, steps, config.start, stop)
+        return schedule(noise, steps, parse_level(config.start, "solver.start") * width, stop)
     betas = [float(b) for b in config.betas]
     if not betas or not all(0 < b < math.inf for b in betas):
         raise ValueError(f"solver.betas must be positive numbers; got {config.betas}")
