@@ -5,9 +5,10 @@
 
 `runs` are folders of `python -m gmdm_prior.train`, each started from the one before it; the last
 one gives the weights. Where the first one has an `init` that is not bundled, `first` is the command
-that made it. `luminance` gives an `OpponentModel` another density of its first plane. `ROOT` holds BSDS500, on which the runs were trained: figures on the card are
-measured on the ten held-out images. Writes FILE (by default gmdm_prior/weights/NAME.safetensors)
-and beside it the card, with the suffix .md.
+that made it. `luminance` gives an `OpponentModel` another density of its first plane. `ROOT` holds
+BSDS500, on which the runs were trained: figures on the card are measured on the ten held-out
+images. Writes FILE (by default gmdm_prior/weights/NAME.safetensors) and beside it the card, with
+the suffix .md.
 """
 
 from __future__ import annotations

@@ -28,7 +28,12 @@ from torch import Tensor, nn
 from ._noise_level import compute_dtype, image_level, readable
 from .density import DensityModel
 from .half_size import REACH, double, halve, halve_level
-from .image_levels import posterior_means, posterior_means_of_map, posterior_variances
+from .image_levels import (
+    pixel_by_pixel,
+    posterior_means,
+    posterior_means_of_map,
+    posterior_variances,
+)
 from .mixture import PatchMixture
 from .opponent import OpponentModel
 from .patches import Run, interior_average, pad
@@ -58,8 +63,12 @@ class PatchAveraging(nn.Module):
 
     @property
     def halo(self) -> int:
-        """How many pixels away an input pixel can change an output pixel."""
-        return self.model.patch_size - 1
+        """How many pixels away an input pixel can change an output pixel, up to a whole stride.
+
+        Tiles that begin at multiples of the stride, each with so much around it, give what the
+        whole image gives.
+        """
+        return _multiple(self.model.patch_size - 1, self.stride)
 
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images.
@@ -104,7 +113,27 @@ class PatchAveraging(nn.Module):
             ValueError: as in `forward`.
             TypeError: as in `forward`.
         """
-        return _per_plane(self.model, self._spread, noisy, sigma, of_variances=True)
+        return _per_plane(self.model, self._spread, noisy, sigma, kind="variance")
+
+    def score(self, images: Tensor, sigma: object) -> Tensor:
+        """The average of the scores of all patches over a pixel, shaped like the images.
+
+        By Tweedie's formula that is (forward(images) - images) / sigma², which in float32 has no
+        digits left at small sigma; here it has all of them, also at sigma = 0. With stride 1 and
+        `boundary="circular"` it is the gradient of `PatchLikelihood`.
+
+        Args:
+            images: (B, C, H, W), as in `forward`.
+            sigma: as in `forward`; of a map, each patch's score is that under its own noise.
+
+        Raises:
+            ValueError: as in `forward`.
+            TypeError: as in `forward`.
+        """
+        return _per_plane(self.model, self._scores, images, sigma, kind="gradient")
+
+    def _scores(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+        return self._step(model, run).score(image, level)
 
     def _average(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
         return self._step(model, run)(image, level)
@@ -151,9 +180,14 @@ class HalfQuadraticSplitting(nn.Module):
 
     @property
     def halo(self) -> int:
-        """How many pixels away an input pixel can change an output pixel."""
-        one_scale = len(self.schedule) * (self.model.patch_size - 1)
-        return 2 * one_scale + REACH if self.schedule.has_coarse_scale else one_scale
+        """How many pixels away an input pixel can change an output pixel, up to two whole strides.
+
+        Tiles that begin at multiples of twice the stride (the grid of patches, at half the size
+        too), each with so much around it, give what the whole image gives.
+        """
+        reach = len(self.schedule) * (self.model.patch_size - 1)
+        reach = 2 * reach + REACH if self.schedule.has_coarse_scale else reach
+        return _multiple(reach, 2 * self.stride)
 
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
@@ -258,6 +292,11 @@ def check_images(model: DensityModel, images: Tensor) -> None:
         )
 
 
+def _multiple(number: int, of: int) -> int:
+    """The next multiple."""
+    return -(-number // of) * of
+
+
 def grid(step: int, stride: int) -> tuple[int, int]:
     """First row and column of the patches of a step, in an image padded by b - 1."""
     return step % stride, (step // stride + step) % stride
@@ -268,11 +307,12 @@ def _per_plane(
     restore: Callable[[PlaneModel, Tensor, Tensor, Run], Tensor],
     noisy: Tensor,
     sigma: object,
-    of_variances: bool = False,
+    kind: str = "image",
 ) -> Tensor:
     """Restore each plane at its level, and give back shape and dtype.
 
-    Without noise an image stays as it is, and its variances (where `restore` gives those) are zero.
+    `kind` says what `restore` gives: an `"image"`, which without noise stays as it is, a
+    `"variance"`, which is then zero, or a `"gradient"`.
     """
     with Workers(_may_be_shared(model, noisy, sigma)) as workers:
         planes, level, is_map = prepare(model, noisy, sigma)
@@ -280,11 +320,12 @@ def _per_plane(
         restored = [restore(*triple, workers.in_order) for triple in triples]
         out = (torch.stack(restored) if restored else planes).reshape(noisy.shape)
         if isinstance(model, OpponentModel):
-            out = model.spread(out) if of_variances else model.leave(out)
-        if not is_map:
+            back = {"image": model.leave, "variance": model.spread, "gradient": model.gradient}
+            out = back[kind](out)
+        if not is_map and kind != "gradient":
             of_one = max(1, len(planes) // max(1, len(noisy)))  # planes of an image: one level
             noiseless = (level[::of_one] == 0)[:, None, None, None]
-            out = torch.where(noiseless, torch.zeros_like(out) if of_variances else noisy, out)
+            out = torch.where(noiseless, noisy if kind == "image" else torch.zeros_like(out), out)
     return out.to(noisy.dtype)
 
 
@@ -322,6 +363,15 @@ class _Step:
         """The average of posterior variances instead."""
         image, noise = self._padded(image), self._padded(level.square())
         return self._average(posterior_variances(self.model, noise), image, noise)
+
+    def score(self, image: Tensor, level: Tensor) -> Tensor:
+        """The average of scores instead."""
+        image, noise = self._padded(image), self._padded(level.square())
+        if noise.ndim:
+            evaluate = pixel_by_pixel(self.model, "score")
+        else:
+            evaluate = self.model.tabulated_at(noise).score
+        return self._average(evaluate, image, noise)
 
     def _padded(self, values: Tensor) -> Tensor:
         border = self.model.patch_size - 1

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from .metric import GMDMLogLikelihood
     from .noise import HeteroscedasticNoise, WeightedL2
     from .noise_estimator import GMDMNoiseEstimator
+    from .noise_map import WithNoiseMap
     from .physics import build_physics, physics_sigma
     from .poisson_gaussian import estimate_poisson_gaussian, poisson_gaussian_map
     from .prior import GMDMPrior
     from .registry import available, build_denoiser, build_noise_estimator, build_prior
+    from .score import GMDMScore, GMDMScorePrior, with_score
     from .solver import build_solver
     from .solver_config import schedule
 
@@ -26,8 +28,11 @@ __all__ = [
     "GMDMLogLikelihood",
     "GMDMNoiseEstimator",
     "GMDMPrior",
+    "GMDMScore",
+    "GMDMScorePrior",
     "HeteroscedasticNoise",
     "WeightedL2",
+    "WithNoiseMap",
     "available",
     "build_denoiser",
     "build_noise_estimator",
@@ -38,6 +43,7 @@ __all__ = [
     "physics_sigma",
     "poisson_gaussian_map",
     "schedule",
+    "with_score",
 ]
 
 _HOMES = {
@@ -45,10 +51,12 @@ _HOMES = {
     "metric": ("GMDMLogLikelihood",),
     "noise": ("HeteroscedasticNoise", "WeightedL2"),
     "noise_estimator": ("GMDMNoiseEstimator",),
+    "noise_map": ("WithNoiseMap",),
     "physics": ("build_physics", "physics_sigma"),
     "poisson_gaussian": ("estimate_poisson_gaussian", "poisson_gaussian_map"),
     "prior": ("GMDMPrior",),
     "registry": ("available", "build_denoiser", "build_noise_estimator", "build_prior"),
+    "score": ("GMDMScore", "GMDMScorePrior", "with_score"),
     "solver": ("build_solver",),
     "solver_config": ("schedule",),
 }

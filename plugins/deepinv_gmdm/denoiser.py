@@ -49,7 +49,11 @@ class GMDMDenoiser(deepinv.models.Denoiser):
             otherwise. None: a level must be given.
 
     Attributes:
-        halo: how many pixels around a tile influence its result (for `deepinv.distributed`).
+        halo: how many pixels around a tile influence its result: the least `overlap` for
+            `deepinv.distributed.distribute`. Tiles of `"average"` are exact. Those of `"hqs"` are
+            further than that from the image's border, where the size of tiles and image and
+            `overlap` are multiples of twice the stride (8 for most models); nearer they are those
+            of the image reflected once, which the whole image is anew at every step.
 
     Raises:
         ValueError: for unknown or corrupt weights, or an unknown method, stride, boundary,
@@ -144,6 +148,30 @@ class GMDMDenoiser(deepinv.models.Denoiser):
             )
         planes, level = self.frame.enter(x, sigma)
         return self.frame.leave(self.operator(planes, level), x)
+
+    def score(self, x: Tensor, sigma: Any) -> Tensor:
+        """The score that belongs to the denoiser, (forward(x) - x) / sigma², in closed form.
+
+        With all digits at small sigma, where the difference has none in float32.
+
+        Args:
+            x: images (B, C, H, W), as in `forward`.
+            sigma: noise level, as in `forward`.
+
+        Raises:
+            ValueError: of half-quadratic splitting, which is no posterior mean and has none, and as
+                in `forward`.
+        """
+        if self.method == "hqs":
+            raise ValueError(
+                "method='hqs' is no posterior mean and has no score; use method='average'"
+            )
+        planes, level = self.frame.enter(x, sigma)
+        if self.method == "average":
+            values = self.operator.score(planes, level)
+        else:
+            values = gm.WaveletLikelihood(self.model).score(planes, level)
+        return self.frame.gradient(values, x)
 
 
 def noise_estimator_for(

@@ -1,0 +1,98 @@
+"""The score in closed form, where deepinv would divide a difference by sigma²."""
+
+import deepinv
+import pytest
+import torch
+from deepinv_gmdm import GMDMDenoiser, GMDMPrior, GMDMScore, GMDMScorePrior, with_score
+from models import mixture, opponents, product, wavelet
+
+import gmdm_prior as gm
+
+MODELS = {
+    "product": lambda: product(3),
+    "mixture": lambda: mixture(2),
+    "mean": lambda: mixture(2).with_mean(0.2),
+    "opponents": opponents,
+    "wavelet": wavelet,
+}
+
+
+def images(model, side=8, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand((2, model.channels, side, side), generator=g, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("data_range", [(0, 1), (-1, 3)])
+def test_it_is_what_tweedie_says(name, data_range):
+    model = MODELS[name]()
+    x = images(model) * (data_range[1] - data_range[0]) + data_range[0]
+    score = GMDMScore(model, data_range=data_range)
+    expected = (score.denoiser(x, 0.3) - x) / 0.3**2
+    torch.testing.assert_close(score(x, 0.3), expected, rtol=1e-5, atol=1e-5)
+    levels = torch.tensor([0.3, 0.1], dtype=torch.float64)
+    both = score(x, levels)
+    torch.testing.assert_close(both[:1], score(x[:1], 0.3))
+    torch.testing.assert_close(both[1:], score(x[1:], 0.1))
+
+
+@pytest.mark.parametrize("name", ["product", "mixture", "opponents"])
+def test_with_a_circular_boundary_it_is_the_gradient_of_the_prior(name):
+    model = MODELS[name]()
+    x, sigma = images(model), 0.2
+    score = GMDMScore(model, boundary="circular")
+    torch.testing.assert_close(score(x, sigma), -GMDMPrior(model).grad(x, sigma))
+    ramp = torch.linspace(0.1, 0.3, 8, dtype=torch.float64).expand(1, 1, 8, 8)
+    torch.testing.assert_close(score(x, ramp), -GMDMPrior(model).grad(x, ramp))
+
+
+@pytest.mark.parametrize("sigma", [1e-1, 1e-2, 1e-3, 3e-4, 1e-4, 0.0])
+def test_float32_keeps_its_digits(photo, sigma):
+    """Against float64; the difference that deepinv takes has lost them below 1e-2."""
+    model = gm.load("bsds-gray-small", dtype=torch.float64)
+    exact = GMDMScore(model)(photo.double(), sigma)
+    ours = GMDMScorePrior("bsds-gray-small").score(photo, sigma)
+    assert float((ours - exact).norm() / exact.norm()) < 2e-5
+    lost = {1e-3: 3e-4, 3e-4: 0.08, 1e-4: 0.8}
+    if sigma in lost:
+        theirs = deepinv.optim.ScorePrior(GMDMDenoiser("bsds-gray-small", method="average"))
+        difference = theirs.score(photo, sigma)
+        assert float((difference - exact).norm() / exact.norm()) > lost[sigma]
+
+
+def test_prior_is_its_negative(noisy):
+    prior = GMDMScorePrior("bsds-gray-small")
+    assert torch.equal(prior.grad(noisy, 0.1), -prior.score(noisy, 0.1))
+    assert isinstance(prior, deepinv.optim.ScorePrior)
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [deepinv.sampling.VarianceExplodingDiffusion, deepinv.sampling.VariancePreservingDiffusion],
+)
+@pytest.mark.parametrize("minus_one_one", [True, False])
+def test_diffusions_take_it(cls, minus_one_one):
+    """The same score as by the difference, at a level where that has its digits."""
+    denoiser = GMDMDenoiser(mixture(2), method="average")
+    x = images(mixture(2))
+    options = {"denoiser": denoiser, "dtype": torch.float64, "minus_one_one": minus_one_one}
+    plain, scored = cls(**options), with_score(cls)(**options)
+    t = torch.tensor(0.5, dtype=torch.float64)
+    torch.testing.assert_close(scored.score(x, t), plain.score(x, t), rtol=1e-4, atol=1e-3)
+    assert not torch.equal(scored.score(x, t), plain.score(x, t))
+    solver = deepinv.sampling.EulerSolver(timesteps=torch.linspace(1, 0.001, 30))
+    sampler = deepinv.sampling.PosteriorDiffusion(
+        sde=scored, solver=solver, data_fidelity=deepinv.optim.ZeroFidelity(), dtype=torch.float64
+    )
+    sample = sampler(y=None, physics=None, x_init=(2, 1, 8, 8), seed=0)
+    assert torch.isfinite(sample).all()
+
+
+def test_half_quadratic_splitting_has_none(noisy):
+    with pytest.raises(ValueError, match="no posterior mean and has no score"):
+        GMDMDenoiser("bsds-gray-small").score(noisy, 0.1)
+
+
+def test_bad_levels_are_refused(noisy):
+    with pytest.raises(ValueError, match="not negative"):
+        GMDMScore("bsds-gray-small")(noisy, -0.1)
