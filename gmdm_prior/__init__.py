@@ -20,6 +20,7 @@ from .pogmdm import import_pogmdm
 from .product import PatchModel
 from .storage import bundled, card, load, save
 from .subband_experts import SubbandExperts
+from .trainable import TrainableMixture, TrainableProduct
 from .wavelet import WaveletModel
 from .wavelet_images import WaveletDenoiser, WaveletLikelihood
 
@@ -35,6 +36,8 @@ __all__ = [
     "PatchMixture",
     "PatchModel",
     "SubbandExperts",
+    "TrainableMixture",
+    "TrainableProduct",
     "WaveletDenoiser",
     "WaveletLikelihood",
     "WaveletModel",

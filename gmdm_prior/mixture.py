@@ -154,7 +154,7 @@ class PatchMixture(DensityModel):
 
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma), 1 / (min v + sigma²): for the descent lemma."""
-        return 1.0 / (float(self.variances.min()) + sigma * sigma)
+        return 1.0 / (float(self.variances.detach().min()) + sigma * sigma)
 
     def at(self, noise: Tensor) -> MixtureLevel:
         """The model at a noise *variance*: () for all, (N, 1) per patch, (N, a) per pixel."""
@@ -183,7 +183,7 @@ class PatchMixture(DensityModel):
             return self.at(noise)
         if not concrete(noise):
             return self.at(noise)
-        level = self._tables.at_level([*self.parameters(), self.basis], noise, self.at)
+        level = self._tables.at_level([*self.parameters(), *self.buffers()], noise, self.at)
         if level.mean_part is self.mean_part:
             return level
         return dataclasses.replace(level, mean_part=self.mean_part)

@@ -121,7 +121,7 @@ class PatchModel(DensityModel):
 
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma), max_j ‖k_j‖² / s_j: for the descent lemma."""
-        norms = self.filters.double().flatten(1).square().sum(1)
+        norms = self.filters.detach().double().flatten(1).square().sum(1)
         return float((norms / (self.experts.base_scale**2 + norms * sigma * sigma)).max())
 
     def at(self, noise: Tensor) -> ProductLevel:
@@ -162,7 +162,7 @@ class PatchModel(DensityModel):
                 mean_part=level.mean_part,
             )
 
-        level = self._tables.at_level(list(self.parameters()), noise, make)
+        level = self._tables.at_level([*self.parameters(), *self.buffers()], noise, make)
         return dataclasses.replace(level, noise=noise, mean_part=self.mean_part)
 
     def tabulated_map(self, lowest: Tensor, highest: Tensor) -> SurfaceLevel | None:
@@ -174,7 +174,7 @@ class PatchModel(DensityModel):
             return None
         filters = self.filters.detach().to(lowest.dtype).flatten(1)
         squares = filters.square().sum(1)
-        parameters = list(self.parameters())
+        parameters = [*self.parameters(), *self.buffers()]
 
         def sheet(i: int) -> Sheet:
             def make() -> Sheet:

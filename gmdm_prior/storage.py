@@ -152,12 +152,15 @@ def pack(model: DensityModel) -> tuple[str, dict[str, Tensor], dict[str, object]
         TypeError: for another kind of model.
     """
     if isinstance(model, PatchMixture):
+        kind = "PatchMixture"
         tensors = {k: getattr(model, k) for k in ("filters", "variances", "weights", "basis")}
         options = {"symmetries": model.symmetries}
     elif isinstance(model, PatchModel):
+        kind = "PatchModel"
         tensors = {"filters": model.filters, "logits": model.experts.logits}
         options = {"bound": model.experts.bound}
     elif isinstance(model, SubbandExperts):
+        kind = "SubbandExperts"
         tensors = {"logits": model.experts.logits, "scales": model.scales}
         options = {}
     elif isinstance(model, WaveletModel):
@@ -174,7 +177,7 @@ def pack(model: DensityModel) -> tuple[str, dict[str, Tensor], dict[str, object]
             "model must be a PatchModel, PatchMixture, SubbandExperts, WaveletModel or "
             f"ConvolutionalModel; got {type(model).__name__}"
         )
-    return type(model).__name__, tensors, options | {"mean_variance": model.mean_part.variance}
+    return kind, tensors, options | {"mean_variance": model.mean_part.variance}
 
 
 def unpack(kind: str, tensors: dict[str, Tensor], options: dict[str, object]) -> Model:

@@ -43,6 +43,18 @@ def wavelet(experts=None, name="db4"):
     return gm.WaveletModel(experts, name).requires_grad_(False)
 
 
+def trained(model, steps=10):
+    """A trainable copy after steps of Adam on events that are not its own."""
+    free = model.trainable()
+    x = events(model, 64, scale=0.1, seed=7)
+    optimiser = torch.optim.Adam(free.parameters(), 0.05)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (-free.log_prob(x, 0.1).mean()).backward()
+        optimiser.step()
+    return free.requires_grad_(False)
+
+
 MODELS = {
     "product 2x2": lambda: product(2),
     "product of one filter": lambda: product(2, filters=1),
@@ -55,6 +67,10 @@ MODELS = {
     "mixture 3x3, flips": lambda: mixture(3, symmetries="flips"),
     "mixture 2x2, two channels, no symmetry": lambda: mixture(2, channels=2, symmetries="none"),
     "mixture with mean": lambda: mixture(2).with_mean(0.2),
+    "product of two filters, trained": lambda: trained(product(2, filters=2)),
+    "product 3x3, trained": lambda: trained(product(3)),
+    "mixture 3x3, trained": lambda: trained(mixture(3)),
+    "mixture with mean, trained": lambda: trained(mixture(2).with_mean(0.2)),
     "sub-band experts 4x4": lambda: subbands(2),
     "wavelet, two levels of trees": wavelet,
     "wavelet, one level of sub-bands": lambda: wavelet(subbands(1), "db2"),

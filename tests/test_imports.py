@@ -79,6 +79,7 @@ ALLOWED = {
         "whole_images",
     },
     "wavelet_images": {"denoisers", "wavelet"},
+    "trainable": {"constraints", "density", "experts", "mixture", "product", "table_cache"},
     "storage": {
         "constraints",
         "convolutional",

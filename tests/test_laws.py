@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from models import MODELS, event_shape, events, mean_of, mixture, product, sample, span
+from models import MODELS, event_shape, events, mean_of, mixture, product, sample, span, trained
 from reference import mixture_density, product_density
 from scipy import stats
 
@@ -37,6 +37,8 @@ LOW = {
     "one filter": (lambda: product(2, filters=1), 4001, 4.0),
     "two filters": (lambda: product(2, filters=2), 401, 4.0),
     "mixture": (lambda: mixture(2), 81, 1.6),
+    "one filter, trained": (lambda: trained(product(2, filters=1)), 4001, 4.0),
+    "mixture, trained": (lambda: trained(mixture(2)), 81, 1.6),
 }
 
 

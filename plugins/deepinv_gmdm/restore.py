@@ -89,7 +89,7 @@ def make_solver(config: DictConfig, physics: Any, like: Tensor, progress: bool) 
     settings = OmegaConf.to_object(config.solver)
     assert isinstance(settings, SolverConfig)
     norm = 1.0
-    if settings.name in ("pgd", "gd", "drs", "admm") and settings.stepsize is None:
+    if settings.name in ("pgd", "fista", "gd", "drs", "admm", "pdcp") and settings.stepsize is None:
         probe = torch.ones_like(like) + torch.linspace(0, 1, like.shape[-1], device=like.device)
         norm = float(physics.compute_sqnorm(probe, verbose=False))
     return build_solver(

@@ -1,9 +1,10 @@
 """deepinv's optimisers by name, with step sizes that follow from the physics' own noise level.
 
 All minimise  f(x) + lambda g(x)  with  f(x) = ‖A x - y‖² / (2 sigma_n²)  and sigma_n the
-measurement's noise level, so that lambda = 1 is the Bayesian weight of an explicit prior. PGD, GD,
-DRS and ADMM use `fn`, `grad` and `prox` of an explicit prior as they are; `schedule` gives the
-falling levels of half-quadratic splitting (HQS).
+measurement's noise level, so that lambda = 1 is the Bayesian weight of an explicit prior. PGD,
+FISTA, GD, DRS, ADMM and PDCP use `fn`, `grad` and `prox` of an explicit prior as they are;
+`schedule` gives the falling levels of half-quadratic splitting (HQS). PDCP splits at the identity
+(dual step 1 / primal step), so that any physics with a proximal map will do.
 
 HQS with the Gaussian-mixture prior does what its authors do (Zach et al. 2023, Section 5.2): it
 alternates
@@ -14,18 +15,24 @@ at levels s that fall from far above the noise to it; the inner mode of the prio
 exact empirical-Bayes step, the posterior mean at s. With lambda = s² / gamma the first line is the
 proximal map of gamma f. That is the default, `step="mean"`, for every prior that offers a denoiser;
 `step="prox"` keeps the proximal map of an explicit prior instead, and with it a cost that is
-reported.
+reported. Two well-known schedules are configs of it, with finite levels at any noise level:
+
+    DPIR   {"name": "hqs", "max_iter": 8, "start": 49/255, "stop": sigma}, prior_lambda=0.23
+    EPLL   {"name": "hqs", "betas": [1, 4, 8, 16, 32]}, prior_lambda=1
+
+EPLL's penalties beta are those in units of 1 / sigma_n², and its mode of a patch's likeliest class
+is the posterior mean of all classes here; its first step, from A^T y, is the one on the data.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import deepinv
+import torch
 
 import gmdm_prior as gm
 
@@ -33,27 +40,13 @@ from .denoiser import GMDMDenoiser
 from .physics import parse_level
 from .prior import GMDMPrior
 from .registry import unknown
+from .solver_config import SolverConfig, check_pair, check_weight, read_config
+from .unfolding import PARAMETERS, keep_positive
 
 logger = logging.getLogger(__name__)
 SMALLEST_LEVEL = (
     1 / 1024
 )  # stands for the noise level of noise-free data, which no weight can express
-
-
-@dataclass
-class SolverConfig:
-    """How the problem is solved; None means: derived from the physics and the prior."""
-
-    name: str = "hqs"
-    max_iter: int | None = None
-    stepsize: float | None = None
-    start: float = 0.2  # hqs: first level
-    stop: Any = None  # hqs: last level; None: half the noise level
-    step: str | None = None  # hqs: "mean" or "prox"
-    stride: int = 3  # hqs with step="mean": distance between patches
-    noise_sigma: Any = None  # weight of the data term; None: the physics' noise level
-    early_stop: bool = True
-    thres_conv: float = 1e-5
 
 
 def schedule(
@@ -92,64 +85,106 @@ def build_solver(
     prior_sigma: Any = None,
     prior_lambda: float | None = None,
     progress: bool = False,
+    trainable: Sequence[str] | None = None,
 ) -> Any:
     """A deepinv optimiser, `solver(y, physics) -> x`.
 
     Args:
-        spec: `"hqs"`, `"pgd"`, `"gd"`, `"drs"` or `"admm"`, or a mapping with the key `name` and
-            the fields of `SolverConfig`.
+        spec: the name of a solver, or a mapping with the key `name` and the fields of
+            `SolverConfig`.
         prior: a deepinv prior.
         sigma: noise level of the measurement (see `physics_sigma(physics)`).
         physics_norm: largest eigenvalue of AᵀA (`physics.compute_sqnorm`); it bounds steps of
-            PGD and GD.
+            PGD, FISTA and GD.
         prior_sigma: noise level handed to the prior (deepinv's `g_param`); None: the measurement's
             noise level, but for `step="mean"` the schedule's.
         prior_lambda: weight of the prior; None: 1, and 0.25 for `step="mean"`.
         progress: show a progress bar.
+        trainable: unfold: which of `"stepsize"`, `"g_param"` (the prior's noise level) and
+            `"lambda"` become parameters, one for each iteration that has its own; they are kept
+            positive (learned as logarithms). An empty list unfolds and frees none of them. The
+            prior's own parameters are free where its model is `model.trainable()`. None: the
+            solver runs without gradients.
 
     Raises:
         ValueError: for an unknown solver or option, or a value out of its range.
     """
-    config = _config(spec)
+    config = read_config(spec)
     noise = config.noise_sigma if config.noise_sigma is not None else sigma
     noise = max(parse_level(noise, "the data term's noise level"), SMALLEST_LEVEL)
-    weight = _check_weight(prior_lambda)
-    _check_pair(config.name, prior)
+    weight = check_weight(prior_lambda)
+    check_pair(config, prior)
     common = {
         "data_fidelity": deepinv.optim.L2(sigma=noise),
         "early_stop": config.early_stop,
         "thres_conv": config.thres_conv,
         "verbose": progress,
         "show_progress_bar": progress,
+        **_unfolding(config, trainable),
     }
     if config.name == "hqs" and _step(config, prior) == "mean":
-        return _mean_steps(config, prior, noise, weight, prior_sigma, common)
-    weight = 1.0 if weight is None else weight
-    level = noise if prior_sigma is None else prior_sigma
-    params: dict[str, Any] = {"lambda": weight, "g_param": level}
-    steps = config.max_iter
-    if config.name == "hqs":
-        steps = 12 if steps is None else steps
-        levels = schedule(noise, steps, config.start, config.stop)
-        params["stepsize"] = [s * s for s in levels]
-        common["early_stop"] = False
+        solver = _mean_steps(config, prior, noise, weight, prior_sigma, common)
     else:
-        params["stepsize"] = _stepsize(config, prior, noise, weight, level, physics_norm)
+        weight = 1.0 if weight is None else weight
+        level = noise if prior_sigma is None else prior_sigma
+        if config.name == "hqs":
+            steps = [s * s for s in _levels(config, noise, config.stop)]
+            common["early_stop"] = False
+        else:
+            steps = _stepsize(config, prior, noise, weight, level, physics_norm)
+        params = {"lambda": weight, "g_param": level, "stepsize": steps}
+        solver = _optimiser(config, prior, params, common)
+    if trainable is not None:
+        keep_positive(solver, trainable)
+    return solver
+
+
+def _optimiser(config: SolverConfig, prior: Any, params: dict[str, Any], common: dict) -> Any:
+    """The class of that name in deepinv, with what each needs besides."""
+    steps = params["stepsize"]
+    count = len(steps) if isinstance(steps, list) else config.max_iter or 100
+    options = dict(common)
+    if config.name == "fista":
+        # deepinv's momentum (k + a - 1) / (k + a) is k / (k + 4) for this a, Chambolle and
+        # Dossal's with their a = 3; with a constant it tends to one too fast to converge
+        params["a"] = [(k + 4) / 4 - k for k in range(count)]
+    elif config.name == "pdcp":
+        params["stepsize_dual"] = 1 / steps
+        options["custom_init"] = _primal_dual_start
+    elif config.anderson:  # deepinv's eps of 0.1 outweighs the residuals of images in [0, 1]
+        options["anderson_acceleration"] = deepinv.optim.AndersonAccelerationConfig(
+            history_size=5, beta=1.0, eps=1e-8
+        )
+    elif config.backtracking:
+        options["backtracking"] = deepinv.optim.BacktrackingConfig()
     optimiser = getattr(deepinv.optim, config.name.upper())
-    return optimiser(prior=prior, params_algo=params, max_iter=steps or 100, **common)
+    return optimiser(prior=prior, params_algo=params, max_iter=count, **options)
 
 
-def _check_pair(solver: str, prior: Any) -> None:
-    """Refuse a solver that asks a prior for what it has not."""
-    if solver == "gd" and isinstance(prior, deepinv.optim.PnP):
-        raise ValueError(
-            "a plug-and-play prior has no gradient; use another solver, or prior=red with gd"
-        )
-    if solver != "gd" and isinstance(prior, (deepinv.optim.RED, deepinv.optim.ScorePrior)):
-        raise ValueError(
-            f"{type(prior).__name__} gives a gradient and no proximal map; set solver.name=gd, "
-            "or use prior=pnp"
-        )
+def _primal_dual_start(y: Any, physics: Any) -> dict[str, Any]:
+    """From A^T y and no dual; the dual that deepinv begins with has the measurement's shape."""
+    x = physics.A_adjoint(y)
+    return {"est": (x, x, torch.zeros_like(x))}
+
+
+def _unfolding(config: SolverConfig, trainable: Sequence[str] | None) -> dict[str, Any]:
+    """The keywords of deepinv for an unfolded solver."""
+    if trainable is None:
+        return {}
+    for name in trainable:
+        if name not in PARAMETERS:
+            raise ValueError(unknown("trainable parameter", name, PARAMETERS))
+    if config.backtracking:
+        raise ValueError("an unfolded solver has fixed steps; leave solver.backtracking out")
+    return {"unfold": True, "trainable_params": list(trainable), "early_stop": False}
+
+
+def _levels(config: SolverConfig, noise: float, stop: Any) -> list[float]:
+    """The falling levels of HQS."""
+    if config.betas is not None:
+        return [noise / math.sqrt(beta) for beta in config.betas]
+    steps = 12 if config.max_iter is None else config.max_iter
+    return schedule(noise, steps, config.start, stop)
 
 
 def _mean_steps(
@@ -159,9 +194,7 @@ def _mean_steps(
     weight = 0.25 if weight is None else weight
     if not weight > 0:
         raise ValueError("half-quadratic splitting with posterior means needs prior.lambda above 0")
-    steps = 12 if config.max_iter is None else config.max_iter
-    stop = config.stop if level is None else level
-    levels = schedule(noise, steps, config.start, stop)
+    levels = _levels(config, noise, config.stop if level is None else level)
     logger.info("HQS with posterior-mean steps at levels %.4f to %.4f", levels[0], levels[-1])
     params = {
         "lambda": 1.0,
@@ -172,8 +205,7 @@ def _mean_steps(
         whole = isinstance(prior.model, gm.WaveletModel)
         options = {} if whole else {"method": "average", "stride": config.stride}
         prior = deepinv.optim.PnP(GMDMDenoiser(prior.model, **options))
-    common = {**common, "early_stop": False}
-    return deepinv.optim.HQS(prior=prior, params_algo=params, max_iter=steps, **common)
+    return _optimiser(config, prior, params, {**common, "early_stop": False})
 
 
 def _step(config: SolverConfig, prior: Any) -> str:
@@ -200,12 +232,12 @@ def _stepsize(
             raise ValueError(f"solver.stepsize must be positive; got {config.stepsize}")
         return config.stepsize
     curvature = norm / noise**2  # of the data term
-    if config.name == "pgd":
+    if config.name in ("pgd", "fista"):
         return 1 / curvature
     bend = weight * _curvature(prior, level)
     if config.name == "gd":
         return 1 / (curvature + bend)
-    return 1 / bend if bend > 0 else 25 / curvature  # drs, admm: the prior's step stays convex
+    return 1 / bend if bend > 0 else 25 / curvature  # drs, admm, pdcp: its step stays convex
 
 
 def _curvature(prior: Any, level: Any) -> float:
@@ -213,38 +245,3 @@ def _curvature(prior: Any, level: Any) -> float:
     if callable(getattr(prior, "lipschitz", None)):
         return float(prior.lipschitz(level))
     return 2.0 if isinstance(prior, deepinv.optim.RED) else 0.0
-
-
-def _check_weight(weight: float | None) -> float | None:
-    if weight is None:
-        return None
-    if (
-        isinstance(weight, bool)
-        or not isinstance(weight, (int, float))
-        or not 0 <= weight < math.inf
-    ):
-        raise ValueError(
-            f"prior.lambda must be a number that is finite and not negative; got {weight!r}"
-        )
-    return float(weight)
-
-
-def _config(spec: str | Mapping[str, Any] | SolverConfig) -> SolverConfig:
-    names = ["admm", "drs", "gd", "hqs", "pgd"]
-    if isinstance(spec, str):
-        config = SolverConfig(name=spec)
-    elif isinstance(spec, SolverConfig):
-        config = spec
-    elif isinstance(spec, Mapping):
-        known = list(SolverConfig.__dataclass_fields__)
-        for key in spec:
-            if key not in known:
-                raise ValueError(unknown("solver option", key, known))
-        config = SolverConfig(**spec)
-    else:
-        raise ValueError(f"a solver is a name or a mapping with 'name'; got {spec!r}")
-    if config.name not in names:
-        raise ValueError(unknown("solver", config.name, names))
-    if config.max_iter is not None and config.max_iter < 1:
-        raise ValueError(f"solver.max_iter must be at least 1; got {config.max_iter}")
-    return config

@@ -1,0 +1,137 @@
+"""What a solver can be told, and which solvers, options and priors go together.
+
+What deepinv does where they do not go together is silent: Anderson acceleration moves the first
+variable of an iterate only, which DRS, ADMM, PDCP and FISTA do not continue from alone;
+backtracking without a cost, or with steps that change, is switched off; a prior without a proximal
+map has an empty one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import deepinv
+
+from .physics import parse_level
+from .registry import unknown
+
+SOLVERS = ("admm", "drs", "fista", "gd", "hqs", "pdcp", "pgd")
+ONE_VARIABLE = ("gd", "pgd")  # the iterate is one image and the step stays
+
+
+@dataclass
+class SolverConfig:
+    """How the problem is solved; None means: derived from the physics and the prior.
+
+    Attributes:
+        name: `"hqs"`, `"pgd"`, `"fista"`, `"gd"`, `"drs"`, `"admm"` or `"pdcp"`.
+        max_iter: iterations; None: 12 for hqs (as many as `betas`), 100 otherwise.
+        stepsize: of all but hqs; of pdcp the primal one, the dual one is its inverse. With
+            `backtracking` the first that is tried.
+        start: hqs: first level.
+        stop: hqs: last level; None: half the noise level.
+        step: hqs: `"mean"` (posterior means) or `"prox"` (proximal maps of an explicit prior).
+        betas: hqs: the penalties of EPLL's continuation in units of 1 / sigma_n², never falling, in
+            place of `start` and `stop`: levels are sigma_n / sqrt(beta).
+        stride: hqs with `step="mean"`: distance between patches.
+        noise_sigma: weight of the data term; None: the physics' noise level.
+        early_stop: stop where the relative change is below `thres_conv` (not hqs, not unfolded).
+        thres_conv: see `early_stop`.
+        anderson: pgd and gd: Anderson acceleration, from the last five iterates.
+        backtracking: pgd and gd with an explicit prior: shorten the step until the cost falls.
+    """
+
+    name: str = "hqs"
+    max_iter: int | None = None
+    stepsize: float | None = None
+    start: float = 0.2
+    stop: Any = None
+    step: str | None = None
+    betas: list[float] | None = None
+    stride: int = 3
+    noise_sigma: Any = None
+    early_stop: bool = True
+    thres_conv: float = 1e-5
+    anderson: bool = False
+    backtracking: bool = False
+
+
+def check_pair(config: SolverConfig, prior: Any) -> None:
+    """Refuse a solver that asks a prior for what it has not."""
+    solver = config.name
+    if solver == "gd" and isinstance(prior, deepinv.optim.PnP):
+        raise ValueError(
+            "a plug-and-play prior has no gradient; use another solver, or prior=red with gd"
+        )
+    if solver != "gd" and isinstance(prior, (deepinv.optim.RED, deepinv.optim.ScorePrior)):
+        raise ValueError(
+            f"{type(prior).__name__} gives a gradient and no proximal map; set solver.name=gd, "
+            "or use prior=pnp"
+        )
+    if config.backtracking and not getattr(prior, "explicit_prior", False):
+        raise ValueError(
+            f"solver.backtracking needs a cost, which {type(prior).__name__} has not; take an "
+            "explicit prior (gmdm, tv, wavelet) or leave it out"
+        )
+
+
+def check_weight(weight: float | None) -> float | None:
+    """The prior's weight, or an error."""
+    if weight is None:
+        return None
+    if (
+        isinstance(weight, bool)
+        or not isinstance(weight, (int, float))
+        or not 0 <= weight < math.inf
+    ):
+        raise ValueError(
+            f"prior.lambda must be a number that is finite and not negative; got {weight!r}"
+        )
+    return float(weight)
+
+
+def read_config(spec: str | Mapping[str, Any] | SolverConfig) -> SolverConfig:
+    """A checked `SolverConfig` from a name, a mapping or one of its kind."""
+    if isinstance(spec, str):
+        config = SolverConfig(name=spec)
+    elif isinstance(spec, SolverConfig):
+        config = spec
+    elif isinstance(spec, Mapping):
+        known = list(SolverConfig.__dataclass_fields__)
+        for key in spec:
+            if key not in known:
+                raise ValueError(unknown("solver option", key, known))
+        config = SolverConfig(**spec)
+    else:
+        raise ValueError(f"a solver is a name or a mapping with 'name'; got {spec!r}")
+    if config.name not in SOLVERS:
+        raise ValueError(unknown("solver", config.name, SOLVERS))
+    if config.max_iter is not None and config.max_iter < 1:
+        raise ValueError(f"solver.max_iter must be at least 1; got {config.max_iter}")
+    _check_options(config)
+    return config
+
+
+def _check_options(config: SolverConfig) -> None:
+    for option in ("anderson", "backtracking"):
+        if getattr(config, option) and config.name not in ONE_VARIABLE:
+            raise ValueError(
+                f"solver.{option} works with {' and '.join(ONE_VARIABLE)}, whose iterate is one "
+                f"image and whose step stays; got solver.name={config.name}"
+            )
+    if config.anderson and config.backtracking:
+        raise ValueError("give solver.anderson or solver.backtracking, not both")
+    if config.betas is None:
+        return
+    if config.name != "hqs":
+        raise ValueError(f"solver.betas are for hqs; got solver.name={config.name}")
+    betas = [parse_level(beta, "solver.betas") for beta in config.betas]
+    if not betas or betas[0] <= 0 or sorted(betas) != betas:
+        raise ValueError(f"solver.betas must be positive and never fall; got {config.betas}")
+    if config.max_iter not in (None, len(betas)):
+        raise ValueError(
+            f"solver.max_iter is the number of solver.betas, {len(betas)}; got {config.max_iter}"
+        )
