@@ -38,7 +38,7 @@ LOW = {
     "two filters": (lambda: product(2, filters=2), 401, 4.0),
     "mixture": (lambda: mixture(2), 81, 1.6),
     "one filter, trained": (lambda: trained(product(2, filters=1)), 4001, 4.0),
-    "mixture, trained": (lambda: trained(mixture(2)), 81, 1.6),
+    "mixture, trained": (lambda: trained(mixture(2)), 101, 1.6),
 }
 
 
