@@ -112,8 +112,9 @@ def test_backtracking_descends_from_any_step(problem, name):
     long = 50 * NOISE**2
     with_search = costs(solver(name, prior, 25, stepsize=long, backtracking=True), y[:1], physics)
     assert all(b <= a for a, b in pairwise(with_search))
-    assert with_search[-1] < costs(solver(name, prior, 25), y[:1], physics)[0]
-    without = costs(solver(name, prior, 25, stepsize=long), y[:1], physics)
+    assert with_search[-1] < with_search[0]
+    short = GMDMPrior(prior.model, max_iter=20)  # iterates that diverge have no accurate prox
+    without = costs(solver(name, short, 4, stepsize=long), y[:1], physics)
     assert not all(b <= a for a, b in pairwise(without))
 
 
