@@ -22,6 +22,7 @@ from .pogmdm import import_pogmdm
 from .product import PatchModel
 from .storage import bundled, card, load, save
 from .subband_experts import SubbandExperts
+from .trainable import TrainableMixture, TrainableProduct
 from .wavelet import WaveletModel
 from .wavelet_images import WaveletDenoiser, WaveletLikelihood
 
@@ -39,6 +40,8 @@ __all__ = [
     "PatchMixture",
     "PatchModel",
     "SubbandExperts",
+    "TrainableMixture",
+    "TrainableProduct",
     "WaveletDenoiser",
     "WaveletLikelihood",
     "WaveletModel",

@@ -19,6 +19,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,26 @@ class DensityModel(nn.Module, ABC):
     def num_parameters(self) -> int:
         """How many numbers are stored."""
         return sum(p.numel() for p in self.parameters())
+
+    def trainable(self) -> DensityModel:
+        """A copy with free parameters of which any values give an exact density (`trainable`).
+
+        It is a model of the same class, for unfolded networks; its `frozen()` is a plain model
+        again, and `gmdm_prior.save` writes either.
+
+        Raises:
+            TypeError: for another model than a `PatchModel` or `PatchMixture`.
+        """
+        return trainable_copy(self)
+
+
+@singledispatch
+def trainable_copy(model: DensityModel) -> DensityModel:
+    """What `DensityModel.trainable` returns; `trainable` registers the models that have one."""
+    raise TypeError(
+        f"a {type(model).__name__} has no trainable form; take a PatchModel or a PatchMixture, "
+        "gmdm_prior.load('bsds-gray').trainable()"
+    )
 
 
 class MeanPart:

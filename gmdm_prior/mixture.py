@@ -35,7 +35,6 @@ from .density import (
 )
 from .mixture_level import MixtureLevel
 from .table_cache import TableCache
-from .trainable import trainable_mixture
 
 
 class PatchMixture(DensityModel):
@@ -152,26 +151,6 @@ class PatchMixture(DensityModel):
                 x[chosen] += u[chosen] @ rows
         return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
 
-    def trainable(self) -> PatchMixture:
-        """A copy whose every step of an optimiser is an exact density (`trainable`).
-
-        For unfolded networks: free rotations, logarithms and logits, all requiring gradients.
-        `frozen` makes a plain model of it, `gmdm_prior.save` writes it as one. Like everything with
-        `torch.nn.utils.parametrize`, it can be copied but not pickled.
-
-        Raises:
-            ValueError: the model is trainable already.
-        """
-        return trainable_mixture(self)
-
-    def frozen(self) -> PatchMixture:
-        """A plain copy of the present density that requires no gradients."""
-        plain = PatchMixture(
-            self.filters, self.variances, self.weights, self.basis, self.symmetries
-        )
-        plain.mean_part = self.mean_part
-        return plain.requires_grad_(False)
-
     def with_mean(self, variance: float) -> PatchMixture:
         """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""
         return with_mean(self, variance)
@@ -190,7 +169,7 @@ class PatchMixture(DensityModel):
 
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma), 1 / (min v + sigma²): for the descent lemma."""
-        return 1.0 / (float(self.variances.min()) + sigma * sigma)
+        return 1.0 / (float(self.variances.detach().min()) + sigma * sigma)
 
     def at(self, noise: Tensor) -> MixtureLevel:
         """The model at a noise *variance*: () for all, (N, 1) per patch, (N, a) per pixel."""
@@ -219,7 +198,7 @@ class PatchMixture(DensityModel):
             return self.at(noise)
         if not concrete(noise):
             return self.at(noise)
-        level = self._tables.at_level([*self.parameters(), self.basis], noise, self.at)
+        level = self._tables.at_level([*self.parameters(), *self.buffers()], noise, self.at)
         if level.mean_part is self.mean_part:
             return level
         return dataclasses.replace(level, mean_part=self.mean_part)

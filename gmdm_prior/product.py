@@ -33,7 +33,6 @@ from .density import (
 from .expert_surfaces import SPACING, ExpertSurfaces, Sheet, make_sheet
 from .experts import EquidistantExperts, Mixture1D, TabulatedExperts
 from .table_cache import TableCache
-from .trainable import trainable_product
 
 NUMBERS_AT_ONCE = 2**17  # of patches that are read from tables together
 ALIGNED = 64  # their count is a multiple, which matrix products like
@@ -119,24 +118,6 @@ class PatchModel(DensityModel):
         x = self.at(noise.to(dtype).expand(n, 1)).sample(generator)
         return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
 
-    def trainable(self) -> PatchModel:
-        """A copy whose every step of an optimiser is an exact density (`trainable`).
-
-        For unfolded networks: free rotations, logarithms and logits, all requiring gradients.
-        `frozen` makes a plain model of it, `gmdm_prior.save` writes it as one. Like everything with
-        `torch.nn.utils.parametrize`, it can be copied but not pickled.
-
-        Raises:
-            ValueError: the model is trainable already.
-        """
-        return trainable_product(self)
-
-    def frozen(self) -> PatchModel:
-        """A plain copy of the present density that requires no gradients."""
-        plain = PatchModel(self.filters, self.experts.logits, self.experts.bound)
-        plain.mean_part = self.mean_part
-        return plain.requires_grad_(False)
-
     def with_mean(self, variance: float) -> PatchModel:
         """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""
         return with_mean(self, variance)
@@ -155,7 +136,7 @@ class PatchModel(DensityModel):
 
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma), max_j ‖k_j‖² / s_j: for the descent lemma."""
-        norms = self.filters.double().flatten(1).square().sum(1)
+        norms = self.filters.detach().double().flatten(1).square().sum(1)
         return float((norms / (self.experts.base_scale**2 + norms * sigma * sigma)).max())
 
     def at(self, noise: Tensor) -> ProductLevel:
@@ -196,7 +177,7 @@ class PatchModel(DensityModel):
                 mean_part=level.mean_part,
             )
 
-        level = self._tables.at_level(list(self.parameters()), noise, make)
+        level = self._tables.at_level([*self.parameters(), *self.buffers()], noise, make)
         return dataclasses.replace(level, noise=noise, mean_part=self.mean_part)
 
     def tabulated_map(self, lowest: Tensor, highest: Tensor) -> SurfaceLevel | None:
@@ -208,7 +189,7 @@ class PatchModel(DensityModel):
             return None
         filters = self.filters.detach().to(lowest.dtype).flatten(1)
         squares = filters.square().sum(1)
-        parameters = list(self.parameters())
+        parameters = [*self.parameters(), *self.buffers()]
 
         def sheet(i: int) -> Sheet:
             def make() -> Sheet:

@@ -164,6 +164,7 @@ def pack(model: DensityModel) -> tuple[str, dict[str, Tensor], dict[str, object]
         tensors = {"filters": model.filters, "logits": model.experts.logits}
         options = {"bound": model.experts.bound}
     elif isinstance(model, SubbandExperts):
+        kind = "SubbandExperts"
         tensors = {"logits": model.experts.logits, "scales": model.scales}
         options = {}
     elif isinstance(model, WaveletModel):

@@ -50,6 +50,18 @@ def opponents(size=2):
     return gm.OpponentModel(*planes, scales=(1.5, 0.6, 0.4))
 
 
+def trained(model, steps=10):
+    """A trainable copy after steps of Adam on events that are not its own."""
+    free = model.trainable()
+    x = events(model, 64, scale=0.1, seed=7)
+    optimiser = torch.optim.Adam(free.parameters(), 0.05)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (-free.log_prob(x, 0.1).mean()).backward()
+        optimiser.step()
+    return free.requires_grad_(False)
+
+
 MODELS = {
     "product 2x2": lambda: product(2),
     "product of one filter": lambda: product(2, filters=1),
@@ -64,6 +76,10 @@ MODELS = {
     "mixture with mean": lambda: mixture(2).with_mean(0.2),
     "opponents 2x2": opponents,
     "opponents with mean": lambda: opponents().with_mean(0.2),
+    "product of two filters, trained": lambda: trained(product(2, filters=2)),
+    "product 3x3, trained": lambda: trained(product(3)),
+    "mixture 3x3, trained": lambda: trained(mixture(3)),
+    "mixture with mean, trained": lambda: trained(mixture(2).with_mean(0.2)),
     "sub-band experts 4x4": lambda: subbands(2),
     "wavelet, two levels of trees": wavelet,
     "wavelet, one level of sub-bands": lambda: wavelet(subbands(1), "db2"),

@@ -21,14 +21,12 @@ ALLOWED = {
     "experts": {"_noise_level", "fused_tables"},
     "fused_tables": {"_noise_level", "vector_code"},
     "mixture_level": {"density"},
-    "trainable": {"constraints"},
     "mixture": {
         "_noise_level",
         "symmetry",
         "density",
         "mixture_level",
         "table_cache",
-        "trainable",
     },
     "mixture_gate": {"density", "mixture_level"},
     "isotypic": set(),
@@ -44,7 +42,6 @@ ALLOWED = {
         "experts",
         "expert_surfaces",
         "table_cache",
-        "trainable",
     },
     "image_levels": {"_noise_level", "fused_mixture", "mixture", "mixture_gate", "product"},
     "denoisers": {
@@ -98,6 +95,7 @@ ALLOWED = {
         "whole_images",
     },
     "wavelet_images": {"denoisers", "wavelet"},
+    "trainable": {"constraints", "density", "experts", "mixture", "product", "table_cache"},
     "storage": {
         "constraints",
         "convolutional",

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from models import MODELS, event_shape, events, mean_of, mixture, product, sample, span
+from models import MODELS, event_shape, events, mean_of, mixture, product, sample, span, trained
 from reference import mixture_density, product_density
 from scipy import stats
 
@@ -43,6 +43,8 @@ LOW = {
         121,
         5.0,
     ),
+    "one filter, trained": (lambda: trained(product(2, filters=1)), 4001, 4.0),
+    "mixture, trained": (lambda: trained(mixture(2)), 101, 1.6),
 }
 
 

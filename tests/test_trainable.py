@@ -1,160 +1,152 @@
-"""Models with free parameters: the same density at first, an exact one after every step."""
+"""Trainable models: the same density at first, an exact one after any steps, a plain one again."""
 
 import copy
-import math
+import io
 import pickle
 
 import pytest
 import torch
-from models import events, mixture, opponents, product
+from models import events, mixture, product, subbands, trained, wavelet
 
 import gmdm_prior as gm
 
-MAKES = {
-    "mixture": lambda: mixture(3),
-    "mixture, flips": lambda: mixture(2, symmetries="flips"),
-    "product": lambda: product(3),
+PLAIN = {
     "product of two filters": lambda: product(2, filters=2),
-    "product, two channels": lambda: product(2, channels=2),
-    "opponents": opponents,
+    "product 3x3": lambda: product(3),
+    "product 2x2, two channels": lambda: product(2, channels=2),
+    "mixture 3x3": lambda: mixture(3),
+    "mixture with mean": lambda: mixture(2).with_mean(0.2),
 }
 
 
-def stepped(model, steps=10):
-    """After Adam's steps towards a lower score-matching loss of random events."""
-    free = model.trainable()
-    adam = torch.optim.Adam(free.parameters(), lr=0.03)
-    x = events(model, 20, scale=0.1)
-    y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).double()
-    losses = []
-    for _ in range(steps):
-        adam.zero_grad()
-        loss = (free.denoise(y, 0.1) - x).square().mean()
-        loss.backward()
-        adam.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    return free
+@pytest.fixture(params=PLAIN)
+def plain(request):
+    return PLAIN[request.param]()
 
 
-def plain_parts(model):
-    return list(model.planes) if isinstance(model, gm.OpponentModel) else [model]
-
-
-@pytest.fixture(params=MAKES)
-def model(request):
-    return MAKES[request.param]()
-
-
-def test_begins_as_the_same_density(model):
-    free, x = model.trainable(), events(model, 4)
-    torch.testing.assert_close(free.log_prob(x, 0.1), model.log_prob(x, 0.1))
+def test_trainable_is_the_same_density_of_the_same_class(plain):
+    free, x = plain.trainable(), events(plain, 5)
+    torch.testing.assert_close(free.log_prob(x, 0.1), plain.log_prob(x, 0.1), rtol=1e-10, atol=0)
+    assert isinstance(free, type(plain))
     assert all(p.requires_grad for p in free.parameters())
-    assert not any(p.requires_grad for p in model.parameters())
-
-
-def test_every_parameter_has_a_gradient(model):
-    free = model.trainable()
-    free.log_prob(events(model, 4), 0.1).sum().backward()
-    for name, parameter in free.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
-
-
-def test_laws_hold_after_ten_steps(model):
-    """Orthogonal zero-mean filters, positive variances, weights of sum one, heat equation."""
-    before, free = model, stepped(model)
-    for old, part in zip(plain_parts(before), plain_parts(free), strict=True):
-        rows = part.filters.flatten(-3)
-        gram = rows @ rows.mT
-        off = gram - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))
-        assert off.abs().max() < 1e-12
-        assert part.filters.mean((-2, -1)).abs().max() < 1e-12
-        assert (part.filters - old.filters).abs().max() > 1e-3
-        if isinstance(part, gm.PatchMixture):
-            torch.testing.assert_close(gram, torch.eye(rows.shape[-2]).to(gram).expand_as(gram))
-            assert (part.variances > 0).all()
-            assert part.weights.sum().item() == pytest.approx(1, abs=1e-12)
-    x, sigma = events(model, 3), 0.2
-
-    def log_prob(y, s):
-        return free.log_prob(y.reshape(1, *x.shape[1:]), s)[0]
-
-    for y in x.flatten(1).detach():
-        gradient = torch.func.grad(log_prob)(y, sigma)
-        torch.testing.assert_close(
-            free.score(y.reshape(1, *x.shape[1:]), sigma).flatten(), gradient
-        )
-        laplacian = torch.func.hessian(log_prob)(y, sigma).diagonal().sum()
-        s = torch.tensor(sigma, dtype=torch.float64)
-        change = torch.func.grad(log_prob, argnums=1)(y, s)
-        torch.testing.assert_close(change, sigma * (laplacian + gradient.square().sum()))
-
-
-def test_density_still_integrates_to_one():
-    free = stepped(product(2, filters=2))
-    rows = free.filters.detach().flatten(1)
-    rows = rows / rows.norm(dim=1, keepdim=True)
-    line = torch.linspace(-4, 4, 401, dtype=torch.float64)
-    points = torch.cartesian_prod(line, line) @ rows
-    density = free.log_prob(points.reshape(-1, 1, 2, 2), 0.1).exp()
-    assert (density.sum() * (line[1] - line[0]) ** 2).item() == pytest.approx(1, abs=1e-6)
-
-
-def test_image_denoisers_never_use_stale_tables():
-    """Denoise, step, denoise: the second time with the new density."""
-    free, y = product(3).trainable(), events(product(3), 1, scale=0.2).repeat(1, 1, 4, 4)
-    with torch.no_grad():
-        before = gm.PatchAveraging(free)(y, 0.1)
-        for parameter in free.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, dtype=parameter.dtype))
-        after = gm.PatchAveraging(free)(y, 0.1)
-    expected = gm.PatchAveraging(free.frozen())(y, 0.1)
-    torch.testing.assert_close(after, expected)
-    assert (after - before).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("kind", [gm.PatchAveraging, gm.HalfQuadraticSplitting])
-def test_gradients_reach_bases_through_image_denoisers(kind):
-    free = gm.load("bsds-gray-small").trainable()
-    noisy = torch.rand((1, 1, 17, 18), generator=torch.Generator().manual_seed(0))
-    kind(free)(noisy, 0.1).square().sum().backward()
-    for name, parameter in free.named_parameters():
-        assert parameter.grad.abs().max() > 0, name
-    with torch.no_grad():
-        torch.testing.assert_close(
-            kind(free)(noisy, 0.1), kind(gm.load("bsds-gray-small"))(noisy, 0.1), atol=2e-5, rtol=0
-        )
-
-
-def test_frozen_and_saved(model, tmp_path):
-    free, x = stepped(model.with_mean(0.2), 2), events(model, 4)
-    plain = free.frozen()
-    assert type(plain) is type(model)
     assert not any(p.requires_grad for p in plain.parameters())
-    torch.testing.assert_close(plain.log_prob(x, 0.1), free.log_prob(x, 0.1).detach())
+    assert free.degrees_of_freedom == plain.degrees_of_freedom
+    assert free.num_parameters == plain.num_parameters
+
+
+def test_parameters_stay_in_their_sets(plain):
+    """Large random parameters, as no optimiser would leave them."""
+    free = plain.trainable()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in free.parameters():
+            p.add_(3 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+        filters = free.filters
+        rows = filters.flatten(-3) / filters.flatten(-3).norm(dim=-1, keepdim=True)
+        gram = rows @ rows.mT
+        torch.testing.assert_close(
+            gram, torch.eye(gram.shape[-1]).to(gram).expand_as(gram), rtol=0, atol=1e-10
+        )
+        assert (filters.mean((-2, -1)) / filters.abs().max()).abs().max() < 1e-10
+        assert (filters - plain.filters).abs().max() > 0.1
+        if isinstance(free, gm.PatchMixture):
+            assert (free.variances > 0).all()
+            assert free.weights.sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_frozen_and_saved_are_what_was_trained(plain, tmp_path):
+    free, x = trained(plain), events(plain, 5)
+    expected = free.log_prob(x, 0.1)
+    assert (expected - plain.log_prob(x, 0.1)).abs().max() > 0.1
+    frozen = free.frozen()
+    assert type(frozen) is type(plain)
+    assert not any(p.requires_grad for p in frozen.parameters())
+    torch.testing.assert_close(frozen.log_prob(x, 0.1), expected, rtol=1e-10, atol=0)
     gm.save(free, tmp_path / "free.safetensors")
-    read = gm.load(tmp_path / "free.safetensors", dtype=torch.float64)
-    torch.testing.assert_close(read.log_prob(x, 0.1), plain.log_prob(x, 0.1))
+    loaded = gm.load(tmp_path / "free.safetensors", dtype=torch.float64)
+    assert type(loaded) is type(plain)
+    torch.testing.assert_close(loaded.log_prob(x, 0.1), expected, rtol=1e-10, atol=0)
+    again = free.trainable()
+    torch.testing.assert_close(again.log_prob(x, 0.1), expected, rtol=1e-10, atol=0)
 
 
-def test_copies_keep_training(model):
-    free, x = stepped(model, 2), events(model, 4)
-    copied = copy.deepcopy(free)
-    torch.testing.assert_close(copied.log_prob(x, 0.1), free.log_prob(x, 0.1))
-    other = model.trainable()
-    other.load_state_dict(free.state_dict())
-    torch.testing.assert_close(other.log_prob(x, 0.1), free.log_prob(x, 0.1))
-    with pytest.raises(RuntimeError, match="state_dict"):
-        pickle.dumps(plain_parts(free)[0])
+def test_pickles_copies_and_state_dicts_are_the_same_model(plain):
+    free, x = trained(plain), events(plain, 5)
+    expected = free.log_prob(x, 0.1)
+    assert torch.equal(pickle.loads(pickle.dumps(free)).log_prob(x, 0.1), expected)
+    assert torch.equal(copy.deepcopy(free).log_prob(x, 0.1), expected)
+    file = io.BytesIO()
+    torch.save(free.state_dict(), file)
+    file.seek(0)
+    other = plain.trainable()
+    other.load_state_dict(torch.load(file))
+    assert torch.equal(other.log_prob(x, 0.1), expected)
 
 
-def test_trainable_twice_is_refused(model):
-    with pytest.raises(ValueError, match="trainable already"):
-        model.trainable().trainable()
+@pytest.mark.parametrize("make", [gm.PatchAveraging, gm.PatchLikelihood])
+@pytest.mark.parametrize("start", [mixture(3), product(3)], ids=["mixture", "product"])
+def test_tables_follow_the_parameters(make, start):
+    """Without gradients image operators keep tables: they must be those of the present numbers."""
+    free = start.trainable()
+    operator = make(free)
+    call = operator if make is gm.PatchAveraging else operator.score
+    x = torch.rand(1, 1, 8, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        before = call(x, 0.1)
+        free.rotation.add_(torch.randn(free.rotation.shape, dtype=torch.float64))
+        after = call(x, 0.1)
+        other = make(free.frozen())
+        expected = other(x, 0.1) if make is gm.PatchAveraging else other.score(x, 0.1)
+        assert (after - before).abs().max() > 1e-4
+        torch.testing.assert_close(after, expected, rtol=0, atol=1e-9)
+        free.start.copy_(-free.start.flip(-1))  # a buffer, as load_state_dict changes it
+        changed = call(x, 0.1)
+    with_gradients = call(x, 0.1)
+    assert with_gradients.requires_grad
+    scale = with_gradients.abs().max().item()
+    torch.testing.assert_close(changed, with_gradients.detach(), rtol=0, atol=1e-5 * scale)
 
 
-def test_mean_is_kept():
-    free = mixture(2).with_mean(0.3).trainable()
-    assert free.mean_part.variance == 0.3
-    assert math.isfinite(free.log_prob(events(free, 1), 0.1).item())
+@pytest.mark.parametrize("start", [mixture(4), product(3)], ids=["mixture", "product"])
+@pytest.mark.parametrize("name", ["average", "hqs", "log_prob", "score"])
+def test_gradients_of_parameters_through_images(start, name):
+    """Against central differences along one random direction of all parameters."""
+    free = start.trainable()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, 1, 9, 8, generator=generator, dtype=torch.float64)
+    likelihood = gm.PatchLikelihood(free)
+    call = {
+        "average": gm.PatchAveraging(free),
+        "hqs": gm.HalfQuadraticSplitting(free, stride=2),
+        "log_prob": likelihood.log_prob,
+        "score": likelihood.score,
+    }[name]
+    with torch.no_grad():  # tables are kept now; they must not serve below
+        call(x, 0.1)
+    seen = call(x, 0.1)
+    probe = torch.randn(seen.shape, generator=generator, dtype=torch.float64)
+    parameters = list(free.parameters())
+    directions = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    gradients = torch.autograd.grad((seen * probe).sum(), parameters)
+    slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True))
+
+    def at(t):
+        moved = copy.deepcopy(free)
+        with torch.no_grad():
+            for p, d in zip(moved.parameters(), directions, strict=True):
+                p.add_(t * d)
+        operator = copy.deepcopy(call) if isinstance(call, torch.nn.Module) else None
+        if operator is None:
+            operator = getattr(gm.PatchLikelihood(moved), name)
+        else:
+            operator.model = moved
+        return (operator(x, 0.1) * probe).sum().item()  # recorded: without tables
+
+    numeric = (at(1e-5) - at(-1e-5)) / 2e-5
+    assert slope.item() == pytest.approx(numeric, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("model", [subbands(), wavelet()], ids=["sub-bands", "wavelet"])
+def test_others_have_no_trainable_form(model):
+    with pytest.raises(TypeError, match="no trainable form; take a PatchModel or a PatchMixture"):
+        model.trainable()

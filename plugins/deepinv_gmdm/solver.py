@@ -3,7 +3,8 @@
 All minimise  f(x) + lambda g(x)  with  f(x) = ‖A x - y‖² / (2 sigma_n²)  and sigma_n the
 measurement's noise level, so that lambda = 1 is the Bayesian weight of an explicit prior. PGD,
 FISTA, GD, DRS, ADMM and PDCP use `fn`, `grad` and `prox` of an explicit prior as they are;
-`schedule` gives the falling levels of half-quadratic splitting (HQS).
+`schedule` gives the falling levels of half-quadratic splitting (HQS). PDCP splits at the identity
+(dual step 1 / primal step), so that any physics with a proximal map will do.
 
 HQS with the Gaussian-mixture prior does what its authors do (Zach et al. 2023, Section 5.2): it
 alternates
@@ -14,11 +15,13 @@ at levels s that fall from far above the noise to it; the inner mode of the prio
 exact empirical-Bayes step, the posterior mean at s. With lambda = s² / gamma the first line is the
 proximal map of gamma f. That is the default, `step="mean"`, for every prior that offers a denoiser;
 `step="prox"` keeps the proximal map of an explicit prior instead, and with it a cost that is
-reported.
+reported. Two well-known schedules are configs of it, with finite levels at any noise level:
 
-Two schedules of others by name: `dpir` is HQS with the levels and the weight of DPIR (Zhang et al.
-2021: eight levels from 49/255 down to the noise, which never rise, also for stronger or no noise);
-`betas` are those of EPLL (Zoran and Weiss 2011), levels sigma_n / sqrt(beta) with the weight 1.
+    DPIR   {"name": "hqs", "max_iter": 8, "start": 49/255, "stop": sigma}, prior_lambda=0.23
+    EPLL   {"name": "hqs", "betas": [1, 4, 8, 16, 32]}, prior_lambda=1
+
+EPLL's penalties beta are those in units of 1 / sigma_n², and its mode of a patch's likeliest class
+is the posterior mean of all classes here; its first step, from A^T y, is the one on the data.
 """
 
 from __future__ import annotations
@@ -41,13 +44,13 @@ from .registry import unknown
 from .solver_config import (
     SMALLEST_LEVEL,
     SolverConfig,
-    as_config,
     as_dpir,
     check_pair,
     check_weight,
     levels_of,
-    trainable_parameters,
+    read_config,
 )
+from .unfolding import PARAMETERS, keep_positive
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +65,13 @@ def build_solver(
     prior_lambda: float | None = None,
     data_fidelity: Any = None,
     progress: bool = False,
-    unfold: bool = False,
-    trainable: Sequence[str] = ("stepsize",),
+    trainable: Sequence[str] | None = None,
 ) -> Any:
     """A deepinv optimiser, `solver(y, physics) -> x`.
 
     Args:
-        spec: `"hqs"`, `"dpir"`, `"pgd"`, `"fista"`, `"gd"`, `"drs"`, `"admm"` or `"pdcp"`, or a
-            mapping with the key `name` and the fields of `SolverConfig`.
+        spec: the name of a solver, or a mapping with the key `name` and the fields of
+            `SolverConfig`.
         prior: a deepinv prior.
         sigma: noise level of the measurement (see `physics_sigma(physics)`).
         physics_norm: largest eigenvalue of AᵀA (`physics.compute_sqnorm`); it bounds steps of
@@ -80,63 +82,87 @@ def build_solver(
         data_fidelity: the data term f; None is the one above. `sigma` is then the root mean square
             of its levels.
         progress: show a progress bar.
-        unfold: make it a network whose parameters are the `trainable` ones below and those of the
-            prior: the model's own too, where it is `trainable()`.
-        trainable: with `unfold`, some of `"stepsize"`, `"lambda"` and `"g_param"`.
+        trainable: unfold: which of `"stepsize"`, `"g_param"` (the prior's noise level) and
+            `"lambda"` become parameters, one for each iteration that has its own; they are kept
+            positive (learned as logarithms). An empty list unfolds and frees none of them. The
+            prior's own parameters are free where its model is `model.trainable()`. None: the
+            solver runs without gradients.
 
     Raises:
         ValueError: for an unknown solver or option, or a value out of its range.
     """
-    config = as_config(spec)
+    config = read_config(spec)
     noise = config.noise_sigma if config.noise_sigma is not None else sigma
     noise = max(parse_level(noise, "the data term's noise level"), SMALLEST_LEVEL)
     weight = check_weight(prior_lambda)
     if config.name == "dpir":
         config, weight = as_dpir(config, noise), 0.23 if weight is None else weight
     check_pair(config, prior)
+    if isinstance(data_fidelity, WeightedL2):
+        physics_norm = physics_norm * (noise / float(data_fidelity.d.sigma.min())) ** 2
     common = {
         "data_fidelity": deepinv.optim.L2(sigma=noise) if data_fidelity is None else data_fidelity,
         "early_stop": config.early_stop,
         "thres_conv": config.thres_conv,
         "verbose": progress,
         "show_progress_bar": progress,
+        **_unfolding(config, trainable),
     }
-    if unfold:
-        common |= {"unfold": True, "trainable_params": trainable_parameters(trainable)}
     if config.name == "hqs" and _step(config, prior) == "mean":
-        return _mean_steps(config, prior, noise, weight, prior_sigma, common)
-    if isinstance(data_fidelity, WeightedL2):
-        physics_norm = physics_norm * (noise / float(data_fidelity.d.sigma.min())) ** 2
-    weight = 1.0 if weight is None else weight
-    level = noise if prior_sigma is None else prior_sigma
-    params: dict[str, Any] = {"lambda": weight, "g_param": level}
-    steps = config.max_iter
-    if config.name == "hqs":
-        levels = levels_of(config, noise, config.stop)
-        steps, params["stepsize"] = len(levels), [s * s for s in levels]
-        common["early_stop"] = False
+        solver = _mean_steps(config, prior, noise, weight, prior_sigma, common)
     else:
-        params["stepsize"] = _stepsize(config, prior, noise, weight, level, physics_norm)
+        weight = 1.0 if weight is None else weight
+        level = noise if prior_sigma is None else prior_sigma
+        if config.name == "hqs":
+            steps = [s * s for s in levels_of(config, noise, config.stop)]
+            common["early_stop"] = False
+        else:
+            steps = _stepsize(config, prior, noise, weight, level, physics_norm)
+        params = {"lambda": weight, "g_param": level, "stepsize": steps}
+        solver = _optimiser(config, prior, params, common)
+    if trainable is not None:
+        keep_positive(solver, trainable)
+    return solver
+
+
+def _optimiser(config: SolverConfig, prior: Any, params: dict[str, Any], common: dict) -> Any:
+    """The class of that name in deepinv, with what each needs besides."""
+    steps = params["stepsize"]
+    count = len(steps) if isinstance(steps, list) else config.max_iter or 100
+    options = dict(common)
     if config.name == "fista":
-        params["a"] = 3
-    if config.name == "pdcp":
-        params["stepsize_dual"] = 1 / params["stepsize"]
-        common["custom_init"] = _primal_dual_start
-    if config.anderson:
-        # deepinv's own regularisation of 0.1 is far above the residuals of images in [0, 1]
-        common["anderson_acceleration"] = deepinv.optim.AndersonAccelerationConfig(
+        # deepinv's momentum (k + a - 1) / (k + a) is k / (k + 4) for this a, Chambolle and
+        # Dossal's with their a = 3; with a constant it tends to one too fast to converge
+        params["a"] = [(k + 4) / 4 - k for k in range(count)]
+    elif config.name == "pdcp":
+        params["stepsize_dual"] = 1 / steps
+        options["custom_init"] = _primal_dual_start
+    elif config.anderson:  # deepinv's eps of 0.1 outweighs the residuals of images in [0, 1]
+        options["anderson_acceleration"] = deepinv.optim.AndersonAccelerationConfig(
             history_size=5, beta=1.0, eps=1e-8
         )
-    if config.backtracking:
-        common["backtracking"] = deepinv.optim.BacktrackingConfig(max_iter=100)
+    elif config.backtracking:  # deepinv's eta of 0.9 gives up at an eighth of the first step
+        options["backtracking"] = deepinv.optim.BacktrackingConfig(eta=0.5)
     optimiser = getattr(deepinv.optim, config.name.upper())
-    return optimiser(prior=prior, params_algo=params, max_iter=steps or 100, **common)
+    return optimiser(prior=prior, params_algo=params, max_iter=count, **options)
 
 
 def _primal_dual_start(y: Any, physics: Any) -> dict[str, Any]:
-    """The adjoint of the measurements, and a dual variable of 0 (deepinv's own is y)."""
-    start = physics.A_adjoint(y)
-    return {"est": (start, start, torch.zeros_like(start))}
+    """From A^T y and no dual; the dual that deepinv begins with has the measurement's shape."""
+    x = physics.A_adjoint(y)
+    return {"est": (x, x, torch.zeros_like(x))}
+
+
+def _unfolding(config: SolverConfig, trainable: Sequence[str] | None) -> dict[str, Any]:
+    """The keywords of deepinv for an unfolded solver."""
+    if trainable is None:
+        return {}
+    for name in trainable:
+        if name not in PARAMETERS:
+            raise ValueError(unknown("trainable parameter", name, PARAMETERS))
+    if config.backtracking:
+        raise ValueError("an unfolded solver has fixed steps; leave solver.backtracking out")
+    return {"unfold": True, "trainable_params": list(trainable), "early_stop": False}
 
 
 def _mean_steps(
@@ -157,8 +183,7 @@ def _mean_steps(
     }
     if isinstance(prior, GMDMPrior):
         prior = deepinv.optim.PnP(_posterior_mean(prior, config.stride))
-    common = {**common, "early_stop": False}
-    return deepinv.optim.HQS(prior=prior, params_algo=params, max_iter=len(levels), **common)
+    return _optimiser(config, prior, params, {**common, "early_stop": False})
 
 
 def _posterior_mean(prior: GMDMPrior, stride: int) -> GMDMDenoiser:
@@ -193,14 +218,12 @@ def _stepsize(
             raise ValueError(f"solver.stepsize must be positive; got {config.stepsize}")
         return config.stepsize
     curvature = norm / noise**2  # of the data term
-    if config.backtracking:
-        curvature = curvature / 16  # a long step, which is shortened
     if config.name in ("pgd", "fista"):
         return 1 / curvature
     bend = weight * _curvature(prior, level)
     if config.name == "gd":
         return 1 / (curvature + bend)
-    return 1 / bend if bend > 0 else 25 / curvature
+    return 1 / bend if bend > 0 else 25 / curvature  # drs, admm, pdcp: its step stays convex
 
 
 def _curvature(prior: Any, level: Any) -> float:

@@ -1,10 +1,16 @@
-"""What a solver is told, and the falling noise levels of half-quadratic splitting."""
+"""What a solver can be told, and which solvers, options and priors go together.
+
+What deepinv does where they do not go together is silent: Anderson acceleration moves the first
+variable of an iterate only, which DRS, ADMM, PDCP and FISTA do not continue from alone;
+backtracking without a cost, or with steps that change, is switched off; a prior without a proximal
+map has an empty one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,28 +19,47 @@ import deepinv
 from .physics import parse_level
 from .registry import unknown
 
+SOLVERS = ("admm", "dpir", "drs", "fista", "gd", "hqs", "pdcp", "pgd")
 # the noise level that stands for noise-free data, which no weight can express
 SMALLEST_LEVEL = 1 / 1024
-NAMES = ("admm", "dpir", "drs", "fista", "gd", "hqs", "pdcp", "pgd")
+ONE_VARIABLE = ("gd", "pgd")  # the iterate is one image and the step stays
 
 
 @dataclass
 class SolverConfig:
-    """How the problem is solved; None means: derived from the physics and the prior."""
+    """How the problem is solved; None means: derived from the physics and the prior.
 
-    name: str = "hqs"  # admm, dpir, drs, fista, gd, hqs, pdcp or pgd
+    Attributes:
+        name: `"hqs"`, `"dpir"`, `"pgd"`, `"fista"`, `"gd"`, `"drs"`, `"admm"` or `"pdcp"`.
+        max_iter: iterations; None: 12 for hqs (as many as `betas`), 100 otherwise.
+        stepsize: of all but hqs; of pdcp the primal one, the dual one is its inverse. With
+            `backtracking` the first that is tried.
+        start: hqs: first level, as a share of the prior's data range.
+        stop: hqs: last level; None: half the noise level.
+        step: hqs: `"mean"` (posterior means) or `"prox"` (proximal maps of an explicit prior).
+        betas: hqs: the penalties of EPLL's continuation in units of 1 / sigma_n², never falling, in
+            place of `start` and `stop`: levels are sigma_n / sqrt(beta).
+        stride: hqs with `step="mean"`: distance between patches.
+        noise_sigma: weight of the data term; None: the physics' noise level.
+        early_stop: stop where the relative change is below `thres_conv` (not hqs, not unfolded).
+        thres_conv: see `early_stop`.
+        anderson: pgd and gd: Anderson acceleration, from the last five iterates.
+        backtracking: pgd and gd with an explicit prior: shorten the step until the cost falls.
+    """
+
+    name: str = "hqs"
     max_iter: int | None = None
     stepsize: float | None = None
-    start: float = 0.2  # hqs: first level, as a share of the prior's data range
-    stop: Any = None  # hqs: last level; None: half the noise level
-    step: str | None = None  # hqs: "mean" or "prox"
-    stride: int = 3  # hqs with step="mean": distance between patches
-    betas: Any = None  # hqs: EPLL's continuation, such as [1, 4, 8, 16, 32], for start and stop
-    anderson: bool = False  # gd, pgd: Anderson acceleration
-    backtracking: bool = False  # gd, pgd, fista: shorten steps until the cost falls
-    noise_sigma: Any = None  # weight of the data term; None: the physics' noise level
+    start: float = 0.2
+    stop: Any = None
+    step: str | None = None
+    betas: list[float] | None = None
+    stride: int = 3
+    noise_sigma: Any = None
     early_stop: bool = True
     thres_conv: float = 1e-5
+    anderson: bool = False
+    backtracking: bool = False
 
 
 def schedule(
@@ -64,29 +89,12 @@ def schedule(
     return [first * ratio**i for i in range(steps)]
 
 
-def as_config(spec: str | Mapping[str, Any] | SolverConfig) -> SolverConfig:
-    """A `SolverConfig` of a name or a mapping.
-
-    Raises:
-        ValueError: for an unknown solver or option, or fewer than one iteration.
-    """
-    if isinstance(spec, str):
-        config = SolverConfig(name=spec)
-    elif isinstance(spec, SolverConfig):
-        config = spec
-    elif isinstance(spec, Mapping):
-        known = list(SolverConfig.__dataclass_fields__)
-        for key in spec:
-            if key not in known:
-                raise ValueError(unknown("solver option", key, known))
-        config = SolverConfig(**spec)
-    else:
-        raise ValueError(f"a solver is a name or a mapping with 'name'; got {spec!r}")
-    if config.name not in NAMES:
-        raise ValueError(unknown("solver", config.name, NAMES))
-    if config.max_iter is not None and config.max_iter < 1:
-        raise ValueError(f"solver.max_iter must be at least 1; got {config.max_iter}")
-    return config
+def levels_of(config: SolverConfig, noise: float, stop: Any, width: float = 1.0) -> list[float]:
+    """The falling levels of HQS, for images whose data range is `width` wide."""
+    if config.betas is not None:
+        return [noise / math.sqrt(beta) for beta in config.betas]
+    steps = 12 if config.max_iter is None else config.max_iter
+    return schedule(noise, steps, parse_level(config.start, "solver.start") * width, stop)
 
 
 def as_dpir(config: SolverConfig, noise: float) -> SolverConfig:
@@ -94,17 +102,6 @@ def as_dpir(config: SolverConfig, noise: float) -> SolverConfig:
     steps = 8 if config.max_iter is None else config.max_iter
     stop = noise if config.stop is None else config.stop
     return dataclasses.replace(config, name="hqs", max_iter=steps, start=49 / 255, stop=stop)
-
-
-def levels_of(config: SolverConfig, noise: float, stop: Any, width: float = 1.0) -> list[float]:
-    """The levels of half-quadratic splitting, for images whose data range is `width` wide."""
-    if config.betas is None:
-        steps = 12 if config.max_iter is None else config.max_iter
-        return schedule(noise, steps, parse_level(config.start, "solver.start") * width, stop)
-    betas = [float(b) for b in config.betas]
-    if not betas or not all(0 < b < math.inf for b in betas):
-        raise ValueError(f"solver.betas must be positive numbers; got {config.betas}")
-    return [noise / math.sqrt(b) for b in betas]
 
 
 def check_pair(config: SolverConfig, prior: Any) -> None:
@@ -119,25 +116,15 @@ def check_pair(config: SolverConfig, prior: Any) -> None:
             f"{type(prior).__name__} gives a gradient and no proximal map; set solver.name=gd, "
             "or use prior=pnp"
         )
-    if config.anderson and solver not in ("gd", "pgd"):
-        raise ValueError(
-            f"solver.anderson accelerates fixed points of one variable, gd and pgd; got {solver}"
-        )
-    if config.backtracking and solver not in ("fista", "gd", "pgd"):
-        raise ValueError(
-            f"solver.backtracking is for solvers of one step size, gd, pgd and fista; got {solver}"
-        )
     if config.backtracking and not getattr(prior, "explicit_prior", False):
         raise ValueError(
-            f"solver.backtracking needs a cost, which {type(prior).__name__} has none of: use an "
-            "explicit prior such as gmdm or tv"
+            f"solver.backtracking needs a cost, which {type(prior).__name__} has not; take an "
+            "explicit prior (gmdm, tv, wavelet) or leave it out"
         )
-    if config.betas is not None and solver != "hqs":
-        raise ValueError(f"solver.betas is a schedule of hqs; got {solver}")
 
 
 def check_weight(weight: float | None) -> float | None:
-    """The weight of the prior, None where none is given; ValueError for what is no weight."""
+    """The prior's weight, or an error."""
     if weight is None:
         return None
     if (
@@ -151,10 +138,45 @@ def check_weight(weight: float | None) -> float | None:
     return float(weight)
 
 
-def trainable_parameters(names: Sequence[str]) -> list[str]:
-    """The names of parameters that can be trained; ValueError for others."""
-    known = ["g_param", "lambda", "stepsize"]
-    for name in names:
-        if name not in known:
-            raise ValueError(unknown("trainable parameter", name, known))
-    return list(names)
+def read_config(spec: str | Mapping[str, Any] | SolverConfig) -> SolverConfig:
+    """A checked `SolverConfig` from a name, a mapping or one of its kind."""
+    if isinstance(spec, str):
+        config = SolverConfig(name=spec)
+    elif isinstance(spec, SolverConfig):
+        config = spec
+    elif isinstance(spec, Mapping):
+        known = list(SolverConfig.__dataclass_fields__)
+        for key in spec:
+            if key not in known:
+                raise ValueError(unknown("solver option", key, known))
+        config = SolverConfig(**spec)
+    else:
+        raise ValueError(f"a solver is a name or a mapping with 'name'; got {spec!r}")
+    if config.name not in SOLVERS:
+        raise ValueError(unknown("solver", config.name, SOLVERS))
+    if config.max_iter is not None and config.max_iter < 1:
+        raise ValueError(f"solver.max_iter must be at least 1; got {config.max_iter}")
+    _check_options(config)
+    return config
+
+
+def _check_options(config: SolverConfig) -> None:
+    for option in ("anderson", "backtracking"):
+        if getattr(config, option) and config.name not in ONE_VARIABLE:
+            raise ValueError(
+                f"solver.{option} works with {' and '.join(ONE_VARIABLE)}, whose iterate is one "
+                f"image and whose step stays; got solver.name={config.name}"
+            )
+    if config.anderson and config.backtracking:
+        raise ValueError("give solver.anderson or solver.backtracking, not both")
+    if config.betas is None:
+        return
+    if config.name != "hqs":
+        raise ValueError(f"solver.betas are for hqs; got solver.name={config.name}")
+    betas = [parse_level(beta, "solver.betas") for beta in config.betas]
+    if not betas or betas[0] <= 0 or sorted(betas) != betas:
+        raise ValueError(f"solver.betas must be positive and never fall; got {config.betas}")
+    if config.max_iter not in (None, len(betas)):
+        raise ValueError(
+            f"solver.max_iter is the number of solver.betas, {len(betas)}; got {config.max_iter}"
+        )
