@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analytic_score import AnalyticScore
     from .denoiser import GMDMDenoiser
     from .metric import GMDMLogLikelihood
     from .noise import HeteroscedasticNoise, WeightedL2
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .solver import build_solver, schedule
 
 __all__ = [
+    "AnalyticScore",
     "GMDMDenoiser",
     "GMDMLogLikelihood",
     "GMDMNoiseEstimator",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "analytic_score": ("AnalyticScore",),
     "denoiser": ("GMDMDenoiser",),
     "metric": ("GMDMLogLikelihood",),
     "noise": ("HeteroscedasticNoise", "WeightedL2"),

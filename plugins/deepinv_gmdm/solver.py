@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import deepinv
+import numpy as np
 
 import gmdm_prior as gm
 
@@ -126,7 +127,7 @@ def build_solver(
         return _mean_steps(config, prior, noise, weight, prior_sigma, common)
     weight = 1.0 if weight is None else weight
     level = noise if prior_sigma is None else prior_sigma
-    params: dict[str, Any] = {"lambda": weight, "g_param": level}
+    params: dict[str, Any] = {"lambda": weight, "g_param": _all_steps(level)}
     steps = config.max_iter
     if config.name == "hqs":
         steps = 12 if steps is None else steps
@@ -137,6 +138,12 @@ def build_solver(
         params["stepsize"] = _stepsize(config, prior, noise, weight, level, physics_norm)
     optimiser = getattr(deepinv.optim, config.name.upper())
     return optimiser(prior=prior, params_algo=params, max_iter=steps or 100, **common)
+
+
+def _all_steps(level: Any) -> Any:
+    """Levels of each image, or a map, in a list: else deepinv reads a schedule over its steps."""
+    one = isinstance(level, (str, int, float)) or level is None or np.ndim(level) == 0
+    return level if one else [level]
 
 
 def _check_pair(solver: str, prior: Any) -> None:
