@@ -168,11 +168,10 @@ def test_used_modules_are_copied_pickled_and_saved(name):
     assert torch.equal(use(module, x), expected)
 
 
-@pytest.mark.parametrize("name", ["average of a mixture", "hqs of a mixture", "hqs of a product"])
-def test_compiled_denoiser_is_the_denoiser(name):
-    """With the default backend, and a size that was not compiled for."""
+def test_compiled_denoiser_is_the_denoiser():
+    """With the default backend, at two sizes."""
     torch._dynamo.reset()
-    denoiser = DENOISERS[name]().float()
+    denoiser = DENOISERS["average of a mixture"]().float()
     compiled = torch.compile(denoiser)
     g = torch.Generator().manual_seed(0)
     for shape in ((1, 1, 6, 6), (1, 1, 8, 10)):
