@@ -135,6 +135,11 @@ def _as_tensor(sigma: object, like: Tensor) -> Tensor:
     if isinstance(sigma, Tensor):
         if sigma.is_complex() or sigma.dtype == torch.bool:
             raise TypeError(f"sigma must be real; got a tensor of {sigma.dtype}")
+        if sigma.is_meta and not like.is_meta:
+            raise ValueError(
+                f"sigma is on the device meta, where tensors have no values; give one on "
+                f"{like.device}"
+            )
         level = sigma.to(device=like.device, dtype=dtype)
     elif isinstance(sigma, Real) and not isinstance(sigma, bool):
         _check_number(float(sigma))

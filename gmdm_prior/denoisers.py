@@ -259,7 +259,10 @@ def planes_of(model: PlaneModel | OpponentModel) -> list[PlaneModel]:
 def check_images(model: DensityModel, images: Tensor) -> None:
     """Refuse what is no batch of images for this model, with the remedy."""
     if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor (B, C, H, W); got {type(images).__name__}")
+        raise TypeError(
+            f"images must be a tensor (B, C, H, W); got {type(images).__name__}. "
+            "torch.as_tensor(images) makes one of an array or a list"
+        )
     if images.is_complex():
         raise TypeError(
             "images must be real; got complex ones. Denoise real and imaginary part as two "
@@ -270,14 +273,22 @@ def check_images(model: DensityModel, images: Tensor) -> None:
             f"images must be floating point in [0, 1]; got {images.dtype}. Use images.float() / 255"
         )
     if images.ndim != 4:
-        raise ValueError(
-            f"images must be (B, C, H, W); got {tuple(images.shape)}. "
-            "Add leading axes with images[None], or fold time and depth into the batch"
+        remedy = (
+            "Add leading axes with images[None]"
+            if images.ndim < 4
+            else "Fold time and depth into the batch, images.flatten(0, 1) say"
         )
+        raise ValueError(f"images must be (B, C, H, W); got {tuple(images.shape)}. {remedy}")
     if model.channels not in (1, images.shape[1]):
         raise ValueError(
             f"images must have {model.channels} channels for this model; got {images.shape[1]} in "
             f"{tuple(images.shape)}"
+        )
+    home = next(model.parameters()).device
+    if images.device != home:
+        raise ValueError(
+            f"images must be on the device of the model, {home}; got {images.device}. Move one of "
+            f"them: model.to({str(images.device)!r})"
         )
     size = model.patch_size
     if min(images.shape[2:]) < size:

@@ -81,7 +81,7 @@ def overlap_add(
     Returns:
         The sum (C, H, W).
     """
-    total = torch.zeros_like(images[0])
+    total = None  # made of the first sum, which `vmap` over noise levels alone makes a batch
     cuts = [strips(image, size, stride, phase) for image in images]
     starts, _, left = cuts[0]
 
@@ -96,6 +96,8 @@ def overlap_add(
     work = list(zip(*(cut[1] for cut in cuts), strict=True))
     for start, folded in zip(starts, run(fold, work), strict=True):
         height, width = folded.shape[1:]
+        if total is None:
+            total = folded.new_zeros(images[0].shape)
         total[:, start : start + height, left : left + width] += folded
     return total
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analytic_score import AnalyticScore
     from .denoiser import GMDMDenoiser
     from .metric import GMDMLogLikelihood
     from .noise import HeteroscedasticNoise, WeightedL2
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
     from .poisson_gaussian import estimate_poisson_gaussian, poisson_gaussian_map
     from .prior import GMDMPrior
     from .registry import available, build_denoiser, build_noise_estimator, build_prior
-    from .score import GMDMScore, GMDMScorePrior, with_score
+    from .score import GMDMScore, GMDMScorePrior
     from .solver import build_solver
     from .solver_config import schedule
 
 __all__ = [
+    "AnalyticScore",
     "GMDMDenoiser",
     "GMDMLogLikelihood",
     "GMDMNoiseEstimator",
@@ -43,10 +45,10 @@ __all__ = [
     "physics_sigma",
     "poisson_gaussian_map",
     "schedule",
-    "with_score",
 ]
 
 _HOMES = {
+    "analytic_score": ("AnalyticScore",),
     "denoiser": ("GMDMDenoiser",),
     "metric": ("GMDMLogLikelihood",),
     "noise": ("HeteroscedasticNoise", "WeightedL2"),
@@ -56,7 +58,7 @@ _HOMES = {
     "poisson_gaussian": ("estimate_poisson_gaussian", "poisson_gaussian_map"),
     "prior": ("GMDMPrior",),
     "registry": ("available", "build_denoiser", "build_noise_estimator", "build_prior"),
-    "score": ("GMDMScore", "GMDMScorePrior", "with_score"),
+    "score": ("GMDMScore", "GMDMScorePrior"),
     "solver": ("build_solver",),
     "solver_config": ("schedule",),
 }

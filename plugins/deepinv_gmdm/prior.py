@@ -129,13 +129,8 @@ class GMDMPrior(deepinv.optim.Prior):
 
     def lipschitz(self, sigma: Any = None) -> float:
         """Descent-lemma constant L of `fn` at a noise level: steps up to 1/L never raise it."""
-        level = self._level(sigma)
-        if isinstance(level, Tensor):
-            level = float(level.min())
-        elif isinstance(level, (list, tuple)):
-            level = min(float(value) for value in level)
         width = self.frame.width
-        return self.likelihood.lipschitz(level / width) / width**2
+        return self.likelihood.lipschitz(_lowest(self._level(sigma)) / width) / width**2
 
     def prox(
         self, x: Tensor, sigma_denoiser: Any = None, *args: Any, gamma: Any = 1.0, **kwargs: Any
@@ -153,6 +148,10 @@ class GMDMPrior(deepinv.optim.Prior):
             **kwargs: `max_iter_inter` and `tol_inter` (deepinv's names) replace the constructor's
                 `max_iter` and `tol`.
 
+        Raises:
+            TypeError: `x` is no tensor of real floating-point numbers.
+            ValueError: gamma is negative, not finite or of another shape, or as in `fn`.
+
         Returns:
             Shaped like `x`. The minimiser where gamma fn + ½ ‖·‖² is convex, a critical point below
             `x`'s value elsewhere; the last iterate, and a logged note, where `max_iter` did not
@@ -160,6 +159,8 @@ class GMDMPrior(deepinv.optim.Prior):
         """
         steps = int(kwargs.get("max_iter_inter", self.max_iter))
         tol = float(kwargs.get("tol_inter", self.tol)) * self.frame.width
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            self.grad(x, sigma_denoiser)  # refuses it, with the remedy
         start = x if x.dtype == torch.float64 else x.float()  # half types accumulate in float32
         gamma = _per_image(gamma, start)
         step = 1 / (1 + gamma * self.lipschitz(sigma_denoiser))
@@ -195,6 +196,20 @@ class GMDMPrior(deepinv.optim.Prior):
         if isinstance(level, Tensor) and level.numel() == 1:
             level = level.flatten()[0]
         return level
+
+
+def _lowest(level: Any) -> float:
+    """The smallest of one or more noise levels, for the largest curvature."""
+    try:
+        if isinstance(level, str):
+            raise TypeError
+        values = level if isinstance(level, Tensor) else torch.as_tensor(level)
+        lowest = float(values.min()) if values.is_floating_point() else float(values.real.min())
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"sigma must be numeric, with values; got {level!r}") from None
+    if not 0 <= lowest < math.inf:
+        raise ValueError(f"sigma must be finite and not negative; got {lowest}")
+    return lowest
 
 
 def _per_image(gamma: Any, x: Tensor) -> Tensor:

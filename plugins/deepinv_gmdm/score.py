@@ -6,7 +6,7 @@ score of a Gaussian-mixture diffusion model is known in closed form at every lev
 
     GMDMScore        the score as a `Denoiser`, for `deepinv.distributed.distribute`
     GMDMScorePrior   a `ScorePrior`, for ULA, SKRock and gradient descent
-    with_score(cls)  a diffusion SDE class that asks its denoiser for `score`
+    AnalyticScore    for diffusion SDEs (`analytic_score`)
 
 It is the score whose denoiser is the average of posterior means, `GMDMDenoiser(method="average")`,
 or of a `WaveletModel` the exact one. With patches reflected at the border it can be tiled; it is
@@ -76,30 +76,3 @@ class GMDMScorePrior(deepinv.optim.ScorePrior):
     def grad(self, x: Tensor, sigma_denoiser: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the score."""
         return -self.score(x, sigma_denoiser)
-
-
-def with_score(cls: type[deepinv.sampling.EDMDiffusionSDE]) -> type:
-    """A class of diffusion SDEs whose score is that of its denoiser, not a difference.
-
-    With x = s (clean + sigma n), s and sigma those of time t, grad log p_t(x) = score(x / s,
-    sigma) / s.
-
-    Args:
-        cls: `deepinv.sampling.VarianceExplodingDiffusion`, say; the denoiser it is made with must
-            be a `GMDMDenoiser` with `method="average"`, or of a `WaveletModel`.
-    """
-
-    class Scored(cls):  # type: ignore[misc, valid-type]
-        def score(self, x: Tensor, t: Tensor | float, *args: Any, **kwargs: Any) -> Tensor:
-            sigma, scale, denoiser = self.sigma_t(t), self.scale_t(t), self.denoiser
-            clean, width = (x / scale).to(self.dtype), 1.0
-            if self.minus_one_one:  # the state is in [-1, 1], behind a wrapper of deepinv's
-                low, high, denoiser = denoiser.xmin, denoiser.xmax, denoiser.model
-                width = (high - low) / 2
-                clean = low + width * (clean + 1)
-            score = denoiser.score(clean, (width * sigma).to(self.dtype))
-            return width * score.to(self.dtype) / scale
-
-    Scored.__name__ = f"{cls.__name__}WithScore"
-    Scored.__doc__ = cls.__doc__
-    return Scored

@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import deepinv
+import numpy as np
 import torch
 
 import gmdm_prior as gm
@@ -118,7 +119,7 @@ def build_solver(
             common["early_stop"] = False
         else:
             steps = _stepsize(config, prior, noise, weight, level, physics_norm)
-        params = {"lambda": weight, "g_param": level, "stepsize": steps}
+        params = {"lambda": weight, "g_param": _all_steps(level), "stepsize": steps}
         solver = _optimiser(config, prior, params, common)
     if trainable is not None:
         keep_positive(solver, trainable)
@@ -163,6 +164,25 @@ def _unfolding(config: SolverConfig, trainable: Sequence[str] | None) -> dict[st
     if config.backtracking:
         raise ValueError("an unfolded solver has fixed steps; leave solver.backtracking out")
     return {"unfold": True, "trainable_params": list(trainable), "early_stop": False}
+
+
+def _all_steps(level: Any) -> Any:
+    """Levels of each image, or a map, in a list: else deepinv reads a schedule over its steps."""
+    one = isinstance(level, (str, int, float)) or level is None or np.ndim(level) == 0
+    return level if one else [level]
+
+
+def _check_pair(solver: str, prior: Any) -> None:
+    """Refuse a solver that asks a prior for what it has not."""
+    if solver == "gd" and isinstance(prior, deepinv.optim.PnP):
+        raise ValueError(
+            "a plug-and-play prior has no gradient; use another solver, or prior=red with gd"
+        )
+    if solver != "gd" and isinstance(prior, (deepinv.optim.RED, deepinv.optim.ScorePrior)):
+        raise ValueError(
+            f"{type(prior).__name__} gives a gradient and no proximal map; set solver.name=gd, "
+            "or use prior=pnp"
+        )
 
 
 def _mean_steps(

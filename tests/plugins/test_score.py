@@ -3,7 +3,7 @@
 import deepinv
 import pytest
 import torch
-from deepinv_gmdm import GMDMDenoiser, GMDMPrior, GMDMScore, GMDMScorePrior, with_score
+from deepinv_gmdm import GMDMDenoiser, GMDMPrior, GMDMScore, GMDMScorePrior
 from models import mixture, opponents, product, wavelet
 
 import gmdm_prior as gm
@@ -64,28 +64,6 @@ def test_prior_is_its_negative(noisy):
     prior = GMDMScorePrior("bsds-gray-small")
     assert torch.equal(prior.grad(noisy, 0.1), -prior.score(noisy, 0.1))
     assert isinstance(prior, deepinv.optim.ScorePrior)
-
-
-@pytest.mark.parametrize(
-    "cls",
-    [deepinv.sampling.VarianceExplodingDiffusion, deepinv.sampling.VariancePreservingDiffusion],
-)
-@pytest.mark.parametrize("minus_one_one", [True, False])
-def test_diffusions_take_it(cls, minus_one_one):
-    """The same score as by the difference, at a level where that has its digits."""
-    denoiser = GMDMDenoiser(mixture(2), method="average")
-    x = images(mixture(2))
-    options = {"denoiser": denoiser, "dtype": torch.float64, "minus_one_one": minus_one_one}
-    plain, scored = cls(**options), with_score(cls)(**options)
-    t = torch.tensor(0.5, dtype=torch.float64)
-    torch.testing.assert_close(scored.score(x, t), plain.score(x, t), rtol=1e-4, atol=1e-3)
-    assert not torch.equal(scored.score(x, t), plain.score(x, t))
-    solver = deepinv.sampling.EulerSolver(timesteps=torch.linspace(1, 0.001, 30))
-    sampler = deepinv.sampling.PosteriorDiffusion(
-        sde=scored, solver=solver, data_fidelity=deepinv.optim.ZeroFidelity(), dtype=torch.float64
-    )
-    sample = sampler(y=None, physics=None, x_init=(2, 1, 8, 8), seed=0)
-    assert torch.isfinite(sample).all()
 
 
 def test_half_quadratic_splitting_has_none(noisy):
