@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import platform
 import shlex
 import sys
@@ -22,6 +23,7 @@ from . import __version__, plots, storage
 from .convolutional import ConvolutionalModel
 from .density import DensityModel
 from .opponent import OpponentModel
+from .training import processes
 from .training.checkpoint import Checkpoint, disagreement
 from .training.config import Request, TrainConfig, describe_keys, read_request, read_yaml, to_yaml
 from .training.loop import StepRecord, fit, image_pool, of_init
@@ -52,6 +54,7 @@ examples:
   python -m gmdm_prior.train data=photos model=wavelet
   python -m gmdm_prior.train data=photos model=opponent shrink=2
   python -m gmdm_prior.train out=runs/photos resume=true
+  torchrun --nproc-per-node=2 -m gmdm_prior.train data=photos
 """
 DEFAULT_INIT = {"mixture": "bsds-gray", "opponent": "bsds-gray"}
 REPORT_PATCHES, REPORT_STREAM = 16_384, 8
@@ -69,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     run = _Run(words)
     try:
-        with _warnings_in_one_line():
+        with _warnings_in_one_line(), processes.joined():
             run.train()
     except KeyboardInterrupt:
         _say(f"interrupted; {run.how_to_go_on()}")
@@ -102,11 +105,12 @@ class _Run:
         """From the words to the files."""
         request = read_request(self.words)
         config = _resolved(request.config)
+        processes.check(config.method, config.model)
         for key in request.without_effect(config):
             run = f"method={config.method}, model={config.model}"
             warnings.warn(f"{key} has no effect with {run}", stacklevel=1)
         self.folder = folder = RunFolder(Path(config.out).expanduser())
-        found = _checkpoint(folder, config)
+        found = processes.from_first(lambda: _checkpoint(folder, config))
         init = None
         if config.method in FROM_INIT and config.init and found is None:
             init = storage.load(config.init)
@@ -115,21 +119,26 @@ class _Run:
         counts = {"training_images": len(training), "held_out_images": len(held_out)}
         clean_measures = {"wavelet": WAVELET_MEASURES, "conv": CONV_MEASURES}
         measures = NOISY_MEASURES if config.noise else clean_measures.get(config.model, MEASURES)
-        print(f"{len(training)} training images, {len(held_out)} held out; {measures}")
-        folder.path.mkdir(parents=True, exist_ok=True)
+        if processes.is_first():
+            print(f"{len(training)} training images, {len(held_out)} held out; {measures}")
+            folder.path.mkdir(parents=True, exist_ok=True)
         settings = config.fit_settings()
         records = fit(
             training,
             held_out,
             settings,
             init=init,
-            checkpoints=folder.checkpoints,
+            checkpoints=folder.checkpoints if processes.is_first() else None,
             resume=found,
         )
         names = list(training)
         training.clear()  # `fit` has its own copy
         pool = image_pool(held_out, settings.resolved(), training=False)
         with contextlib.closing(records):
+            if not processes.is_first():
+                for _ in records:  # the first process says what became of them
+                    pass
+                return
             last = _follow(records, folder, config, 0 if found is None else found.step)
         noise = training_noise(config, folder, names)
         self._finish(config, last, pool, counts | noise)
@@ -281,7 +290,8 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    if int(os.environ.get("RANK", "0")) == 0:  # of several processes, all say the same
+        print(text, file=sys.stderr)
 
 
 def _one_line(text: object) -> str:

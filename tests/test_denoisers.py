@@ -150,7 +150,7 @@ def test_every_way_to_say_one_level_is_the_same(model, sigma):
 def test_a_map_constant_over_patches_agrees_with_the_number(model, name):
     """Two halves of different level: far from the seam each is what the number gives."""
     denoise = denoisers(model)[name]
-    halo, side = denoise.halo, denoise.halo + 22
+    halo, side = denoise.halo, 2 * denoise.halo + 22
     y = image(1, 1, 10, 2 * side)
     level = torch.full((1, 1, 10, 2 * side), 0.05, dtype=torch.float64)
     level[..., side:] = 0.2

@@ -47,6 +47,7 @@ from gmdm_prior.mixture import PatchMixture
 from gmdm_prior.training import (
     clustering,
     full_mixture,
+    processes,
     refine_levels,
     several_levels,
     tied_mixture,
@@ -54,6 +55,7 @@ from gmdm_prior.training import (
 from gmdm_prior.training.coordinates import to_filters
 from gmdm_prior.training.em_problem import FLOOR, EMProblem, EMSettings, PatchNoise
 from gmdm_prior.training.full_mixture import FullMixture
+from gmdm_prior.training.moments import Statistics
 from gmdm_prior.training.tied_mixture import TiedMixture
 
 STAGES = {"full": FullMixture, "tied": TiedMixture}
@@ -153,11 +155,13 @@ def advance(problem: EMProblem, state: EMState) -> tuple[EMState, EMRecord]:
     levels = problem.levels(state.sigmas, len(state.mixture.weights))
     surplus = [level.variance - settings.noise**2 for level in levels]
     statistics = [
-        module.expect(
-            x if level.members is None else x[level.members],
-            state.mixture.raised(extra),
-            *turns,
-            truncation=settings.truncation,
+        of_all_processes(
+            module.expect(
+                processes.share(x if level.members is None else x[level.members]),
+                state.mixture.raised(extra),
+                *turns,
+                truncation=settings.truncation,
+            )
         )
         for level, extra in zip(levels, surplus, strict=True)
     ]
@@ -176,6 +180,13 @@ def advance(problem: EMProblem, state: EMState) -> tuple[EMState, EMRecord]:
         time.perf_counter() - begun,
     )
     return EMState(state.stage, iteration, mixture, state.random_state, sigmas), record
+
+
+def of_all_processes(statistics: Statistics) -> Statistics:
+    """The sum of what every process has gathered from its share of the patches."""
+    scatter, counts = processes.summed([statistics.scatter, statistics.counts])
+    (log_likelihood,) = processes.summed_numbers(statistics.log_likelihood)
+    return Statistics(scatter, counts, log_likelihood)
 
 
 def to_model(problem: EMProblem, state: EMState) -> PatchMixture:

@@ -42,6 +42,7 @@ from gmdm_prior.patches import Run, interior_average, pad
 from gmdm_prior.product import PatchModel
 from gmdm_prior.schedule import DEFAULT
 from gmdm_prior.threads import Workers
+from gmdm_prior.training import processes
 from gmdm_prior.training.moving import MovingProductLevel, moving
 from gmdm_prior.training.moving_adam import descend, load_moved, moved_state
 from gmdm_prior.training.pool import ImagePool, step_generator
@@ -93,6 +94,8 @@ def image_error(
         pairs: (clean, noisy) crops (C, h, w).
         restore: levels and a noisy crop to a denoised one, which may have lost a border.
         run: how crops are gone through (`threads.Workers.in_order`).
+
+    Of several processes each takes its share of the crops; the sums are those of all.
     """
     parts = [detached(level) for level in levels]
     apart = [level for level, _, _ in parts]
@@ -108,12 +111,13 @@ def image_error(
         return float(square.detach()), denoised.numel(), gradients
 
     error, count, total = 0.0, 0, [torch.zeros_like(leaf) for leaf in leaves]
-    for square, pixels, gradients in run(of_crop, pairs):
+    for square, pixels, gradients in run(of_crop, processes.share(pairs)):
         error += square
         count += pixels
         for sum_, gradient in zip(total, gradients, strict=True):
             sum_ += gradient
-    return LevelSum(error, count, tensors, total)
+    error, everywhere = processes.summed_numbers(error, count)
+    return LevelSum(error, int(everywhere), tensors, processes.summed(total))
 
 
 def averaged(levels: Sequence[Level], noisy: Tensor, size: int) -> Tensor:
