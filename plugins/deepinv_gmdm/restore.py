@@ -20,7 +20,8 @@ from .output_folder import OutputFolder
 from .physics import build_physics, data_term, parse_level, physics_sigma
 from .picture import read_picture, save_picture
 from .registry import accepts, build_prior
-from .solver import SolverConfig, build_solver
+from .solver import build_solver, first_iterate
+from .solver_config import SolverConfig
 
 FILES = ("restored.png", "comparison.png", "config.yaml", "metrics.json")
 
@@ -102,7 +103,7 @@ def solve(
     has.
     """
     start = as_picture(physics, measurement, scene)
-    init = {} if start is measurement else {"init": start}
+    init = {} if start is measurement else {"init": first_iterate(config.solver.name, start)}
     fidelity = data_term(physics, measurement)
     solver = make_solver(config, physics, scene, progress, fidelity)
     result = solver(measurement, physics, **init)

@@ -34,6 +34,7 @@ from typing import Any
 import deepinv
 import numpy as np
 import torch
+from torch import Tensor
 
 import gmdm_prior as gm
 
@@ -148,10 +149,16 @@ def _optimiser(config: SolverConfig, prior: Any, params: dict[str, Any], common:
     return optimiser(prior=prior, params_algo=params, max_iter=count, **options)
 
 
+def first_iterate(name: str, start: Tensor) -> tuple[Tensor, ...]:
+    """All variables of a solver that begins at an image, to be given as its `init`."""
+    if name == "pdcp":  # deepinv's own dual has the measurement's shape
+        return start, start, torch.zeros_like(start)
+    return start, start
+
+
 def _primal_dual_start(y: Any, physics: Any) -> dict[str, Any]:
-    """From A^T y and no dual; the dual that deepinv begins with has the measurement's shape."""
-    x = physics.A_adjoint(y)
-    return {"est": (x, x, torch.zeros_like(x))}
+    """From A^T y, and no dual."""
+    return {"est": first_iterate("pdcp", physics.A_adjoint(y))}
 
 
 def _unfolding(config: SolverConfig, trainable: Sequence[str] | None) -> dict[str, Any]:

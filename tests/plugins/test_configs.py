@@ -42,3 +42,16 @@ def test_rivals_run(command, config, tmp_path):
             quick += ["prior.denoiser=median"]  # bm3d is no dependency
         found = metrics(command, config, tmp_path / prior, f"prior={prior}", *quick)
         assert found["psnr_restored"] > 0
+
+
+@pytest.mark.parametrize("solver", ["hqs", "dpir", "pgd", "fista", "gd", "drs", "admm", "pdcp"])
+@pytest.mark.parametrize("name", ["mri", "tomography", "super_resolution", "poisson_gaussian"])
+def test_every_solver_where_measurements_are_no_images(command, tmp_path, name, solver):
+    """They begin at what is carried back, with all their variables, and do not get worse."""
+    picture = read_picture(load_config(name).image)[0][..., 24 : 24 + SIDE, 24 : 24 + SIDE]
+    save_picture(picture, tmp_path / "crop.png")
+    words = ["prior.weights=bsds-gray-small", f"solver.name={solver}", "solver.max_iter=4"]
+    if solver not in ("hqs", "dpir"):
+        words += ["prior.lambda=1", "prior.sigma=0.05"]
+    found = metrics(command, (name, tmp_path / "crop.png"), tmp_path / "out", *words)
+    assert found["psnr_restored"] > found["psnr_measurement"] - 0.5
