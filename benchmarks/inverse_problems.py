@@ -7,8 +7,9 @@ Restores the same measurement with `gmdm`, total variation, wavelets and plug-an
 each with the options that the config has for it (the rivals' weights: `tune_rivals.py`, on the very
 picture). deepinv's own EPLL reconstruction takes a minute for 128×128 pixels, so it gets the middle
 of the picture, of that size, and `gmdm` restores that too, in the column beside it. EPLL's mixture
-is fitted by `rivals.py`; its noise level is the measurement's, and it is left out where its
-conjugate gradients cannot work: complex images (mri), and photons, which it does not weigh.
+is fitted by `rivals.py`. Its own continuation, beta = 1, 4, … 32 over the noise variance, is for
+denoising; elsewhere beta starts at 1 / 0.2², in ten steps, as for `gmdm`. It is left out where it
+cannot work: complex images (mri), and photons, which it does not weigh.
 
 Writes inverse_problems.csv, where finished restorations are found again, and .md to `out`, and the
 figure inverse_problems.png of what was restored in this run: measurement, total variation,
@@ -28,6 +29,7 @@ from csv_cache import Cache
 from deepinv.loss.metric import SSIM
 from deepinv.optim import EPLL
 from deepinv.optim.utils import GaussianMixtureModel
+from deepinv_gmdm import schedule
 from deepinv_gmdm.config import load_config, shipped
 from deepinv_gmdm.operators import as_picture
 from deepinv_gmdm.physics import build_physics, physics_sigma
@@ -42,6 +44,7 @@ from words import read, status
 PRIORS = ("gmdm", "tv", "wavelet", "pnp")
 NAMES = {"gmdm": "`gmdm`", "tv": "`tv`", "wavelet": "`wavelet`", "pnp": "`pnp`, BM3D"}
 SMALL = 128  # side of what EPLL restores
+BETAS, START, LAST = 10, 0.2, 32**0.5  # steps, levels 1 / sqrt(beta) from START to sigma / LAST
 COLUMNS = ("config", "method", "psnr", "ssim", "seconds")
 
 
@@ -92,9 +95,14 @@ class Epll:
         """Restore."""
         physics, flat = problem.physics, torch.full_like(problem.scene, GRAY)
         y = problem.measured - physics.A(flat)
-        start = as_picture(physics, problem.measured, problem.scene) - GRAY
-        sigma = physics_sigma(physics)
-        return GRAY + self.reconstruct(y, physics, sigma=sigma, x_init=start, batch_size=BATCH)
+        start, sigma = as_picture(physics, y, problem.scene), physics_sigma(physics)
+        # its own continuation begins at the noise, where no hole is filled and no blur undone
+        levels = schedule(sigma, BETAS, START, sigma / LAST)
+        first = levels if problem.name != "denoise" else [sigma / b**0.5 for b in (1, 4, 8, 16, 32)]
+        betas = [1 / level**2 for level in first]
+        return GRAY + self.reconstruct(
+            y, physics, sigma=sigma, x_init=start, betas=betas, batch_size=BATCH
+        )
 
 
 def possible(name: str) -> bool:

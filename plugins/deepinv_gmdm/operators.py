@@ -91,6 +91,17 @@ def build_operator(config: OperatorConfig, shape: tuple[int, ...], device: Any =
     return OPERATORS[config.name](config, shape, device)
 
 
+def picture_title(physics: Any) -> str:
+    """What `as_picture` shows of measurements."""
+    if isinstance(physics, ScaledTomography):
+        return "filtered back-projection"
+    if isinstance(physics, deepinv.physics.MRI):
+        return "zero-filled"
+    if isinstance(physics, RandomTransform):
+        return "adjoint"
+    return "enlarged" if isinstance(physics, deepinv.physics.Downsampling) else "measurement"
+
+
 def as_picture(physics: Any, y: Tensor, like: Tensor) -> Tensor:
     """Measurements as a picture like `like`, (B, C, H, W): as they are, enlarged, or carried back.
 

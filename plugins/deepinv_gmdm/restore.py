@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .config import load_config
 from .noise import WeightedL2
-from .operators import as_picture, with_phase
+from .operators import as_picture, picture_title, with_phase
 from .output_folder import OutputFolder
 from .physics import build_physics, data_term, parse_level, physics_sigma
 from .picture import read_picture, save_picture
@@ -54,7 +54,8 @@ def restore(source: str, words: Sequence[str] = (), progress: bool = True) -> di
     with OutputFolder(config.out) as folder, torch.no_grad():
         measurement = physics(scene)
         seen = visible(as_picture(physics, measurement, scene), truth)
-        print(f"measurement  {psnr(seen, truth):6.2f} dB", flush=True)
+        title = picture_title(physics)
+        print(f"{title:12} {psnr(seen, truth):6.2f} dB", flush=True)
         start = time.perf_counter()
         result = visible(solve(config, physics, measurement, scene, progress), truth)
         metrics = {
@@ -65,7 +66,7 @@ def restore(source: str, words: Sequence[str] = (), progress: bool = True) -> di
         if not math.isfinite(result.abs().max().item()):
             raise ValueError("the solver diverged; choose a smaller solver.stepsize")
         save_picture(result, folder.aside / "restored.png")
-        compare(truth, seen, result, folder.aside / "comparison.png")
+        compare(truth, seen, result, folder.aside / "comparison.png", title)
         OmegaConf.save(config, folder.aside / "config.yaml")
         (folder.aside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         folder.publish()
@@ -157,14 +158,23 @@ def make_solver(
     )
 
 
-def compare(truth: Tensor, measurement: Tensor, result: Tensor, path: str | os.PathLike) -> None:
-    """Write the figure truth | measurement | result, with PSNR in the titles."""
+def compare(
+    truth: Tensor,
+    measurement: Tensor,
+    result: Tensor,
+    path: str | os.PathLike,
+    title: str = "measurement",
+) -> None:
+    """Write the figure truth | measurement | result, with PSNR in the titles.
+
+    `title` says what the picture of the measurement is.
+    """
     from matplotlib.figure import Figure  # late: it is slow to import
 
     height, width = truth.shape[-2:]
     panels = {
         "truth": truth,
-        f"measurement, {psnr(measurement, truth):.2f} dB": measurement,
+        f"{title}, {psnr(measurement, truth):.2f} dB": measurement,
         f"restored, {psnr(result, truth):.2f} dB": result,
     }
     figure = Figure(figsize=(3 * 3.6, 3.6 * height / width + 0.4), layout="constrained")

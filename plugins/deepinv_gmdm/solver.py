@@ -179,19 +179,6 @@ def _all_steps(level: Any) -> Any:
     return level if one else [level]
 
 
-def _check_pair(solver: str, prior: Any) -> None:
-    """Refuse a solver that asks a prior for what it has not."""
-    if solver == "gd" and isinstance(prior, deepinv.optim.PnP):
-        raise ValueError(
-            "a plug-and-play prior has no gradient; use another solver, or prior=red with gd"
-        )
-    if solver != "gd" and isinstance(prior, (deepinv.optim.RED, deepinv.optim.ScorePrior)):
-        raise ValueError(
-            f"{type(prior).__name__} gives a gradient and no proximal map; set solver.name=gd, "
-            "or use prior=pnp"
-        )
-
-
 def _mean_steps(
     config: SolverConfig, prior: Any, noise: float, weight: float | None, level: Any, common: dict
 ) -> Any:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from deepinv_gmdm import restore as restoring
 from deepinv_gmdm.__main__ import main
+from deepinv_gmdm.config import shipped
 from deepinv_gmdm.picture import read_picture, save_picture
 from PIL import Image
 
@@ -345,3 +346,23 @@ def test_psnr():
     truth = torch.full((1, 1, 4, 4), 0.5)
     assert restoring.psnr(truth + 0.1, truth) == pytest.approx(20, abs=1e-4)
     assert restoring.psnr(torch.full_like(truth, 9.0), torch.ones_like(truth)) == float("inf")
+
+
+def test_denoise_takes_the_colour_model_for_colour(command, tmp_path):
+    """As if it had been named; a gray model on each channel does worse."""
+    clean = read_picture(shipped("images") / "coffee_color.png")[0][..., :64, :64]
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    save_picture(noisy, tmp_path / "noisy.png")
+    results = {}
+    for name in ("", "weights=bsds-color", "weights=bsds-gray"):
+        out = tmp_path / f"{name or 'default'}.png"
+        words = [name] if name else []
+        status, _, error = command(
+            "denoise", tmp_path / "noisy.png", "sigma=0.1", f"out={out}", *words
+        )
+        assert status == 0, error
+        results[name] = read_picture(out)[0]
+    assert torch.equal(results[""], results["weights=bsds-color"])
+    assert restoring.psnr(results[""], clean) > (
+        restoring.psnr(results["weights=bsds-gray"], clean) + 0.5
+    )

@@ -33,6 +33,7 @@ def run(name, **options):
         ("tomography", 30),
         ("mri", 26),
         ("poisson", 26),
+        ("color", 29),
     ],
 )
 def test_demo(name, at_least, tmp_path):
