@@ -67,10 +67,10 @@ def test_one_table_with_every_prior(small, capsys, monkeypatch):
 
 
 def test_a_diverged_solver_is_never_best(small, monkeypatch):
-    def diverges(*arguments, **options):
-        return lambda y, physics: y * math.nan
+    def diverges(config, physics, measurement, scene):
+        return scene * math.nan
 
-    monkeypatch.setattr(tune_rivals, "make_solver", diverges)
+    monkeypatch.setattr(tune_rivals, "solve", diverges)
     assert tune_rivals.restored("deblur", [small]).psnr == -math.inf
 
 

@@ -108,7 +108,7 @@ def test_levels_of_ones_own_are_for_one_scale():
     own = gm.HalfQuadraticSplitting(model, levels=[1.0, 0.5], data_shares=[0.3, 0.1])
     assert not own.schedule.has_coarse_scale
     assert own.halo == 2 * 2
-    assert gm.HalfQuadraticSplitting(model).halo == 2 * 4 * 2 + 3
+    assert gm.HalfQuadraticSplitting(model).halo == 2 * 4 * 2 + 3 + 1  # to twice the stride
 
 
 def test_the_second_scale_pays_under_strong_noise():

@@ -203,7 +203,7 @@ def _lowest(level: Any) -> float:
     try:
         if isinstance(level, str):
             raise TypeError
-        values = level if isinstance(level, Tensor) else torch.as_tensor(level)
+        values = torch.as_tensor(level, dtype=None if isinstance(level, Tensor) else torch.float64)
         lowest = float(values.min()) if values.is_floating_point() else float(values.real.min())
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"sigma must be numeric, with values; got {level!r}") from None

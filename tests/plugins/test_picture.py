@@ -73,4 +73,6 @@ def test_shipped_images_are_small_and_named():
     for file in folder.glob("*.png"):
         assert file.stat().st_size < 150_000
         assert f"`{file.name}`" in text
-        assert read_picture(file)[0].shape == (1, 1, 256, 256)
+        channels = 3 if file.stem.endswith("_color") else 1
+        side = {"ct": 128, "mr": 96}.get(file.stem, 256)
+        assert read_picture(file)[0].shape == (1, channels, side, side)
