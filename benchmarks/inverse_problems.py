@@ -165,11 +165,11 @@ def report(names: list[str], cache: Cache) -> str:
     first = 0
     for name in names:
         found = {p: cache[name, p] for p in PRIORS if (name, p) in cache}
-        best = max(found, key=lambda p: found[p][0])
+        best = max(found, key=lambda p: round(found[p][0], 2))
         first += best == "gmdm"
         cells = [cell(found.get(p), bold=p == best) for p in PRIORS]
         lines.append(f"| `{name}` | {cache[name, 'measurement'][0]:.2f} | {' | '.join(cells)} |")
-    lines += ["", f"`gmdm` is first in {first} of {len(names)}."]
+    lines += ["", f"`gmdm` is first in {first} of {len(names)}; less than 0.05 dB is a tie."]
     small = [name for name in names if (name, "epll 128") in cache]
     if small:
         lines += ["", f"The middle {SMALL}×{SMALL} pixels, beside deepinv's EPLL:", ""]

@@ -129,6 +129,20 @@ def test_bits_of_a_density_with_a_mean(model):
         model.bits_per_dim(x)
 
 
+def test_density_is_normalised():
+    """Of one class on each plane it is a Gaussian: its curvature gives the covariance."""
+    planes = [mixture(2, bases=1, classes=1, symmetries="none", seed=j) for j in range(3)]
+    model = gm.OpponentModel(*planes, scales=(1.5, 0.6, 0.4)).with_mean(0.2)
+    x = images(3, 3, 2, 2)
+    at = torch.zeros(1, 3, 2, 2, dtype=x.dtype)
+    hessian = torch.func.hessian(lambda x: -model.log_prob(x, 0.1).sum())(at).reshape(12, 12)
+    slope = -model.score(at, 0.1).flatten()
+    gaussian = torch.distributions.MultivariateNormal(
+        -torch.linalg.solve(hessian, slope), precision_matrix=(hessian + hessian.T) / 2
+    )
+    torch.testing.assert_close(model.log_prob(x, 0.1), gaussian.log_prob(x.flatten(1)))
+
+
 def test_numbers_count_once():
     one = mixture(2)
     assert gm.OpponentModel(one).num_parameters == one.num_parameters
