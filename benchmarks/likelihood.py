@@ -93,6 +93,7 @@ def entries(images: Sequence[Tensor], mixture: Path) -> list[Entry]:
     """All densities, the rivals fitted to training images (1, H, W)."""
     draw = functools.cache(functools.partial(sample_patches, images, PATCHES))
     models = {name: gm.load(name) for name in gm.bundled()}
+    models = {name: model for name, model in models.items() if model.channels == 1}
     patched = {n: m for n, m in models.items() if isinstance(m, (gm.PatchModel, gm.PatchMixture))}
     found = [patch_entry(name, model, draw(model.patch_size)) for name, model in patched.items()]
     product = likelihood_start(draw(SIZE)[:START])

@@ -71,11 +71,13 @@ def settings(schedule: object | None) -> bytes:
 
 
 def our_methods() -> list[Method]:
-    """Each bundled model in three ways."""
+    """Each bundled model of gray images in three ways."""
     methods = []
     for name in gm.bundled():
         stored = (resources.files("gmdm_prior") / "weights" / f"{name}.safetensors").read_bytes()
         model = gm.load(name)
+        if model.channels != 1:
+            continue
         if isinstance(model, gm.WaveletModel):
             ways = {"posterior mean": gm.WaveletDenoiser(model)}
         else:

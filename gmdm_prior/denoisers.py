@@ -9,7 +9,8 @@ image, then the data term in closed form,
     z = average of posterior means of the patches of x at sigma_i,
     x = (1 - w_i) z + w_i y,
 
-on grids of patches that shift from step to step, so that a coarse `stride` costs little. Levels
+on grids of patches that shift from step to step, so that a coarse `stride` costs little. The image
+is padded once, by all that the steps reach; each takes its border off again. Levels
 sigma_i and data weights w_i are smooth functions of the input sigma (`schedule`), of a noise map
 pixel by pixel. Strong noise hides structures that are wider than a patch: the same steps with the
 same density also restore the image of half the size, and a share of what they differ by there is
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from ._noise_level import compute_dtype, image_level, readable
 from .density import DensityModel
-from .half_size import REACH, double, halve, halve_level
+from .half_size import MARGIN, double, halve, halve_level
 from .image_levels import (
     pixel_by_pixel,
     posterior_means,
@@ -36,7 +37,7 @@ from .image_levels import (
 )
 from .mixture import PatchMixture
 from .opponent import OpponentModel
-from .patches import Run, interior_average, pad
+from .patches import Run, inner, interior_average, pad
 from .product import PatchModel
 from .schedule import DEFAULT, Schedule
 from .threads import Workers
@@ -133,16 +134,20 @@ class PatchAveraging(nn.Module):
         return _per_plane(self.model, self._scores, images, sigma, kind="gradient")
 
     def _scores(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
-        return self._step(model, run).score(image, level)
+        return self._step(model, run).score(*self._padded(image, level))
 
     def _average(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
-        return self._step(model, run)(image, level)
+        return self._step(model, run)(*self._padded(image, level))
 
     def _spread(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
-        return self._step(model, run).variance(image, level)
+        return self._step(model, run).variance(*self._padded(image, level))
 
     def _step(self, model: PlaneModel, run: Run) -> _Step:
-        return _Step(model, self.stride, (0, 0), self.boundary, exact=True, run=run)
+        return _Step(model, self.stride, (0, 0), exact=True, run=run)
+
+    def _padded(self, image: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        border = self.model.patch_size - 1
+        return _pad_both(image, level, border, border, self.boundary)
 
 
 class HalfQuadraticSplitting(nn.Module):
@@ -185,9 +190,13 @@ class HalfQuadraticSplitting(nn.Module):
         Tiles that begin at multiples of twice the stride (the grid of patches, at half the size
         too), each with so much around it, give what the whole image gives.
         """
-        reach = len(self.schedule) * (self.model.patch_size - 1)
-        reach = 2 * reach + REACH if self.schedule.has_coarse_scale else reach
+        reach = 2 * (self._reach + 1) if self.schedule.has_coarse_scale else self._reach
         return _multiple(reach, 2 * self.stride)
+
+    @property
+    def _reach(self) -> int:
+        """How many pixels around a result the steps take, at one scale."""
+        return len(self.schedule) * (self.model.patch_size - 1)
 
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
@@ -195,21 +204,36 @@ class HalfQuadraticSplitting(nn.Module):
 
     def _restore(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
         """An image (c, H, W) at both scales."""
-        x, share = self._split(model, image, level, run), self.schedule.coarse_share(level)
-        half = halve(image, self.boundary)
-        if min(half.shape[1:]) < model.patch_size:
-            return x
-        if readable(share) and not bool(share.any()):
-            return x
-        coarse = self._split(model, half, halve_level(level, self.boundary), run)
-        return x + share * double(coarse - halve(x, self.boundary), x, self.boundary)
+        share, (height, width) = self.schedule.coarse_share(level), image.shape[1:]
+        small = min(height + 1, width + 1) // 2 < model.patch_size
+        if small or (readable(share) and not bool(share.any())):
+            wide = _pad_both(image, level, self._reach, self._reach, self.boundary)
+            return self._split(model, *wide, run)
+        around = 2 * (self._reach + 1)  # for the result at half the size and a pixel around it
+        image, level = _pad_both(image, level, around, around + 1, self.boundary)
+        even = (slice(None), slice(2 * (image.shape[1] // 2)), slice(2 * (image.shape[2] // 2)))
+        image, level = image[even], level[even] if level.ndim else level
+        off = around - self._reach - MARGIN
+        x = self._split(model, inner(image, off), inner(level, off), run, MARGIN)
+        coarse = self._split(model, halve(image), halve_level(level), run, MARGIN // 2)
+        x, correction = inner(x, MARGIN), double(coarse - halve(x))
+        return x[:, :height, :width] + share * correction[:, :height, :width]
 
-    def _split(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
-        """All steps on an image (c, H, W) at one scale."""
-        x, s = image, self.stride
+    def _split(
+        self, model: PlaneModel, image: Tensor, level: Tensor, run: Run, margin: int = 0
+    ) -> Tensor:
+        """All steps on an image (c, H, W) at one scale, less the border that each takes.
+
+        The result begins `margin` pixels above and left of where the grids of patches are counted
+        from.
+        """
+        x, s, border = image, self.stride, model.patch_size - 1
         for i, (at, weight) in enumerate(self.schedule.at(level)):
-            step = _Step(model, s, grid(i, s), self.boundary, self.exact, run)
-            x = torch.lerp(step(x, at), image, weight)
+            beyond = margin + self._reach - (i + 1) * border  # of the result
+            phase = tuple((first + beyond) % s for first in grid(i, s))
+            x = _Step(model, s, phase, self.exact, run)(x, inner(at, i * border))
+            taken = (i + 1) * border
+            x = torch.lerp(x, inner(image, taken), inner(weight, taken))
         return x
 
 
@@ -353,40 +377,43 @@ def _may_be_shared(model: DensityModel, *inputs: object) -> bool:
     return all(map(readable, tensors))
 
 
+def _pad_both(
+    image: Tensor, level: Tensor, before: int, after: int, boundary: str
+) -> tuple[Tensor, Tensor]:
+    """Pad an image and, where it is a map, its noise level."""
+    image = pad(image, before, after, boundary)
+    return image, pad(level, before, after, boundary) if level.ndim else level
+
+
 @dataclass(frozen=True)
 class _Step:
-    """One averaging of posterior means."""
+    """One averaging of posterior means, of which images lose a border of b - 1 pixels."""
 
     model: PlaneModel
     stride: int
     phase: tuple[int, int]
-    boundary: str
     exact: bool
     run: Run
 
     def __call__(self, image: Tensor, level: Tensor) -> Tensor:
-        """An image (C, H, W) at a level () or a map, denoised, of the same shape."""
-        image, noise = self._padded(image), self._padded(level.square())
+        """An image (C, H, W) at a level () or a map, denoised."""
+        noise = level.square()
         means = posterior_means_of_map if noise.ndim else posterior_means
         return self._average(means(self.model, image, noise, self.exact), image, noise)
 
     def variance(self, image: Tensor, level: Tensor) -> Tensor:
         """The average of posterior variances instead."""
-        image, noise = self._padded(image), self._padded(level.square())
+        noise = level.square()
         return self._average(posterior_variances(self.model, noise), image, noise)
 
     def score(self, image: Tensor, level: Tensor) -> Tensor:
         """The average of scores instead."""
-        image, noise = self._padded(image), self._padded(level.square())
+        noise = level.square()
         if noise.ndim:
             evaluate = pixel_by_pixel(self.model, "score")
         else:
             evaluate = self.model.tabulated_at(noise).score
         return self._average(evaluate, image, noise)
-
-    def _padded(self, values: Tensor) -> Tensor:
-        border = self.model.patch_size - 1
-        return pad(values, border, border, self.boundary) if values.ndim else values
 
     def _average(self, evaluate: Callable[..., Tensor], image: Tensor, noise: Tensor) -> Tensor:
         images, size = ((image, noise) if noise.ndim else (image,)), self.model.patch_size

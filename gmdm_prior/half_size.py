@@ -9,30 +9,22 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .patches import pad
+from .patches import inner
 
-REACH = 3  # pixels to which `double(halve(x))` spreads a pixel, at most
+MARGIN = 2  # pixels around an image that `double(halve(x))` reads, and `double` takes off
 
 
-def halve(image: Tensor, boundary: str) -> Tensor:
-    """(C, H, W) -> (C, ceil(H / 2), ceil(W / 2)): means of 2×2 pixels; odd sides are padded."""
-    _, height, width = image.shape
-    if height % 2 or width % 2:
-        image = pad(image, 0, 1, boundary)[:, : height + height % 2, : width + width % 2]
+def halve(image: Tensor) -> Tensor:
+    """(C, H, W) of even sides -> (C, H / 2, W / 2): means of 2×2 pixels."""
     return F.avg_pool2d(image[None], 2)[0]
 
 
-def halve_level(level: Tensor, boundary: str) -> Tensor:
+def halve_level(level: Tensor) -> Tensor:
     """The noise level of the half-size image: of a number (), or of a map (C, H, W)."""
-    if level.ndim == 0:
-        return level / 2
-    return halve(level.square(), boundary).sqrt() / 2
+    return halve(level.square()).sqrt() / 2 if level.ndim else level / 2
 
 
-def double(image: Tensor, like: Tensor, boundary: str) -> Tensor:
-    """(C, h, w) -> the size of `like`, by bilinear interpolation."""
-    _, height, width = like.shape
-    wide = F.interpolate(
-        pad(image, 1, 1, boundary)[None], scale_factor=2, mode="bilinear", align_corners=False
-    )[0]
-    return wide[:, 2 : 2 + height, 2 : 2 + width]
+def double(image: Tensor) -> Tensor:
+    """(C, h, w) -> (C, 2 h - 4, 2 w - 4): bilinear interpolation of all but the outmost pixels."""
+    wide = F.interpolate(image[None], scale_factor=2, mode="bilinear", align_corners=False)[0]
+    return inner(wide, MARGIN)

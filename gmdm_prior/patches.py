@@ -40,6 +40,13 @@ def pad(images: Tensor, before: int, after: int, boundary: str) -> Tensor:
     return images
 
 
+def inner(values: Tensor, border: int) -> Tensor:
+    """Less a border of the last two axes; a single number () has none."""
+    if border == 0 or values.ndim == 0:
+        return values
+    return values[..., border:-border, border:-border]
+
+
 def strips(
     image: Tensor, size: int, stride: int = 1, phase: tuple[int, int] = (0, 0)
 ) -> tuple[list[int], list[Tensor], int]:
@@ -124,9 +131,9 @@ def interior_average(
     """
     total = overlap_add(images, size, evaluate, stride, phase, run)
     border = size - 1
-    inner = total[:, border:-border, border:-border]
+    kept = inner(total, border)
     if stride == 1:
-        return inner / (size * size)
+        return kept / (size * size)
     rows = cover(total.shape[1], size, stride, phase[0], total)[border:-border]
     columns = cover(total.shape[2], size, stride, phase[1], total)[border:-border]
-    return inner / (rows[:, None] * columns)
+    return kept / (rows[:, None] * columns)

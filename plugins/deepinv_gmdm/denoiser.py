@@ -50,10 +50,9 @@ class GMDMDenoiser(deepinv.models.Denoiser):
 
     Attributes:
         halo: how many pixels around a tile influence its result: the least `overlap` for
-            `deepinv.distributed.distribute`. Tiles of `"average"` are exact. Those of `"hqs"` are
-            further than that from the image's border, where the size of tiles and image and
-            `overlap` are multiples of twice the stride (8 for most models); nearer they are those
-            of the image reflected once, which the whole image is anew at every step.
+            `deepinv.distributed.distribute`. Tiles then give what the whole image gives, those of
+            `"average"` of any size, those of `"hqs"` where the sides of tiles and image are
+            multiples of twice the stride (8 for most models), as `halo` is.
 
     Raises:
         ValueError: for unknown or corrupt weights, or an unknown method, stride, boundary,

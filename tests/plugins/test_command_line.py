@@ -101,7 +101,7 @@ def test_colour_and_device(command, photo, tmp_path):
         (["physics.noise.sigma=[1, 2]"], "physics.noise.sigma must be a number"),
         (["prior.sigma=-1"], "prior.sigma must be finite and not negative"),
         (["prior.lambda=much"], "prior.lambda must be a number"),
-        (["image=tiny.png"], "at least one patch, 8x8"),
+        (["image=tiny.png"], "at least one patch, 10x10"),
         (["image=cut.png"], "image .*cut.png' cannot be read"),
         (["image=text.png"], "no picture"),
         (["device=abacus"], "'abacus' is not usable"),
