@@ -27,9 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from ._noise_level import compute_dtype, image_level, readable
+from .compilation import untraced
 from .density import DensityModel
 from .half_size import MARGIN, double, halve, halve_level
 from .image_levels import (
+    level_for,
     pixel_by_pixel,
     posterior_means,
     posterior_means_of_map,
@@ -337,6 +339,7 @@ def grid(step: int, stride: int) -> tuple[int, int]:
     return step % stride, (step // stride + step) % stride
 
 
+@untraced
 def _per_plane(
     model: PlaneModel | OpponentModel,
     restore: Callable[[PlaneModel, Tensor, Tensor, Run], Tensor],
@@ -412,7 +415,7 @@ class _Step:
         if noise.ndim:
             evaluate = pixel_by_pixel(self.model, "score")
         else:
-            evaluate = self.model.tabulated_at(noise).score
+            evaluate = level_for(self.model, image, noise).score
         return self._average(evaluate, image, noise)
 
     def _average(self, evaluate: Callable[..., Tensor], image: Tensor, noise: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from .compilation import untraced
 from .denoisers import PlaneModel, check_options, planes_of, prepare
 from .density import DensityModel
-from .image_levels import pixel_by_pixel
+from .image_levels import level_for, pixel_by_pixel
 from .opponent import OpponentModel
 from .patches import overlap_add, pad, strips
 
@@ -42,6 +43,7 @@ class PatchLikelihood(nn.Module):
             )
         self.model, self.boundary = model, boundary
 
+    @untraced
     def log_prob(self, images: Tensor, sigma: object) -> Tensor:
         """Composite log-likelihood (B,) of images (B, C, H, W); sigma as in `PatchAveraging`."""
         sums = [
@@ -55,12 +57,13 @@ class PatchLikelihood(nn.Module):
             total = total - places * self.model.log_volume
         return total.to(images.dtype)
 
+    @untraced
     def score(self, images: Tensor, sigma: object) -> Tensor:
         """Gradient of `log_prob` with respect to the images, analytic, shaped like them."""
         size, out = self.model.patch_size, []
         for model, plane, level in self._planes(images, sigma):
             if level.ndim == 0:
-                total = overlap_add((plane,), size, model.tabulated_at(level.square()).score)
+                total = overlap_add((plane,), size, level_for(model, plane, level.square()).score)
             else:
                 score = pixel_by_pixel(model, "score")
                 total = overlap_add((plane, level.square()), size, score)
@@ -99,7 +102,7 @@ class PatchLikelihood(nn.Module):
         """The log-density () of all patches of a plane (c, H, W)."""
         total, parts = plane.new_zeros(()), strips(plane, model.patch_size)[1]
         if level.ndim == 0:
-            at_level = model.tabulated_at(level.square())
+            at_level = level_for(model, plane, level.square())
             for part in parts:
                 total = total + at_level.log_prob(part.flatten(0, 1).flatten(1)).sum()
             return total

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .compilation import untraced
 from .denoisers import prepare
 from .wavelet import WaveletModel
 
@@ -26,6 +27,7 @@ class WaveletDenoiser(nn.Module):
         super().__init__()
         self.model = _wavelet(model)
 
+    @untraced
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images.
 
@@ -59,12 +61,14 @@ class WaveletLikelihood(nn.Module):
         super().__init__()
         self.model = _wavelet(model)
 
+    @untraced
     def log_prob(self, images: Tensor, sigma: object) -> Tensor:
         """Log-density (B,) in nats of images (B, C, H, W); sigma as in `WaveletDenoiser`."""
         planes, level = _planes(self.model, images, sigma)
         each = self.model.log_prob(planes, level).reshape(images.shape[:2])
         return each.sum(1).to(images.dtype)
 
+    @untraced
     def score(self, images: Tensor, sigma: object) -> Tensor:
         """Gradient of `log_prob` with respect to the images, analytic, shaped like them."""
         planes, level = _planes(self.model, images, sigma)

@@ -10,7 +10,7 @@ import pytest
 import gmdm_prior
 
 CORE = Path(gmdm_prior.__file__).parent
-LEAVES = {"_noise_level", "constraints", "symmetry"}
+LEAVES = {"_noise_level", "compilation", "constraints", "symmetry"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
     "threads": set(),
@@ -43,9 +43,17 @@ ALLOWED = {
         "expert_surfaces",
         "table_cache",
     },
-    "image_levels": {"_noise_level", "fused_mixture", "mixture", "mixture_gate", "product"},
+    "image_levels": {
+        "_noise_level",
+        "fused_mixture",
+        "mixture",
+        "mixture_gate",
+        "mixture_level",
+        "product",
+    },
     "denoisers": {
         "_noise_level",
+        "compilation",
         "density",
         "half_size",
         "image_levels",
@@ -58,7 +66,7 @@ ALLOWED = {
     },
     "opponent": {"_noise_level", "bits", "density", "mixture", "product"},
     "image_frame": {"_noise_level", "denoisers", "density"},
-    "likelihood": {"denoisers", "density", "image_levels", "opponent", "patches"},
+    "likelihood": {"compilation", "denoisers", "density", "image_levels", "opponent", "patches"},
     "patch_evidence": {"mixture", "product"},
     "informative_patches": {"density"},
     "noise_level_estimation": {
@@ -94,7 +102,7 @@ ALLOWED = {
         "wavelet_variance",
         "whole_images",
     },
-    "wavelet_images": {"denoisers", "wavelet"},
+    "wavelet_images": {"compilation", "denoisers", "wavelet"},
     "trainable": {"constraints", "density", "experts", "mixture", "product", "table_cache"},
     "storage": {
         "constraints",
@@ -175,7 +183,7 @@ def test_import_is_light():
     heavy = run(
         "import sys, gmdm_prior;"
         "heavy = ('deepinv', 'matplotlib', 'PIL', 'pywt', 'omegaconf', 'llvmlite', "
-        "'gmdm_prior.train', "
+        "'torch._dynamo', 'gmdm_prior.train', "
         "'gmdm_prior.plots', 'gmdm_prior.training');"
         "print([m for m in heavy if m in sys.modules])"
     )
