@@ -31,7 +31,7 @@ from .compilation import untraced
 from .density import DensityModel
 from .half_size import MARGIN, double, halve, halve_level
 from .image_levels import (
-    level_for,
+    at_one_level,
     pixel_by_pixel,
     posterior_means,
     posterior_means_of_map,
@@ -415,7 +415,7 @@ class _Step:
         if noise.ndim:
             evaluate = pixel_by_pixel(self.model, "score")
         else:
-            evaluate = level_for(self.model, image, noise).score
+            evaluate = at_one_level(self.model, image, noise, "score")
         return self._average(evaluate, image, noise)
 
     def _average(self, evaluate: Callable[..., Tensor], image: Tensor, noise: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .compilation import untraced
 from .denoisers import PlaneModel, check_options, planes_of, prepare
 from .density import DensityModel
-from .image_levels import level_for, pixel_by_pixel
+from .image_levels import at_one_level, pixel_by_pixel
 from .opponent import OpponentModel
 from .patches import overlap_add, pad, strips
 
@@ -63,7 +63,8 @@ class PatchLikelihood(nn.Module):
         size, out = self.model.patch_size, []
         for model, plane, level in self._planes(images, sigma):
             if level.ndim == 0:
-                total = overlap_add((plane,), size, level_for(model, plane, level.square()).score)
+                score = at_one_level(model, plane, level.square(), "score")
+                total = overlap_add((plane,), size, score)
             else:
                 score = pixel_by_pixel(model, "score")
                 total = overlap_add((plane, level.square()), size, score)
@@ -102,9 +103,9 @@ class PatchLikelihood(nn.Module):
         """The log-density () of all patches of a plane (c, H, W)."""
         total, parts = plane.new_zeros(()), strips(plane, model.patch_size)[1]
         if level.ndim == 0:
-            at_level = level_for(model, plane, level.square())
+            log_prob = at_one_level(model, plane, level.square(), "log_prob")
             for part in parts:
-                total = total + at_level.log_prob(part.flatten(0, 1).flatten(1)).sum()
+                total = total + log_prob(part.flatten(0, 1).flatten(1)).sum()
             return total
         log_prob = pixel_by_pixel(model, "log_prob")
         for part, noise in zip(parts, strips(level.square(), model.patch_size)[1], strict=True):

@@ -43,14 +43,7 @@ ALLOWED = {
         "expert_surfaces",
         "table_cache",
     },
-    "image_levels": {
-        "_noise_level",
-        "fused_mixture",
-        "mixture",
-        "mixture_gate",
-        "mixture_level",
-        "product",
-    },
+    "image_levels": {"_noise_level", "fused_mixture", "mixture", "mixture_gate", "product"},
     "denoisers": {
         "_noise_level",
         "compilation",
