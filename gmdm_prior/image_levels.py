@@ -45,7 +45,7 @@ def posterior_means(
     """Posterior means (N, a) of patches (N, a) of an image at one noise variance ()."""
     if isinstance(model, PatchModel):
         return at_one_level(model, image, noise, "posterior_mean")
-    level = model.at(noise)
+    level = model.tabulated_at(noise)
     kernel = fused(level, image)
     if kernel is not None:
         return kernel.posterior_mean

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from models import product
+from models import mixture, product
 
 import gmdm_prior as gm
 from gmdm_prior import table_cache
@@ -38,16 +38,27 @@ def test_hqs_builds_a_table_for_each_level_once_for_all_images(built):
     assert len(built) == 16
 
 
+def test_hqs_prepares_a_mixture_for_each_level_once_for_all_images(monkeypatch):
+    count, prepare = [], gm.PatchMixture.at
+    monkeypatch.setattr(gm.PatchMixture, "at", lambda *args: count.append(1) or prepare(*args))
+    hqs = gm.HalfQuadraticSplitting(mixture(4).float())
+    images = torch.rand(3, 2, 9, 10)
+    hqs(images, 0.1)
+    assert len(count) == 8  # four steps at two scales
+    hqs(images, 0.1)
+    assert len(count) == 8
+
+
 @pytest.mark.parametrize("change", ["in place", "behind autograd", "replaced", "loaded"])
 def test_a_changed_model_gets_new_tables(change):
-    model, other = product(3), product(3, seed=5)
-    average, y = gm.PatchAveraging(model), torch.rand(1, 1, 9, 9, dtype=torch.float64)
+    model, other = product(3).float(), product(3, seed=5).float()
+    average, y = gm.PatchAveraging(model), torch.rand(1, 1, 9, 9)
     before = average(y, 0.1)
     with torch.no_grad():
         if change == "in place":
             model.experts.logits.copy_(other.experts.logits)
         elif change == "behind autograd":
-            model.experts.logits.data[0] += torch.linspace(-3, 3, 9, dtype=torch.float64)[
+            model.experts.logits.data[0] += torch.linspace(-3, 3, 9)[
                 : model.experts.logits.shape[1]
             ]
         elif change == "replaced":
@@ -67,6 +78,11 @@ def test_types_do_not_share_tables():
     y = torch.rand(1, 1, 9, 9, dtype=torch.float64)
     exact = gm.PatchAveraging(copy.deepcopy(model))(y, 0.1)
     assert torch.equal(average(y, 0.1), exact)
+    noise, patches = torch.tensor(0.01), y[..., :3, :3].reshape(1, 9)
+    for single in (True, False):  # tables, of a level of the same value
+        n, p = (noise, patches.float()) if single else (noise.double(), patches)
+        fresh = copy.deepcopy(model).tabulated_at(n).posterior_mean(p)
+        assert torch.equal(model.tabulated_at(n).posterior_mean(p), fresh)
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(monkeypatch):
@@ -97,7 +113,7 @@ def test_copies_and_pickles_hold_no_tables():
 
 def test_a_table_keeps_the_mean_part_of_its_model():
     model = product(3)
-    y = torch.rand(1, 1, 9, 9, dtype=torch.float64)
+    y = torch.rand(1, 1, 9, 9)
     flat = gm.PatchAveraging(model)(y, 0.5)
     proper = gm.PatchAveraging(model.with_mean(0.01))(y, 0.5)
     assert (flat - proper).abs().max() > 1e-2
