@@ -26,7 +26,7 @@ from words import BSDS500, read, status
 
 import gmdm_prior as gm
 from gmdm_prior.training import find_images, read_images, split_held_out
-from gmdm_prior.training.config import TrainConfig
+from gmdm_prior.training.run.config import TrainConfig
 
 SIGMAS = (15, 25, 50, 100)
 KEYS = ("data", "name", "runs", "out", "first", "luminance")

@@ -27,7 +27,7 @@ from words import with_folder
 
 import gmdm_prior as gm
 from gmdm_prior import symmetry
-from gmdm_prior.patches import interior_average, pad
+from gmdm_prior.images.patches import interior_average, pad
 from gmdm_prior.training import sample_patches
 
 LEVELS = (10, 25, 50)  # of 255

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from words import BSDS500, read, status
 
 import gmdm_prior as gm
-from gmdm_prior.opponent import OPPONENT
+from gmdm_prior.densities.opponent import OPPONENT
 from gmdm_prior.training import find_images, read_images, split_held_out
 
 PICTURES = (

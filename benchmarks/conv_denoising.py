@@ -19,8 +19,8 @@ from words import BSDS500, read, status
 
 import gmdm_prior as gm
 from gmdm_prior.training import find_images, read_images, split_held_out
-from gmdm_prior.training.moving_convolution import MovingConvolution
-from gmdm_prior.training.pool import ImagePool, step_generator
+from gmdm_prior.training.data.pool import ImagePool, step_generator
+from gmdm_prior.training.score.moving_convolution import MovingConvolution
 
 SIGMAS = (15, 25, 50)
 GRID, CROPS = 64, 3200

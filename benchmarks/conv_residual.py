@@ -21,8 +21,8 @@ from words import read, status
 
 import gmdm_prior as gm
 from gmdm_prior.training import FitSettings
-from gmdm_prior.training.convolutional_start import band_pass_start
-from gmdm_prior.training.pool import ImagePool
+from gmdm_prior.training.data.pool import ImagePool
+from gmdm_prior.training.score.convolutional_start import band_pass_start
 
 SIGMAS = (2, 5, 10, 25, 50, 100, 200)  # of 255
 COMPONENTS = (1, 9, 17, 33, 125)

@@ -18,7 +18,7 @@ from denoising import mean_psnr
 from words import BSDS500, read, status
 
 import gmdm_prior as gm
-from gmdm_prior.schedule import DEFAULT, Schedule
+from gmdm_prior.images.schedule import DEFAULT, Schedule
 from gmdm_prior.training import find_images, read_images, split_held_out
 
 DEFAULTS = {"data": "", "weights": "bsds-gray", "stride": "2"}

@@ -30,11 +30,11 @@ from deepinv.loss.metric import SSIM
 from deepinv.optim import EPLL
 from deepinv.optim.utils import GaussianMixtureModel
 from deepinv_gmdm import schedule
-from deepinv_gmdm.config import load_config, shipped
+from deepinv_gmdm.command.config import load_config, shipped
+from deepinv_gmdm.command.restore import psnr, scene_of, solve, visible
 from deepinv_gmdm.operators import as_picture
 from deepinv_gmdm.physics import build_physics, physics_sigma
 from deepinv_gmdm.picture import read_picture
-from deepinv_gmdm.restore import psnr, scene_of, solve, visible
 from matplotlib.figure import Figure
 from rivals import BATCH, GRAY, MIXTURE, SIZE
 from torch import Tensor

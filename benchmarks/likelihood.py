@@ -4,10 +4,10 @@
 
 Patches at random places of the gray test images, `patches` of each of every `every`-th image, the
 same for all models of one patch size, with the same uniform points of their bins
-(`gmdm_prior.bits`). Patch models get a Gaussian density of the mean grey level, fitted to training
-patches. Beside them the full-covariance Gaussian of those patches, the 200-component mixture of
-EPLL (rivals.py fits it) and, on whole images, Laplace densities of wavelet coefficients. Nothing is
-fitted to a test image. Writes likelihood.csv and likelihood.md.
+(`gmdm_prior.densities.bits`). Patch models get a Gaussian density of the mean grey level, fitted to
+training patches. Beside them the full-covariance Gaussian of those patches, the 200-component
+mixture of EPLL (rivals.py fits it) and, on whole images, Laplace densities of wavelet coefficients.
+Nothing is fitted to a test image. Writes likelihood.csv and likelihood.md.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from tqdm import tqdm
 from words import BSDS500, with_folder
 
 import gmdm_prior as gm
-from gmdm_prior.bits import bits_per_dim
+from gmdm_prior.densities.bits import bits_per_dim
 from gmdm_prior.training import find_images, read_images, sample_patches, split_held_out
-from gmdm_prior.training.product_start import likelihood_start
+from gmdm_prior.training.ipalm.start import likelihood_start
 
 DEFAULTS = {
     "data": "",

@@ -22,7 +22,7 @@ BANDS = 3  # levels of the wavelet transform
 
 
 def dequantised(images: Tensor, generator: torch.Generator, levels: int = 256) -> Tensor:
-    """8-bit images as `gmdm_prior.bits` sees them, in float64."""
+    """8-bit images as `gmdm_prior.densities.bits` sees them, in float64."""
     k = (images.double() * (levels - 1)).round()
     return (k + torch.rand(k.shape, generator=generator, dtype=torch.float64)) / levels
 

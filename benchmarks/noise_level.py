@@ -8,7 +8,7 @@ The first two: gray images in [0, 1] of a folder, or those in scikit-image's whe
 `parts` by `parts` images; noise of sigma/255 from a generator seeded with the image's index; error
 relative to sigma, its mean absolute value and its mean; how many 95 % intervals cover the truth.
 Writes NAME.csv, NAME.md and NAME.png into `out`. The last fits the misfit term of
-`gmdm_prior.noise_level_estimation` and prints the bias, on the ten held-out training images.
+`gmdm_prior.noise.level` and prints the bias, on the ten held-out training images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from words import BSDS500, read, status, with_folder
 
 import gmdm_prior as gm
-from gmdm_prior.noise_level_estimation import level_of_image, misfit
+from gmdm_prior.noise.level import level_of_image, misfit
 
 SIGMAS = (2, 5, 10, 15, 25, 50, 100)
 OURS = "gmdm-prior"

@@ -16,8 +16,8 @@ from speed_rows import SIGMA, Bench, Measurement, in_torch, medians, product_mod
 from torch import Tensor
 
 import gmdm_prior as gm
-from gmdm_prior.image_levels import pixel_by_pixel, posterior_means_of_map
-from gmdm_prior.patches import interior_average
+from gmdm_prior.fast.choose import pixel_by_pixel, posterior_means_of_map
+from gmdm_prior.images.patches import interior_average
 
 CROP = 96  # side, where the exact path is slow
 NEGLIGIBLE = 0.01  # variance of a direction, in units of the noise variance

@@ -30,13 +30,13 @@ from training import LOSSES, loss_and_gradients, make_problem
 from weights import COMMON, FIT
 
 import gmdm_prior as gm
-from gmdm_prior import image_levels
-from gmdm_prior.patches import pad
+from gmdm_prior.fast import choose as image_levels
+from gmdm_prior.images.patches import pad
 from gmdm_prior.training import FitSettings, fit_em, sample_patches
-from gmdm_prior.training.coordinates import to_coordinates
-from gmdm_prior.training.pool import ImagePool
-from gmdm_prior.training.product_trainer import ProductTrainer, initial_product
-from gmdm_prior.training.score_matching import ScoreTrainer
+from gmdm_prior.training.data.pool import ImagePool
+from gmdm_prior.training.ipalm.product import ProductTrainer, initial_product
+from gmdm_prior.training.likelihood.coordinates import to_coordinates
+from gmdm_prior.training.score.image_denoiser import ScoreTrainer
 
 HEIGHT, WIDTH, SIGMA = 321, 481, 25 / 255
 PICTURES = Path(__file__).resolve().parents[1] / "examples" / "images"

@@ -22,8 +22,8 @@ from torch import Tensor
 
 import gmdm_prior as gm
 from gmdm_prior.constraints import project_orthogonal
-from gmdm_prior.training.ipalm import IPALM
-from gmdm_prior.training.product_loss import denoising_score_matching
+from gmdm_prior.training.ipalm.optimiser import IPALM
+from gmdm_prior.training.score.product_loss import denoising_score_matching
 
 COMPONENTS, SIGMA_MAX, PAPER_STEPS = 125, 0.4, 100_000
 DEFAULTS = {"patch_size": 7, "threads": 1, "batch_size": 3200, "repeats": 5}

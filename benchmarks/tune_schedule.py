@@ -2,10 +2,10 @@
 
     python benchmarks/tune_schedule.py data=bsds500:ROOT [weights=bsds-gray] [steps=200] [crops=16]
 
-Adam on the sixteen coefficients of `gmdm_prior.schedule.DEFAULT`, from where they are, the model
-fixed: minus the mean PSNR over four noise levels of crops of the 390 training images, denoised on
-grids of stride 2 to 4. Prints PSNR on the ten held-out images before and after (sigma = 5, 15, 25,
-50, 100; stride 2), and the coefficients.
+Adam on the sixteen coefficients of `gmdm_prior.images.schedule.DEFAULT`, from where they are, the
+model fixed: minus the mean PSNR over four noise levels of crops of the 390 training images,
+denoised on grids of stride 2 to 4. Prints PSNR on the ten held-out images before and after (sigma =
+5, 15, 25, 50, 100; stride 2), and the coefficients.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tqdm import tqdm
 from words import BSDS500, read, status
 
 import gmdm_prior as gm
-from gmdm_prior.schedule import DEFAULT, Schedule
+from gmdm_prior.images.schedule import DEFAULT, Schedule
 from gmdm_prior.training import find_images, read_images, split_held_out
-from gmdm_prior.training.pool import ImagePool, step_generator
-from gmdm_prior.training.score_matching import CROP, JITTER, LEVELS, STRIDES, split
+from gmdm_prior.training.data.pool import ImagePool, step_generator
+from gmdm_prior.training.score.image_denoiser import CROP, JITTER, LEVELS, STRIDES, split
 
 DEFAULTS = {"data": "", "weights": "bsds-gray", "steps": "200", "crops": "16"}
 RATE = 2e-2

@@ -24,13 +24,7 @@ from tqdm import tqdm
 from words import BSDS500, read, status
 
 import gmdm_prior as gm
-from gmdm_prior.training import (
-    find_images,
-    fit_em,
-    read_images,
-    sample_patches,
-    split_held_out,
-)
+from gmdm_prior.training import find_images, fit_em, read_images, sample_patches, split_held_out
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gmdm_prior" / "weights"
 SIZE = 8

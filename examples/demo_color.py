@@ -6,9 +6,9 @@ channels know of it is added up there, and differences of colours are smooth.
 
 import torch
 from deepinv_gmdm import GMDMDenoiser
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.command.restore import psnr
 from deepinv_gmdm.picture import read_picture
-from deepinv_gmdm.restore import psnr
 from matplotlib.figure import Figure
 
 

@@ -4,9 +4,9 @@ import deepinv
 import torch
 from deepinv.physics.functional import gaussian_blur
 from deepinv_gmdm import build_prior, build_solver
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.command.restore import compare, psnr
 from deepinv_gmdm.picture import read_picture
-from deepinv_gmdm.restore import compare, psnr
 
 
 def main(out: str = "demo_deblurring.png", prior: str = "gmdm", size: int = 256) -> float:

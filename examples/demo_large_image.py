@@ -16,9 +16,9 @@ import time
 import torch
 from deepinv.distributed import DistributedContext, distribute
 from deepinv_gmdm import GMDMDenoiser, WithNoiseMap
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.command.restore import psnr
 from deepinv_gmdm.picture import read_picture, save_picture
-from deepinv_gmdm.restore import psnr
 
 
 def scene(size: int) -> torch.Tensor:

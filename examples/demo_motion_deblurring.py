@@ -3,9 +3,9 @@
 import deepinv
 import torch
 from deepinv_gmdm import GMDMPrior, build_solver
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.command.restore import compare, psnr
 from deepinv_gmdm.picture import read_picture
-from deepinv_gmdm.restore import compare, psnr
 
 
 def main(out: str = "demo_motion_deblurring.png", size: int = 256) -> float:

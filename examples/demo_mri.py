@@ -1,11 +1,11 @@
 """A complex MR slice from a quarter of its Fourier transform: two channels, real and imaginary."""
 
 from deepinv_gmdm import GMDMPrior, build_solver
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.command.restore import compare, psnr, visible
 from deepinv_gmdm.operators import with_phase
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
 from deepinv_gmdm.picture import read_picture
-from deepinv_gmdm.restore import compare, psnr, visible
 
 
 def main(out: str = "demo_mri.png", size: int = 96) -> float:

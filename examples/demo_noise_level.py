@@ -4,7 +4,7 @@ import matplotlib.figure
 import numpy as np
 import torch
 from deepinv_gmdm import GMDMNoiseEstimator
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.picture import read_picture
 from matplotlib.ticker import FixedLocator, NullLocator
 

@@ -7,14 +7,14 @@ from the true picture.
 
 import deepinv
 import torch
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.command.restore import psnr
 from deepinv_gmdm.picture import read_picture
 from deepinv_gmdm.poisson_gaussian import (
     estimate_poisson_gaussian,
     local_mean,
     poisson_gaussian_map,
 )
-from deepinv_gmdm.restore import psnr
 from matplotlib.figure import Figure
 
 import gmdm_prior as gm

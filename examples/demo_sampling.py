@@ -6,7 +6,7 @@ expert of the paper's product. Their means are zero, as those of the patches sho
 
 import matplotlib.figure
 import torch
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.picture import read_picture
 from matplotlib.axes import Axes
 

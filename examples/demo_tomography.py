@@ -2,10 +2,10 @@
 
 import torch
 from deepinv_gmdm import GMDMPrior, build_solver
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.command.restore import compare, psnr
 from deepinv_gmdm.operators import OperatorConfig, build_operator
 from deepinv_gmdm.picture import read_picture
-from deepinv_gmdm.restore import compare, psnr
 
 
 def main(out: str = "demo_tomography.png", size: int = 128) -> float:

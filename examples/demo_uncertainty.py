@@ -2,9 +2,9 @@
 
 import matplotlib.figure
 import torch
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.command.restore import psnr
 from deepinv_gmdm.picture import read_picture
-from deepinv_gmdm.restore import psnr
 from matplotlib.ticker import FixedLocator, NullLocator
 
 import gmdm_prior as gm

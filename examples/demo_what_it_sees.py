@@ -8,17 +8,17 @@ import math
 
 import numpy as np
 import torch
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.command.restore import psnr
 from deepinv_gmdm.picture import read_picture
-from deepinv_gmdm.restore import psnr
 from matplotlib.colors import hsv_to_rgb, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 import gmdm_prior as gm
 from gmdm_prior import symmetry
-from gmdm_prior.class_maps import class_maps
-from gmdm_prior.plots import tile
+from gmdm_prior.pictures.class_maps import class_maps
+from gmdm_prior.pictures.report import tile
 
 HUES = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:red", "tab:brown")
 LISTED, EXAMPLES, STEP = 12, 4, 3  # classes in the legend, patches of each, pixels between patches

@@ -8,23 +8,23 @@ After Zach, Pock, Kobler and Chambolle, "Explicit Diffusion of Gaussian Mixture 
 Priors" (2023).
 """
 
-from ._noise_level import sigma_from_time, time_from_sigma
-from .convolutional import ConvolutionalModel
-from .denoisers import HalfQuadraticSplitting, PatchAveraging
-from .density import DensityModel
-from .image_frame import ImageFrame
-from .likelihood import PatchLikelihood
-from .mixture import PatchMixture
-from .noise_level_estimation import NoiseLevel, estimate_sigma, noise_level
-from .noise_map_estimation import estimate_sigma_map
-from .opponent import OpponentModel
-from .pogmdm import import_pogmdm
-from .product import PatchModel
-from .storage import bundled, card, load, save
-from .subband_experts import SubbandExperts
-from .trainable import TrainableMixture, TrainableProduct
-from .wavelet import WaveletModel
-from .wavelet_images import WaveletDenoiser, WaveletLikelihood
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.convolutional.model import ConvolutionalModel
+from gmdm_prior.densities.mixture.model import PatchMixture
+from gmdm_prior.densities.opponent import OpponentModel
+from gmdm_prior.densities.product import PatchModel
+from gmdm_prior.densities.trainable import TrainableMixture, TrainableProduct
+from gmdm_prior.densities.wavelet.model import WaveletModel
+from gmdm_prior.densities.wavelet.subbands import SubbandExperts
+from gmdm_prior.files.pogmdm import import_pogmdm
+from gmdm_prior.files.safetensors import bundled, card, load, save
+from gmdm_prior.images.data_range import ImageFrame
+from gmdm_prior.images.denoisers import HalfQuadraticSplitting, PatchAveraging
+from gmdm_prior.images.likelihood import PatchLikelihood
+from gmdm_prior.images.wavelet import WaveletDenoiser, WaveletLikelihood
+from gmdm_prior.noise.level import NoiseLevel, estimate_sigma, noise_level
+from gmdm_prior.noise.map import estimate_sigma_map
+from gmdm_prior.sigma import sigma_from_time, time_from_sigma
 
 __version__ = "0.1.0"
 

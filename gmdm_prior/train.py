@@ -19,21 +19,30 @@ from typing import Any
 
 import torch
 
-from . import __version__, plots, storage
-from .convolutional import ConvolutionalModel
-from .density import DensityModel
-from .opponent import OpponentModel
-from .training import processes
-from .training.checkpoint import Checkpoint, disagreement
-from .training.config import Request, TrainConfig, describe_keys, read_request, read_yaml, to_yaml
-from .training.loop import StepRecord, fit, image_pool, of_init
-from .training.noise_report import training_noise
-from .training.noisy_held_out import draw_held_out
-from .training.pool import ImagePool, step_generator
-from .training.run_data import split
-from .training.run_folder import RunFolder
-from .training.settings import FROM_INIT
-from .wavelet import WaveletModel
+from gmdm_prior import __version__
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.convolutional.model import ConvolutionalModel
+from gmdm_prior.densities.opponent import OpponentModel
+from gmdm_prior.densities.wavelet.model import WaveletModel
+from gmdm_prior.files import safetensors as storage
+from gmdm_prior.pictures import report as plots
+from gmdm_prior.training import processes
+from gmdm_prior.training.checkpoint import Checkpoint, disagreement
+from gmdm_prior.training.data.noise_report import training_noise
+from gmdm_prior.training.data.pool import ImagePool, step_generator
+from gmdm_prior.training.fit import StepRecord, fit, image_pool, of_init
+from gmdm_prior.training.noisy_held_out import draw_held_out
+from gmdm_prior.training.run.config import (
+    Request,
+    TrainConfig,
+    describe_keys,
+    read_request,
+    read_yaml,
+    to_yaml,
+)
+from gmdm_prior.training.run.data import split
+from gmdm_prior.training.run.folder import RunFolder
+from gmdm_prior.training.settings import FROM_INIT
 
 USAGE = """\
 usage: python -m gmdm_prior.train data=DIR [key=value ...]

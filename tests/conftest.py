@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests import models.py and reference.py
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), *(str(HERE / d) for d in ("laws", "densities", "training"))]
 
 RESEARCH_DATA = Path(os.environ.get("GMDM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -3,20 +3,20 @@
 `fit` drives them all, step by step, with checkpoints; `fit_em` is likelihood alone in one call.
 """
 
-from gmdm_prior.training.adapt import adapt
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints
-from gmdm_prior.training.data import (
+from gmdm_prior.training.data.images import (
     find_images,
     read_image,
     read_images,
     sample_patches,
     split_held_out,
 )
-from gmdm_prior.training.em import EMRecord, fit_em
-from gmdm_prior.training.ipalm import IPALM
-from gmdm_prior.training.loop import StepRecord, fit
-from gmdm_prior.training.nmse import nmse
-from gmdm_prior.training.product_loss import denoising_score_matching
+from gmdm_prior.training.fit import StepRecord, fit
+from gmdm_prior.training.ipalm.nmse import nmse
+from gmdm_prior.training.ipalm.optimiser import IPALM
+from gmdm_prior.training.likelihood.adapt import adapt
+from gmdm_prior.training.likelihood.em import EMRecord, fit_em
+from gmdm_prior.training.score.product_loss import denoising_score_matching
 from gmdm_prior.training.settings import FitSettings
 
 __all__ = [

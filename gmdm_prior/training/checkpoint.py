@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from gmdm_prior.storage import UNREADABLE, write_aside
+from gmdm_prior.files.safetensors import UNREADABLE, write_aside
 from gmdm_prior.training.settings import FitSettings
 
 FORMAT = "gmdm-prior training/1"

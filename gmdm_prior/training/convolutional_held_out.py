@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmdm_prior.convolutional import ConvolutionalModel
-from gmdm_prior.training.pool import ImagePool, step_generator
+from gmdm_prior.densities.convolutional.model import ConvolutionalModel
+from gmdm_prior.training.data.pool import ImagePool, step_generator
 from gmdm_prior.training.settings import FitSettings
 
 PSNR_SIGMA = 25 / 255

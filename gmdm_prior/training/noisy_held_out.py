@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmdm_prior.density import DensityModel
+from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.training.convolutional_held_out import ConvolutionalHeldOut
-from gmdm_prior.training.data import sample_noisy_patches
-from gmdm_prior.training.held_out import PATCHES, STREAM, HeldOut
-from gmdm_prior.training.pool import ImagePool, step_generator, without_mean
+from gmdm_prior.training.data.images import sample_noisy_patches
+from gmdm_prior.training.data.pool import ImagePool, step_generator, without_mean
+from gmdm_prior.training.measure import PATCHES, STREAM, HeldOut
 from gmdm_prior.training.settings import FitSettings
 from gmdm_prior.training.wavelet_held_out import WaveletHeldOut
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gmdm_prior import symmetry
-from gmdm_prior.training.noise_table import ESTIMATED, is_table
-from gmdm_prior.wavelet_transform import filter_bank
+from gmdm_prior.densities.wavelet.transform import filter_bank
+from gmdm_prior.training.data.noise import ESTIMATED, is_table
 
 METHODS = {
     "mixture": ("em", "em+score", "score", "hqs"),

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from gmdm_prior import symmetry
-from gmdm_prior.training.pool import ImagePool, step_generator, without_mean
+from gmdm_prior.densities.wavelet.model import WaveletModel
+from gmdm_prior.densities.wavelet.transform import filter_bank, to_tiles
+from gmdm_prior.training.data.pool import ImagePool, step_generator, without_mean
 from gmdm_prior.training.settings import FitSettings
-from gmdm_prior.wavelet import WaveletModel
-from gmdm_prior.wavelet_transform import filter_bank, to_tiles
 
 PSNR_SIGMA = 25 / 255
 IMAGES, SIDE = 16, 256  # as many images at most, cut to this side

@@ -10,19 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .analytic_score import AnalyticScore
-    from .denoiser import GMDMDenoiser
-    from .metric import GMDMLogLikelihood
-    from .noise import HeteroscedasticNoise, WeightedL2
-    from .noise_estimator import GMDMNoiseEstimator
-    from .noise_map import WithNoiseMap
-    from .physics import build_physics, physics_sigma
-    from .poisson_gaussian import estimate_poisson_gaussian, poisson_gaussian_map
-    from .prior import GMDMPrior
-    from .registry import available, build_denoiser, build_noise_estimator, build_prior
-    from .score import GMDMScore, GMDMScorePrior
-    from .solver import build_solver
-    from .solver_config import schedule
+    from deepinv_gmdm.analytic_score import AnalyticScore
+    from deepinv_gmdm.denoiser import GMDMDenoiser
+    from deepinv_gmdm.metric import GMDMLogLikelihood
+    from deepinv_gmdm.noise import HeteroscedasticNoise, WeightedL2
+    from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
+    from deepinv_gmdm.noise_map import WithNoiseMap
+    from deepinv_gmdm.physics import build_physics, physics_sigma
+    from deepinv_gmdm.poisson_gaussian import estimate_poisson_gaussian, poisson_gaussian_map
+    from deepinv_gmdm.prior import GMDMPrior
+    from deepinv_gmdm.registry import available, build_denoiser, build_noise_estimator, build_prior
+    from deepinv_gmdm.score import GMDMScore, GMDMScorePrior
+    from deepinv_gmdm.solver import build_solver
+    from deepinv_gmdm.solver_config import schedule
 
 __all__ = [
     "AnalyticScore",

@@ -73,19 +73,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _restore(given: argparse.Namespace) -> None:
-    from .restore import restore
+    from deepinv_gmdm.command.restore import restore
 
     restore(given.config, given.words)
 
 
 def _denoise(given: argparse.Namespace) -> None:
-    from .noisy_picture import denoise
+    from deepinv_gmdm.command.pictures import denoise
 
     denoise(given.image, _options(given.words, "sigma=25/255"))
 
 
 def _noise(given: argparse.Namespace) -> None:
-    from .noisy_picture import noise
+    from deepinv_gmdm.command.pictures import noise
 
     noise(given.image, _options(given.words, "map=true"))
 
@@ -101,7 +101,7 @@ def _options(words: Sequence[str], example: str) -> dict[str, str]:
 
 
 def _plugins(given: argparse.Namespace) -> None:
-    from .registry import GROUPS, plugins
+    from deepinv_gmdm.registry import GROUPS, plugins
 
     for kind in GROUPS:
         print(f"{kind} ({GROUPS[kind]})")

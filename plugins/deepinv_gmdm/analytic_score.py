@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 
 import gmdm_prior as gm
-
-from .denoiser import GMDMDenoiser
-from .prior import GMDMPrior
+from deepinv_gmdm.denoiser import GMDMDenoiser
+from deepinv_gmdm.prior import GMDMPrior
 
 
 class AnalyticScore:

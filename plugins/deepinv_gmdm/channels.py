@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gmdm_prior as gm
-
-from .registry import unknown
+from deepinv_gmdm.registry import unknown
 
 CHANNELS = ("independent", "opponent", "strict")
 

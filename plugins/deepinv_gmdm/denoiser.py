@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-
-from .channels import seen_by
-from .noise_estimator import DEFAULT_WEIGHTS, GMDMNoiseEstimator
+from deepinv_gmdm.channels import seen_by
+from deepinv_gmdm.noise_estimator import DEFAULT_WEIGHTS, GMDMNoiseEstimator
 
 
 class GMDMDenoiser(deepinv.models.Denoiser):

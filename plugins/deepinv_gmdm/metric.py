@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-
-from .noise_estimator import DEFAULT_WEIGHTS
+from deepinv_gmdm.noise_estimator import DEFAULT_WEIGHTS
 
 
 class GMDMLogLikelihood(deepinv.metric.Metric):

@@ -64,6 +64,6 @@ def score(denoiser: str | Mapping[str, Any] | Any = "gmdm") -> Any:
 
 
 def _denoiser(spec: Any) -> Any:
-    from .registry import build_denoiser
+    from deepinv_gmdm.registry import build_denoiser
 
     return build_denoiser(spec)

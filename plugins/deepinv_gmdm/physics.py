@@ -19,10 +19,10 @@ import deepinv
 import torch
 from torch import Tensor
 
-from .noise import WeightedL2
-from .operators import OPERATORS, OperatorConfig, build_operator
-from .poisson_gaussian import local_mean, poisson_gaussian_map
-from .registry import unknown
+from deepinv_gmdm.noise import WeightedL2
+from deepinv_gmdm.operators import OPERATORS, OperatorConfig, build_operator
+from deepinv_gmdm.poisson_gaussian import local_mean, poisson_gaussian_map
+from deepinv_gmdm.registry import unknown
 
 NOISES = ("gaussian", "poisson", "poisson_gaussian")
 

@@ -27,8 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-
-from .channels import seen_by
+from deepinv_gmdm.channels import seen_by
 
 logger = logging.getLogger(__name__)
 

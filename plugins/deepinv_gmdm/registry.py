@@ -27,7 +27,7 @@ from typing import Any
 
 import entrypoints
 
-from .native import NATIVE
+from deepinv_gmdm.native import NATIVE
 
 logger = logging.getLogger(__name__)
 GROUPS = {kind: f"deepinv_plugins.{kind}" for kind in NATIVE}

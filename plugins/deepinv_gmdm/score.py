@@ -21,8 +21,7 @@ import deepinv
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-
-from .denoiser import GMDMDenoiser
+from deepinv_gmdm.denoiser import GMDMDenoiser
 
 
 class GMDMScore(deepinv.models.Denoiser):

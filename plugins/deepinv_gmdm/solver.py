@@ -37,13 +37,12 @@ import torch
 from torch import Tensor
 
 import gmdm_prior as gm
-
-from .denoiser import GMDMDenoiser
-from .noise import WeightedL2
-from .physics import parse_level
-from .prior import GMDMPrior
-from .registry import unknown
-from .solver_config import (
+from deepinv_gmdm.denoiser import GMDMDenoiser
+from deepinv_gmdm.noise import WeightedL2
+from deepinv_gmdm.physics import parse_level
+from deepinv_gmdm.prior import GMDMPrior
+from deepinv_gmdm.registry import unknown
+from deepinv_gmdm.solver_config import (
     SMALLEST_LEVEL,
     SolverConfig,
     as_dpir,
@@ -52,7 +51,7 @@ from .solver_config import (
     levels_of,
     read_config,
 )
-from .unfolding import PARAMETERS, keep_positive
+from deepinv_gmdm.unfolding import PARAMETERS, keep_positive
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import deepinv
 
-from .physics import parse_level
-from .registry import unknown
+from deepinv_gmdm.physics import parse_level
+from deepinv_gmdm.registry import unknown
 
 SOLVERS = ("admm", "dpir", "drs", "fista", "gd", "hqs", "pdcp", "pgd")
 # the noise level that stands for noise-free data, which no weight can express

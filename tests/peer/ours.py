@@ -18,7 +18,7 @@ from deepinv_gmdm import (
     HeteroscedasticNoise,
     WeightedL2,
 )
-from deepinv_gmdm.config import shipped
+from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.picture import read_picture
 
 import gmdm_prior as gm

@@ -1,0 +1,1 @@
+"""`ConvolutionalModel`: the paper's experts on cyclic filters with disjoint spectra."""

@@ -1,0 +1,1 @@
+"""`PatchMixture`: the mixture of products of Gaussian experts."""

@@ -1,0 +1,380 @@
+"""The paper's patch model, `PatchModel`: one-dimensional experts on orthogonal filters (Eqs. 5–10).
+
+    f(x, sigma) = prod_j ‖k_j‖ psi_j(<k_j, x>; sigma_0² + ‖k_j‖² sigma²)
+
+is a density on the span of the filters (normaliser prod ‖k_j‖, not prod ‖k_j‖² as in Corollary 2.1:
+substitute x = sum_j z_j k_j / ‖k_j‖²). The directions outside the span, the mean first of all, are
+flat. Because the filters are orthogonal, responses of white noise are independent with variance
+‖k_j‖² sigma², so diffusion, score and posterior go response by response:
+
+    score      = sum_j k_j (log psi_j)'(<k_j, x>)
+    E[x | y]   = flat part of y + sum_j k_j / ‖k_j‖² E[z_j | <k_j, y>]
+    Var[x | y] = sigma² diag(flat projection) + sum_j (k_j / ‖k_j‖²)² Var[z_j | <k_j, y>].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gmdm_prior.densities.base import (
+    DensityModel,
+    MeanPart,
+    dimensions,
+    on_patches,
+    patch_bits_per_dim,
+    with_mean,
+)
+from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D, TabulatedExperts
+from gmdm_prior.fast.cache import TableCache
+from gmdm_prior.fast.product_surfaces import SPACING, ExpertSurfaces, Sheet, make_sheet
+from gmdm_prior.sigma import compute_dtype, concrete, event_variance
+
+NUMBERS_AT_ONCE = 2**17  # of patches that are read from tables together
+ALIGNED = 64  # their count is a multiple, which matrix products like
+
+
+class PatchModel(DensityModel):
+    """A diffused product of experts on orthogonal, zero-mean filters (Zach et al., 2023).
+
+    Args:
+        filters: (J, C, b, b), mutually orthogonal, zero-mean, of any positive norms; J <= C (b² -
+            1).
+        logits: (J, L) mixture logits zeta; weights are their softmax.
+        bound: gamma; the means are equidistant in [-gamma, gamma].
+
+    Raises:
+        ValueError: for shapes that do not fit, or filters that are not orthogonal.
+    """
+
+    normalised = True
+
+    def __init__(self, filters: Tensor, logits: Tensor, bound: float = 1.0) -> None:
+        super().__init__()
+        _check(filters, logits)
+        self.filters = nn.Parameter(filters.detach().clone())
+        self.experts = EquidistantExperts(logits, bound)
+        self.event_shape = tuple(filters.shape[1:])
+        self.mean_part = MeanPart(self.channels, self.patch_size**2)
+        self._tables = TableCache()
+
+    @property
+    def channels(self) -> int:
+        """Channels C of a patch."""
+        return self.event_shape[0]
+
+    @property
+    def patch_size(self) -> int:
+        """Side b of a patch, in pixels."""
+        return self.event_shape[-1]
+
+    @property
+    def dimensions(self) -> int:
+        """Of the subspace of patches on which the density lives, with the mean where it is proper.
+
+        Stretching patches by s subtracts this times log s from the log-density.
+        """
+        return dimensions(self)
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Free numbers: J (J - 1) / 2 for the directions, J norms, J (L - 1) weights."""
+        j, components = self.experts.logits.shape
+        return j * (j - 1) // 2 + j + j * (components - 1)
+
+    def log_prob(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Log-density of patches x (*batch, C, b, b) on the span of the filters, (*batch)."""
+        return self._run(x, sigma, lambda level, y: (level.log_prob(y),))[0]
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of `log_prob`, shaped like x."""
+        return self._run(x, sigma, lambda level, y: (level.score(y),))[0]
+
+    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean E[x | y], shaped like y; exactly y where sigma = 0."""
+        return self._run(y, sigma, lambda level, p: (level.posterior(p)[0],))[0]
+
+    def posterior(self, y: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and per-pixel variance, both shaped like y."""
+        mean, variance = self._run(y, sigma, lambda level, p: level.posterior(p))
+        return mean, variance
+
+    def sample(
+        self,
+        shape: tuple[int, ...] = (),
+        sigma: float | Tensor = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Exact samples (*shape, C, b, b): sum_j k_j z_j / ‖k_j‖² with z_j ~ psi_j; mean zero."""
+        shape = tuple(shape)
+        noise = event_variance(sigma, torch.Size(shape), self.filters).reshape(-1, 1)
+        n, dtype = math.prod(shape), compute_dtype(self.filters.dtype)
+        if n == 0:
+            return self.filters.new_zeros(*shape, *self.event_shape)
+        x = self.at(noise.to(dtype).expand(n, 1)).sample(generator)
+        return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
+
+    def with_mean(self, variance: float) -> PatchModel:
+        """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""
+        return with_mean(self, variance)
+
+    def bits_per_dim(
+        self, images: Tensor, levels: int = 256, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Bits per dimension (*batch) of quantised patches (*batch, C, b, b), see `bits`.
+
+        Needs a proper mean (`with_mean`). Random: an upper bound in the mean over `generator`.
+
+        Raises:
+            ValueError: the mean, or another direction, is flat; or the arguments do not fit.
+        """
+        return patch_bits_per_dim(self, images, levels, generator)
+
+    def lipschitz(self, sigma: float) -> float:
+        """Largest curvature of -log f(., sigma), max_j ‖k_j‖² / s_j: for the descent lemma."""
+        norms = self.filters.detach().double().flatten(1).square().sum(1)
+        return float((norms / (self.experts.base_scale**2 + norms * sigma * sigma)).max())
+
+    def at(self, noise: Tensor) -> DiffusedProduct:
+        """The model at a noise *variance*: () for all, (N, 1) per patch, (N, a) per pixel."""
+        filters = self.filters.to(noise.dtype).flatten(1)
+        squares = filters.square()
+        if noise.ndim and noise.shape[1] > 1:
+            added = noise @ squares.T
+        else:
+            added = noise * squares.sum(1)
+        return DiffusedProduct(
+            filters=filters,
+            norms=squares.sum(1).sqrt(),
+            experts=self.experts.diffuse(added),
+            noise=noise,
+            mean_part=self.mean_part,
+        )
+
+    def tabulated_at(self, noise: Tensor) -> DiffusedProduct:
+        """As `at` for one scalar noise variance, with tables in place of the mixtures.
+
+        They are made for patches with pixels from -1/2 to 3/2, plus the noise, and kept for the
+        next image (`table_cache`).
+
+        Where the parameters are being trained, or the noise level cannot be read (inside
+        `torch.func.vmap`), the exact level is returned: a table passes no gradient to them.
+        """
+        if self._being_trained() or not concrete(noise):
+            return self.at(noise)
+
+        def make(noise: Tensor) -> TabulatedLevel:
+            level = self.at(noise)
+            return TabulatedLevel(
+                filters=level.filters,
+                norms=level.norms,
+                experts=level.experts.tabulate(reach=level.filters.abs().sum(1)),
+                noise=noise,
+                mean_part=level.mean_part,
+            )
+
+        level = self._tables.at_level([*self.parameters(), *self.buffers()], noise, make)
+        return dataclasses.replace(level, noise=noise, mean_part=self.mean_part)
+
+    def tabulated_map(self, lowest: Tensor, highest: Tensor) -> SurfaceLevel | None:
+        """As `at` for noise variances between two numbers () that differ from pixel to pixel.
+
+        None where the parameters are being trained or the levels cannot be read.
+        """
+        if self._being_trained() or not concrete(lowest):
+            return None
+        filters = self.filters.detach().to(lowest.dtype).flatten(1)
+        squares = filters.square().sum(1)
+        parameters = [*self.parameters(), *self.buffers()]
+
+        def sheet(i: int) -> Sheet:
+            def make() -> Sheet:
+                return make_sheet(self.experts.diffuse(math.exp(i * SPACING) * squares))
+
+            key = ("sheet", i, squares.dtype)
+            return self._tables.get(parameters, key, make)
+
+        with torch.no_grad():
+            surfaces = ExpertSurfaces(
+                self.experts.diffuse, squares, float(lowest), float(highest), sheet
+            )
+        return SurfaceLevel(filters, squares, surfaces, self.mean_part)
+
+    def _being_trained(self) -> bool:
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+
+    def numbers_per_patch(self, noise: Tensor) -> int:
+        """How many numbers an evaluation holds for every patch, to bound its memory."""
+        return 4 * self.experts.logits.numel()
+
+    def _run(self, x, sigma, method) -> tuple[Tensor, ...]:
+        return on_patches(
+            self.event_shape,
+            x,
+            sigma,
+            lambda y, noise: method(self.at(noise), y),
+            self.numbers_per_patch,
+        )
+
+
+@dataclass(frozen=True)
+class DiffusedProduct:
+    """The product at a variance: `filters` (J, a), `norms` (J,), `noise` (), (N, 1) or (N, a)."""
+
+    filters: Tensor
+    norms: Tensor
+    experts: Mixture1D | TabulatedExperts | None
+    noise: Tensor
+    mean_part: MeanPart
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """(N,) log-density of patches (N, a)."""
+        experts = (self.norms.log() + self.experts.log_prob(y @ self.filters.T)).sum(1)
+        return experts + self.mean_part.log_prob(y, self._mean_noise())
+
+    def score(self, y: Tensor) -> Tensor:
+        """(N, a) gradient of `log_prob`."""
+        zero_mean = self.experts.score(y @ self.filters.T) @ self.filters
+        return zero_mean + self.mean_part.score(y, self._mean_noise())
+
+    def posterior_mean(self, y: Tensor) -> Tensor:
+        """(N, a) posterior mean."""
+        return self.assemble(y, self.experts.posterior(y @ self.filters.T)[0])
+
+    def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, a) posterior mean, exactly y where there is no noise, and per-pixel variance."""
+        mean, spread = self.experts.posterior(y @ self.filters.T)
+        dual = (self.filters / self.norms.square()[:, None]).square()
+        variance = self.mean_part.posterior_variance(self._mean_noise()) + spread @ dual
+        if not self._spans_zero_mean():
+            unit = (self.filters / self.norms[:, None]).square().sum(0)
+            variance = variance + self.noise * (1 - 1 / self.mean_part.pixels - unit)
+        return torch.where(self.noise == 0, y, self.assemble(y, mean)), variance.expand_as(y)
+
+    def covariance(self, y: Tensor) -> Tensor:
+        """(N, a, a) posterior covariance of patches, where the filters span the zero-mean ones."""
+        spread = self.experts.posterior(y @ self.filters.T)[1]
+        dual = self.filters / self.norms.square()[:, None]
+        pairs = (dual[:, :, None] * dual[:, None]).flatten(1)
+        within = (spread @ pairs).unflatten(1, dual.shape[1:] * 2)
+        return within + self.mean_part.posterior_covariance(self._mean_noise())
+
+    def posterior_variance(self, y: Tensor) -> Tensor:
+        """(N, a) per-pixel posterior variance."""
+        return self.posterior(y)[1]
+
+    def sample(self, generator: torch.Generator | None) -> Tensor:
+        """(N, a) samples, one for each noise variance of `noise` (N, 1)."""
+        weights = self.experts.log_weights.exp()
+        count = len(self.noise)
+        components = torch.multinomial(weights, count, replacement=True, generator=generator).T
+        std = self.experts.variance.sqrt()
+        normal = torch.randn(std.shape, dtype=std.dtype, device=std.device, generator=generator)
+        z = self.experts.means[components] + std * normal
+        zero_mean = (z / self.norms.square()) @ self.filters
+        return zero_mean + self.mean_part.sample(count, self.noise, generator)
+
+    def assemble(self, y: Tensor, responses: Tensor) -> Tensor:
+        """(N, a) patches y with other responses (N, J)."""
+        dual = self.filters / self.norms.square()[:, None]
+        zero_mean = (dual.T @ responses.T).T
+        mean = zero_mean + self.mean_part.posterior_mean(y, self._mean_noise())
+        if self._spans_zero_mean():
+            return mean
+        flat = MeanPart(self.mean_part.channels, self.mean_part.pixels)
+        centred = y - flat.posterior_mean(y, self.noise)
+        return mean + centred - (centred @ self.filters.T) @ dual
+
+    def _spans_zero_mean(self) -> bool:
+        return len(self.filters) == self.mean_part.channels * (self.mean_part.pixels - 1)
+
+    def _mean_noise(self) -> Tensor:
+        if self.noise.ndim == 0 or self.noise.shape[1] == 1:
+            return self.noise
+        return self.noise.mean(1, keepdim=True)
+
+
+class TabulatedLevel(DiffusedProduct):
+    """A DiffusedProduct read from tables, for image denoisers: within 1e-5 of the exact one.
+
+    It works on columns, (J, N) and (a, N): patches that are views of a matrix (a, N) are taken
+    without a copy and given back likewise.
+    """
+
+    @property
+    def bytes(self) -> int:
+        """What the tables take."""
+        return self.experts.bytes
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """(N,) log-density of patches (N, a)."""
+        log = self.norms.log().sum() + self.experts.log_prob(self.filters @ y.T).sum(0)
+        return log + self.mean_part.log_prob(y, self._mean_noise())
+
+    def score(self, y: Tensor) -> Tensor:
+        """(N, a) gradient of `log_prob`."""
+        zero_mean = self.filters.T @ self.experts.score(self.filters @ y.T)
+        return zero_mean.T + self.mean_part.score(y, self._mean_noise())
+
+    def posterior_mean(self, y: Tensor) -> Tensor:
+        """(N, a) posterior mean: y, moved by sum_j k_j / ‖k_j‖² (E[z_j | y] - z_j)."""
+        dual = (self.filters / self.norms.square()[:, None]).T
+        wide = max(1, NUMBERS_AT_ONCE // (ALIGNED * len(dual))) * ALIGNED
+        means = []
+        for columns in y.T.split(wide, 1):
+            shift = self.experts.posterior_shift(self.filters @ columns)
+            means.append(torch.addmm(columns, dual, shift))
+        mean = (torch.cat(means, 1) if len(means) > 1 else means[0]).T
+        part = self.mean_part
+        if part.variance is None:
+            return mean
+        flat = MeanPart(part.channels, part.pixels)
+        return mean + part.posterior_mean(y, self.noise) - flat.posterior_mean(y, self.noise)
+
+
+@dataclass(frozen=True)
+class SurfaceLevel:
+    """The product for noise that varies over a patch, read from tables of response and level."""
+
+    filters: Tensor
+    squares: Tensor
+    surfaces: ExpertSurfaces
+    mean_part: MeanPart
+
+    def posterior_mean(self, y: Tensor, noise: Tensor) -> Tensor:
+        """(N, a) posterior mean of patches (N, a) with noise variances (N, a)."""
+        added = noise @ self.filters.square().T
+        level = DiffusedProduct(self.filters, self.squares.sqrt(), None, noise, self.mean_part)
+        return level.assemble(y, self.surfaces.posterior_mean(y @ self.filters.T, added))
+
+
+def _check(filters: Tensor, logits: Tensor) -> None:
+    if filters.ndim != 4 or filters.shape[2] != filters.shape[3]:
+        raise ValueError(f"filters must be (J, C, b, b); got {tuple(filters.shape)}")
+    j, c, b, _ = filters.shape
+    if not 1 <= j <= c * (b * b - 1):
+        raise ValueError(
+            f"filters of shape {(c, b, b)} can be 1 to {c * (b * b - 1)}, zero-mean and "
+            f"orthogonal; got {j}"
+        )
+    if logits.ndim != 2 or logits.shape[0] != j:
+        raise ValueError(f"logits must be ({j}, L); got {tuple(logits.shape)}")
+    for name, value in (("filters", filters), ("logits", logits)):
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} must be finite; they hold NaN or infinity")
+    rows = filters.double().flatten(1)
+    norms = rows.norm(dim=1)
+    if not bool((norms > 0).all()):
+        raise ValueError("filters must have positive norms: a zero filter has no density")
+    cosines = (rows @ rows.T) / norms / norms[:, None]
+    error = (cosines - torch.eye(j, device=rows.device)).abs().max()
+    mean = (filters.double().mean((-2, -1)).flatten(1) / norms[:, None]).abs().max()
+    if error > 1e-3 or mean > 1e-3:
+        raise ValueError(
+            f"filters must be orthogonal and zero-mean; they miss by {max(error, mean):.1e}. "
+            "constraints.project_orthogonal gives the nearest ones"
+        )

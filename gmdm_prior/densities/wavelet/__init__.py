@@ -1,0 +1,1 @@
+"""`WaveletModel`: exact densities of whole images by their wavelet coefficients."""

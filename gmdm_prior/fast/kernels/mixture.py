@@ -1,0 +1,117 @@
+"""Posterior means of a D4 mixture on the CPU by one compiled kernel, where that is possible.
+
+`fused(level, image)` is a `FusedLevel`, or None where torch has to do it: without llvmlite, on a
+GPU, in float64, where a gradient is wanted, inside `torch.func` or a compilation, for several
+channels, odd or tiny patches, other symmetries, or noise that varies. It is exact: the sums of the
+torch path in another order (the maths: `isotypic`, `fused_kernel`).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gmdm_prior.densities.mixture.diffused import DiffusedMixture
+from gmdm_prior.fast.kernels.mixture_code import Kernel, Layout, compiled
+from gmdm_prior.fast.kernels.square_coordinates import TURNS, coordinate_matrix
+from gmdm_prior.sigma import plain
+
+SMALLEST = 4  # side of a patch
+LEVELS_KEPT = 8  # whose tables are kept, below 1 MB each
+
+
+def fused(level: DiffusedMixture, like: Tensor) -> FusedLevel | None:
+    """The level as a compiled kernel, for patches of an image `like`; None where torch does it."""
+    tensors = [like, level.noise, *level.bases, *level.variances, *level.log_weights]
+    if not all(plain(t) for t in tensors):
+        return None
+    rows, pixels = level.bases[0].shape
+    if rows != TURNS * (pixels - 1) or level.noise.ndim:  # so many: D4, one channel
+        return None
+    size = math.isqrt(pixels)
+    if size % 2 or size < SMALLEST:
+        return None
+    kernel = compiled(size, tuple(len(v) for v in level.variances))
+    return None if kernel is None else FusedLevel(level, kernel)
+
+
+class FusedLevel:
+    """A `DiffusedMixture` at a scalar noise variance, evaluated by a compiled kernel."""
+
+    def __init__(self, level: DiffusedMixture, kernel: Kernel) -> None:
+        self._level, self._kernel = level, kernel
+        self._tables = _tables(level, kernel.layout)
+
+    def posterior_mean(self, y: Tensor) -> Tensor:
+        """(N, a) posterior mean of patches (N, a).
+
+        Patches that are the columns of a contiguous (a, N) matrix are read where they lie, and
+        their means lie alike.
+        """
+        if y.T.is_contiguous():
+            return self._of_columns(y.T).T
+        return self._of_columns(y.T.contiguous()).T.contiguous()
+
+    def _of_columns(self, y: Tensor) -> Tensor:
+        """(a, N) posterior means of the columns of a contiguous (a, N)."""
+        out, width = torch.empty_like(y), self._kernel.layout.width
+        tiles, rest = divmod(y.shape[1], width)
+        self._run(y, out, tiles)
+        if rest:  # a tile of their own, filled up
+            last = F.pad(y[:, -rest:], (0, width - rest))
+            means = torch.empty_like(last)
+            self._run(last, means, 1)
+            out[:, -rest:] = means[:, :rest]
+        mean_part = self._level.mean_part.posterior_mean(y.T, self._level.noise)
+        return out.add_(mean_part[:, 0].contiguous())  # the same in every pixel
+
+    def _run(self, y: Tensor, out: Tensor, tiles: int) -> None:
+        """Posterior means, the zero-mean part, of the first tiles of columns."""
+        if not tiles:
+            return
+        workspace = y.new_empty(self._kernel.workspace)
+        self._kernel.run(
+            y.data_ptr(),
+            out.data_ptr(),
+            workspace.data_ptr(),
+            *(table.data_ptr() for table in self._tables),
+            tiles,
+            y.shape[1],
+        )
+
+
+@lru_cache
+def _to_coordinates(size: int) -> Tensor:
+    """(a, a), for which rows of filters times it are the filters in coordinates."""
+    matrix = torch.from_numpy(coordinate_matrix(size))
+    return (matrix / matrix.square().sum(1, keepdim=True)).T
+
+
+@lru_cache(maxsize=LEVELS_KEPT)
+def _tables(level: DiffusedMixture, layout: Layout) -> list[Tensor]:
+    """What `Kernel.run` wants of a level: bases, half precisions, constants and gains."""
+    change, padding = _to_coordinates(layout.size), layout.padded_rows - layout.rows
+    noise = level.noise.double()
+    bases, half_precisions, constants, gains = [], [], [], []
+    for rows, variances, weights in zip(
+        level.bases, level.variances, level.log_weights, strict=True
+    ):
+        first_position = rows[: layout.rows].double()  # of eight; any of them would do
+        bases.append(F.pad(first_position @ change, (0, 0, 0, padding)))
+        v = variances.double()
+        half_precisions.append((-0.5 / (v + noise)).T.flatten())
+        constants.append(weights.double() - 0.5 * (v + noise).log().sum(1))
+        gains.append(F.pad(v / (v + noise), (0, padding)))
+    logs = torch.cat(constants)
+    logs -= logs.max()  # a common constant cancels, and small numbers keep their digits
+    tables = (
+        torch.cat(bases),
+        torch.cat(half_precisions) / math.log(2),
+        logs / math.log(2),
+        torch.cat(gains),
+    )
+    return [table.float().contiguous() for table in tables]

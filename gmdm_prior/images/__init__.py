@@ -1,0 +1,1 @@
+"""Denoisers and likelihoods of whole images."""

@@ -1,0 +1,113 @@
+"""Images in another range of values than a density was fitted to, exactly.
+
+With width = high - low of the `data_range`, a density of images u in [0, 1] also is one of
+
+    x = low + width u,      noise:  sigma_u = sigma / width.
+
+Nothing is approximated: the log-density of an image of d dimensions is log f(u, sigma / width) -
+d log(width), its score that of u over the width, its posterior mean that of u carried back.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.images.denoisers import check_images
+from gmdm_prior.sigma import compute_dtype, image_level
+
+CHANNELS = ("independent", "strict")
+
+
+class ImageFrame:
+    """The range and the channels in which a density looks at images.
+
+    Args:
+        model: the density.
+        channels: `"independent"`: a density of one channel takes each on its own; `"strict"`:
+            images must have the density's channels.
+        data_range: the values of black and white, (low, high).
+
+    Raises:
+        ValueError: for another name, or a range that is not rising and finite.
+    """
+
+    def __init__(
+        self,
+        model: DensityModel,
+        channels: str = "independent",
+        data_range: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        if channels not in CHANNELS:
+            raise ValueError(
+                f"channels must be one of {', '.join(map(repr, CHANNELS))}; got {channels!r}"
+            )
+        self.model, self.channels = model, channels
+        self.low, self.high = _range(data_range)
+
+    @property
+    def width(self) -> float:
+        """High less low: what a difference of one in [0, 1] is in the images' units."""
+        return self.high - self.low
+
+    def enter(self, images: Tensor, sigma: object) -> tuple[Tensor, object]:
+        """Images in [0, 1], and their noise level.
+
+        Args:
+            images: (B, C, H, W).
+            sigma: as image denoisers take it, in the images' units.
+
+        Returns:
+            Both in the working dtype; as they came where nothing changes.
+
+        Raises:
+            ValueError: for images that the density or the frame cannot take, or a bad sigma.
+            TypeError: likewise.
+        """
+        if self.channels == "strict":
+            check_images(self.model, images)
+            self._check_channels(images)
+        if self._is_identity:
+            return images, sigma
+        check_images(self.model, images)
+        level, _ = image_level(sigma, images)
+        values = images.to(compute_dtype(images.dtype))
+        return (values - self.low) / self.width, level / self.width
+
+    def leave(self, values: Tensor, images: Tensor) -> Tensor:
+        """Values in [0, 1] in the range and type of `images`: `enter` undone."""
+        if self._is_identity:
+            return values
+        return (self.low + self.width * values).to(images.dtype)
+
+    def gradient(self, values: Tensor, images: Tensor) -> Tensor:
+        """A gradient with respect to values in [0, 1] as one with respect to `images`."""
+        return values if self._is_identity else (values / self.width).to(images.dtype)
+
+    @property
+    def _is_identity(self) -> bool:
+        return (self.low, self.high) == (0.0, 1.0)
+
+    def _check_channels(self, images: Tensor) -> None:
+        count, own = images.shape[1], self.model.channels
+        if count != own:
+            raise ValueError(
+                f"images must have {own} channel(s) with channels='strict'; got {count} in "
+                f"{tuple(images.shape)}. channels='independent' takes one after the other, "
+                "bsds-color takes red, green and blue"
+            )
+
+
+def _range(data_range: object) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in data_range)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(
+            "data_range must be (low, high), the values of black and white, such as (0, 255); got "
+            f"{data_range!r}"
+        )
+    return low, high

@@ -1,0 +1,136 @@
+"""The composite likelihood of an image: all its overlapping patches, counted once per pixel.
+
+    L(x, sigma) = 1/b² sum_i log f(P_i x, sigma),       ∇L = 1/b² sum_i P_iᵀ score(P_i x, sigma)
+
+Every pixel lies in b² patches, hence the factor: with a Gaussian data term at the true noise level
+a weight of one is the Bayesian weight. It is not the density of an image (patches overlap), and
+says so: a composite likelihood.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.opponent import OpponentModel
+from gmdm_prior.fast.choose import at_one_level, pixel_by_pixel
+from gmdm_prior.images.denoisers import PlaneModel, check_options, planes_of, prepare
+from gmdm_prior.images.patches import overlap_add, pad, strips
+from gmdm_prior.images.untraced import untraced
+
+LIKELIHOOD_BOUNDARIES = ("circular", "valid")
+
+
+class PatchLikelihood(nn.Module):
+    """Composite log-likelihood of images under a density of patches, and its gradient.
+
+    Args:
+        model: a `PatchModel`, `PatchMixture` or `OpponentModel`.
+        boundary: `"circular"` (patches wrap around, every pixel counts the same) or `"valid"` (only
+            patches inside the image).
+    """
+
+    def __init__(self, model: DensityModel, boundary: str = "circular") -> None:
+        super().__init__()
+        check_options(model, 1, "circular")
+        if boundary not in LIKELIHOOD_BOUNDARIES:
+            raise ValueError(
+                f"boundary must be one of {', '.join(LIKELIHOOD_BOUNDARIES)}; got {boundary!r}"
+            )
+        self.model, self.boundary = model, boundary
+
+    @untraced
+    def log_prob(self, images: Tensor, sigma: object) -> Tensor:
+        """Composite log-likelihood (B,) of images (B, C, H, W); sigma as in `PatchAveraging`."""
+        sums = [
+            self._sum(model, plane, level) for model, plane, level in self._planes(images, sigma)
+        ]
+        if not sums:
+            return images.new_zeros(0)
+        total = torch.stack(sums).reshape(len(images), -1).sum(1) / self.model.patch_size**2
+        if isinstance(self.model, OpponentModel):
+            places = self._places(images) / self.model.patch_size**2
+            total = total - places * self.model.log_volume
+        return total.to(images.dtype)
+
+    @untraced
+    def score(self, images: Tensor, sigma: object) -> Tensor:
+        """Gradient of `log_prob` with respect to the images, analytic, shaped like them."""
+        size, out = self.model.patch_size, []
+        for model, plane, level in self._planes(images, sigma):
+            if level.ndim == 0:
+                score = at_one_level(model, plane, level.square(), "score")
+                total = overlap_add((plane,), size, score)
+            else:
+                score = pixel_by_pixel(model, "score")
+                total = overlap_add((plane, level.square()), size, score)
+            out.append(self._unwrap(total, images.shape[2], images.shape[3]))
+        if not out:
+            return images.clone()
+        total = (torch.stack(out) / size**2).reshape(images.shape)
+        if isinstance(self.model, OpponentModel):
+            total = self.model.gradient(total)
+        return total.to(images.dtype)
+
+    def dimensions(self, images: Tensor) -> float:
+        """Of the composite density of an image (C, H, W) of a batch.
+
+        Stretching images by s subtracts this times log s from their log-likelihood.
+        """
+        model = self.model
+        copies = images.shape[1] / model.channels
+        return copies * self._places(images) * model.dimensions / model.patch_size**2
+
+    def lipschitz(self, sigma: float) -> float:
+        """Largest curvature of `-log_prob`, that of one patch: for the descent lemma."""
+        return self.model.lipschitz(sigma)
+
+    def _planes(self, images: Tensor, sigma: object) -> Iterator[tuple[PlaneModel, Tensor, Tensor]]:
+        """Each plane's density, the plane as `boundary` has it, and its level () or map."""
+        planes, level, _ = prepare(self.model, images, sigma)
+        return zip(
+            itertools.cycle(planes_of(self.model)),
+            self._wrap(planes),
+            self._wrap_level(level),
+            strict=False,
+        )
+
+    def _sum(self, model: PlaneModel, plane: Tensor, level: Tensor) -> Tensor:
+        """The log-density () of all patches of a plane (c, H, W)."""
+        total, parts = plane.new_zeros(()), strips(plane, model.patch_size)[1]
+        if level.ndim == 0:
+            log_prob = at_one_level(model, plane, level.square(), "log_prob")
+            for part in parts:
+                total = total + log_prob(part.flatten(0, 1).flatten(1)).sum()
+            return total
+        log_prob = pixel_by_pixel(model, "log_prob")
+        for part, noise in zip(parts, strips(level.square(), model.patch_size)[1], strict=True):
+            flat = part.flatten(0, 1).flatten(1)
+            total = total + log_prob(flat, noise.flatten(0, 1).flatten(1)).sum()
+        return total
+
+    def _places(self, images: Tensor) -> int:
+        """How many patches an image has."""
+        border = 0 if self.boundary == "circular" else self.model.patch_size - 1
+        return (images.shape[2] - border) * (images.shape[3] - border)
+
+    def _wrap(self, planes: Tensor) -> Tensor:
+        after = self.model.patch_size - 1 if self.boundary == "circular" else 0
+        return pad(planes, 0, after, "circular")
+
+    def _wrap_level(self, level: Tensor) -> Tensor:
+        return self._wrap(level) if level.ndim == 4 else level
+
+    def _unwrap(self, total: Tensor, height: int, width: int) -> Tensor:
+        """The adjoint of `_wrap`: what lies beyond the border belongs to the other side."""
+        if self.boundary == "valid":
+            return total
+        rows = total[:, :height].clone()
+        rows[:, : total.shape[1] - height] += total[:, height:]
+        out = rows[..., :width].clone()
+        out[..., : total.shape[2] - width] += rows[..., width:]
+        return out

@@ -1,0 +1,136 @@
+"""How likely the patches of an image are at any noise level, class by class.
+
+Responses of a patch to the oriented bases do not depend on the noise level: their squares are taken
+once, after which a level costs one matrix product,
+
+    log f(y | k; sigma) = log 1/|H| sum_h prod_j N(<a_{g(k) j}, h y>; 0, v_kj + sigma²).
+
+A class of variance zero, which no stored model has, stands for patches that are perfectly flat. Its
+weight and those of the other classes are those of the image at hand, found by expectation
+maximisation: under the weights of the training set, an image flatter than those reads too low a
+noise level (by 10 to 50 %), a rougher one too high.
+
+A `PatchModel` has no classes: it counts as one, and its likelihood is the plain one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gmdm_prior.densities.mixture.model import PatchMixture
+from gmdm_prior.densities.product import PatchModel
+
+FLAT_WEIGHT = 0.2  # of the flat class, before the image has been looked at
+STEPS = 8  # of expectation maximisation at each noise level
+PRIOR = 0.01  # how many patches the weights it starts from count as: no class dies out
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Densities of patches at one noise level, class by class.
+
+    Attributes:
+        densities: (N, K), relative to the largest of each patch.
+        largest: (N,), its logarithm.
+    """
+
+    densities: Tensor
+    largest: Tensor
+
+    def fitted(self, start: Tensor, steps: int = STEPS) -> Tensor:
+        """Class weights (K,) after a few steps of expectation maximisation on these patches.
+
+        No step lowers sum_i log f(y_i) + `PRIOR` sum_k start_k log w_k.
+        """
+        weights = start
+        for _ in range(steps):
+            joint = self.densities * weights
+            counts = (joint / joint.sum(1, keepdim=True)).sum(0)
+            weights = (counts + PRIOR * start) / (len(joint) + PRIOR)
+        return weights
+
+    def log_prob(self, weights: Tensor) -> Tensor:
+        """(N,) log-densities under class weights (K,)."""
+        return (self.densities @ weights).log() + self.largest
+
+
+class MixturePatches:
+    """Patches (N, a) under the classes of a mixture, and a flat one.
+
+    Args:
+        bases: of each basis its orientations, one after the other, (|H| J, a).
+        variances: of each basis those of its classes, (K_g, J).
+        weights: (K,), of the classes of the first basis, of the second, and so on.
+        patches: (N, a).
+        flat: the flat class's weight, before the image has been looked at.
+
+    Attributes:
+        start: (K + 1,) class weights before the image has been looked at, the flat class last.
+    """
+
+    def __init__(
+        self,
+        bases: Sequence[Tensor],
+        variances: Sequence[Tensor],
+        weights: Tensor,
+        patches: Tensor,
+        flat: float = FLAT_WEIGHT,
+    ) -> None:
+        self._variances = variances
+        j = variances[0].shape[1]
+        self._squares = [(patches @ rows.T).square_().reshape(-1, j) for rows in bases]
+        self._count = len(patches)
+        self._positions = len(bases[0]) // j
+        first = self._squares[0].reshape(self._count, self._positions, j)[:, 0]
+        self._energies = first.sum(1)  # a basis is complete: that of the zero-mean part
+        self.start = torch.cat([weights * (1 - flat), weights.new_tensor([flat])])
+
+    def at(self, sigma: float, every: int = 1) -> Evidence:
+        """At a noise level, of all patches or `every` so many."""
+        variance, h = sigma * sigma, self._positions
+        energies = self._energies[::every]
+        parts = []
+        for squares, own in zip(self._squares, self._variances, strict=True):
+            if every > 1:
+                squares = squares.unflatten(0, (-1, h))[::every].flatten(0, 1)
+            total = own + variance
+            log = torch.addmm(-0.5 * total.log().sum(1), squares, (-0.5 / total).T)
+            parts.append(log.unflatten(0, (-1, h)).logsumexp(1) - math.log(h))
+        j = self._variances[0].shape[1]
+        flat = -0.5 * (energies / variance + j * math.log(variance))
+        log = torch.cat([*parts, flat[:, None]], 1)
+        largest = log.amax(1)
+        constant = 0.5 * j * math.log(2 * math.pi)
+        return Evidence((log - largest[:, None]).exp_(), largest - constant)
+
+
+class PlainPatches:
+    """Patches (N, a) under a density without classes.
+
+    Attributes:
+        start: (1,), the weight of the only class.
+    """
+
+    def __init__(self, model: PatchModel, patches: Tensor) -> None:
+        self._model, self._patches = model, patches
+        self.start = patches.new_ones(1)
+
+    def at(self, sigma: float, every: int = 1) -> Evidence:
+        """At a noise level, of all patches or `every` so many."""
+        patches = self._patches[::every]
+        level = self._model.tabulated_at(patches.new_tensor(sigma * sigma))
+        return Evidence(patches.new_ones(len(patches), 1), level.log_prob(patches))
+
+
+def evidence_of(model: PatchModel | PatchMixture, patches: Tensor) -> MixturePatches | PlainPatches:
+    """What evaluates these patches (N, a) at one noise level after another."""
+    if not isinstance(model, PatchMixture):
+        return PlainPatches(model, patches)
+    level = model.at(patches.new_zeros(()))
+    weights = torch.cat([model.weights[m] for m in level.members]).to(patches)
+    return MixturePatches(level.bases, level.variances, weights, patches)

@@ -1,0 +1,181 @@
+"""The noise level of every pixel, by local maximum likelihood.
+
+Patches `SPACING` pixels apart get a level each, out of a ladder of levels t_l = log sigma_l. Levels
+and the class weights w of the image (`patch_evidence`) are found in turns. For given weights,
+neighbours are likely to have like levels, and some levels are more common than others in the image:
+
+    p(l_1, l_2, …) ∝ prod_i rho(l_i) f(y_i; sigma_{l_i}, w)^c
+                     exp(beta sum_{i ~ j} exp(-(t_{l_i} - t_{l_j})² / 2 h²)),
+
+a field of Potts type whose posterior is approximated by independent q_i (mean field), with rho the
+mean of the q_i. The ladder is coarse: in the end each of its steps moves to where the patches
+assigned to it are likeliest. Level i is then the mean of t under q_i, interpolated linearly to
+pixels. c is one over the number of patches that a pixel is in. The coupling spreads over a
+neighbourhood of `window` pixels, the scale below which levels are smoothed, but lets them jump.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.noise.evidence import Evidence, evidence_of
+from gmdm_prior.noise.level import LEAST, check, level_of_image
+from gmdm_prior.noise.patches import clipped_pixels, cut
+from gmdm_prior.sigma import compute_dtype
+
+SPACING = 4  # of the patches, in pixels
+STEP, BELOW, ABOVE = 0.15, 14, 10  # the ladder: of log sigma, steps below and above the image's
+COUPLING, LIKENESS = 6.0, 0.2  # beta for all neighbours together, and h
+START = 2  # radius, in patches, of the window whose likelihood the field starts from
+SWEEPS, TURNS = 15, 2
+PATCHES = 8_192  # evaluated at a time, and looked at for the class weights
+RAREST = 1e-5  # added to rho
+
+
+@torch.no_grad()
+def estimate_sigma_map(model: DensityModel, images: Tensor, window: int = 12) -> Tensor:
+    """Noise levels of images pixel by pixel.
+
+    Patches that are constant or hold clipped pixels take the level of their neighbours.
+
+    Args:
+        model: as for `noise_level`.
+        images: (B, C, H, W), as for `noise_level`. All channels together get one map.
+        window: the scale in pixels on which levels are smoothed; at least 8. Wider is steadier
+            where the noise changes slowly.
+
+    Returns:
+        (B, 1, H, W), dtype and device of the images; within a factor 4.5 of the image's one level.
+
+    Raises:
+        ValueError: for a window below 8, images that do not fit the model or are not finite.
+        TypeError: for integer or complex images, or another kind of model.
+    """
+    if not isinstance(window, int) or window < 2 * SPACING:
+        raise ValueError(f"window must be an integer from {2 * SPACING} pixels; got {window!r}")
+    check(model, images)
+    radius = window // (2 * SPACING)
+    maps = [_Field(model, image).levels(radius) for image in images.to(compute_dtype(images.dtype))]
+    if not maps:
+        return images.new_zeros(0, 1, *images.shape[2:])
+    return torch.stack(maps)[:, None].to(images.dtype)
+
+
+class _Field:
+    """The grid of patches of one image (C, H, W), and the ladder of levels."""
+
+    def __init__(self, model: DensityModel, image: Tensor) -> None:
+        self.model, self.shape, size = model, image.shape[1:], model.patch_size
+        self.overall = level_of_image(model, image).sigma
+        self.planes = image.reshape(-1, model.channels, *self.shape)
+        self.clipped = clipped_pixels(image).reshape(self.planes.shape)
+        self.rows, self.columns = (_places(n - size + 1, image) for n in self.shape)
+        grid = STEP * torch.arange(-BELOW, ABOVE + 1).to(image)
+        self.ladder = (math.log(max(self.overall, LEAST)) + grid).clamp(min=math.log(LEAST))
+        covered = len(self.rows) * len(self.columns) * size**2
+        self.tempering = min(1.0, self.shape.numel() / covered)
+
+    def levels(self, radius: int) -> Tensor:
+        """(H, W) noise levels."""
+        if self.overall == 0:
+            return self.planes.new_zeros(self.shape)
+        middle = self.ladder[BELOW]
+        found = middle.expand(len(self.rows), len(self.columns))
+        weights = None
+        for _ in range(TURNS):
+            weights = self._class_weights(found, weights)
+            found = _mean_field(
+                self.tempering * self._log_likelihoods(weights), self.ladder, radius
+            )
+        centres = (starts + (self.model.patch_size - 1) / 2 for starts in (self.rows, self.columns))
+        return _to_pixels(found, *centres, self.shape).exp()
+
+    def _class_weights(self, found: Tensor, weights: Tensor | None) -> Tensor:
+        """Class weights of the image, each patch at its own level."""
+        count = len(self.planes) * found.numel()
+        share = max(1, math.ceil(math.sqrt(count / PATCHES)))
+        patches, useful = self._cut(self.rows[::share], self.columns[::share])
+        own = found[::share, ::share].flatten().repeat(len(self.planes))[useful]
+        nearest = (own - self.ladder[:, None]).abs().argmin(0)
+        densities, start = [], evidence_of(self.model, patches[:1]).start
+        for i in nearest.unique().tolist():
+            evidence = evidence_of(self.model, patches[useful][nearest == i])
+            densities.append(evidence.at(self.ladder[i].exp().item()).densities)
+        weights = start if weights is None else weights
+        if not densities:
+            return weights
+        joined = torch.cat(densities)
+        return Evidence(joined, joined[:, 0]).fitted(weights)
+
+    def _log_likelihoods(self, weights: Tensor) -> Tensor:
+        """(L, R, Q) of each patch at each level, all planes together; 0 where it tells nothing."""
+        step = max(1, PATCHES // (len(self.columns) * len(self.planes)))
+        strips = []
+        for rows in self.rows.split(step):
+            patches, useful = self._cut(rows, self.columns)
+            evidence = evidence_of(self.model, patches)
+            logs = [evidence.at(t.exp().item()).log_prob(weights) for t in self.ladder]
+            told = torch.stack(logs) * useful
+            strips.append(told.unflatten(1, (len(self.planes), len(rows), -1)).sum(1))
+        return torch.cat(strips, 1)
+
+    def _cut(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches, and whether they are neither constant nor touched by clipped pixels."""
+        patches, varied, touched = cut(
+            self.planes, self.clipped, rows, columns, self.model.patch_size
+        )
+        return patches, varied & ~touched
+
+
+def _places(count: int, like: Tensor) -> Tensor:
+    """Starts of patches about `SPACING` apart, from the first place to the last."""
+    number = 1 if count == 1 else math.ceil((count - 1) / SPACING) + 1
+    return torch.linspace(0, count - 1, number, device=like.device).round().long()
+
+
+def _mean_field(logs: Tensor, ladder: Tensor, radius: int) -> Tensor:
+    """Posterior means (R, Q) of levels from tempered log-likelihoods (L, R, Q)."""
+    likeness = (-0.5 * ((ladder[:, None] - ladder) / LIKENESS).square()).exp()
+    q = ((2 * START + 1) ** 2 * _average(logs, START)).softmax(0)
+    window = (2 * radius + 1) ** 2
+    for _ in range(SWEEPS):
+        common = (q.mean((1, 2)) + RAREST).log()[:, None, None]
+        others = (window * _average(q, radius) - q) / (window - 1)
+        agreement = torch.einsum("lm,mij->lij", likeness, others)
+        q = (logs + COUPLING * agreement + common).softmax(0)
+    return torch.einsum("l,lij->ij", _moved(torch.einsum("lij,mij->lm", q, logs), ladder), q)
+
+
+def _moved(pooled: Tensor, ladder: Tensor) -> Tensor:
+    """For the patches of each step, the level that is likeliest by a parabola, from (L, L)."""
+    place = pooled.argmax(1, keepdim=True).clamp(1, len(ladder) - 2)
+    below, here, above = (pooled.gather(1, place + d)[:, 0] for d in (-1, 0, 1))
+    bend = (2 * here - below - above).clamp(min=1e-9)
+    return ladder[place[:, 0]] + STEP * (0.5 * (above - below) / bend).clamp(-1, 1)
+
+
+def _average(values: Tensor, radius: int) -> Tensor:
+    """Mean over a square of places, of those inside, for (L, R, Q)."""
+    kernel = 2 * radius + 1
+    return F.avg_pool2d(values[:, None], kernel, 1, radius, count_include_pad=False)[:, 0]
+
+
+def _to_pixels(values: Tensor, rows: Tensor, columns: Tensor, shape: torch.Size) -> Tensor:
+    """Values at the crossings of rows and columns, interpolated linearly and held at the ends."""
+    for axis, centres in enumerate((rows, columns)):
+        place = torch.arange(shape[axis], device=values.device).to(values.dtype)
+        centres = centres.to(values.dtype)
+        right = torch.searchsorted(centres, place).clamp(max=len(centres) - 1)
+        left = (right - 1).clamp(min=0)
+        gap = (centres[right] - centres[left]).clamp(min=1)
+        share = ((place - centres[left]) / gap).clamp(0, 1)
+        share = share[:, None] if axis == 0 else share[None]
+        values = torch.lerp(
+            values.index_select(axis, left), values.index_select(axis, right), share
+        )
+    return values

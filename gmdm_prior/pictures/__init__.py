@@ -1,0 +1,1 @@
+"""Figures of models; matplotlib is imported when one is drawn."""

@@ -1,0 +1,1 @@
+"""Training data: images, patches and the noise they contain."""

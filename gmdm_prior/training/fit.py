@@ -1,0 +1,215 @@
+"""`fit`: training as a sequence of step records, with checkpoints.
+
+    for record in fit(images, held_out, FitSettings(method="em")):
+        print(record.step, record.loss, record.psnr)
+    gm.save(record.model, "mine.safetensors")
+
+The loop draws nothing, prints nothing and keeps no global state. When it ends early, for whatever
+reason (a KeyboardInterrupt, an error, a caller that closes the generator), the state after the last
+completed step is written as a checkpoint on the way out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.mixture.model import PatchMixture
+from gmdm_prior.densities.opponent import OpponentModel
+from gmdm_prior.densities.product import PatchModel
+from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints, disagreement
+from gmdm_prior.training.data.image_noise import image_sigmas
+from gmdm_prior.training.data.pool import ImagePool, Images, usable
+from gmdm_prior.training.measure import HeldOut
+from gmdm_prior.training.methods import Trainer, make_trainer
+from gmdm_prior.training.noisy_held_out import NoisyHeldOut, draw_held_out
+from gmdm_prior.training.settings import FROM_INIT, FitSettings
+
+Settings = TypeVar("Settings", bound=FitSettings)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step reports.
+
+    Attributes:
+        step: completed steps.
+        steps: in all.
+        stage: `"full"`, `"tied"` (EM), `"score"`, `"hqs"` or `"ipalm"`.
+        loss: of the training data of this step: EM, minus the log-likelihood in nats per dimension;
+            score matching of the image denoiser, minus a PSNR in dB; iPALM, Eq. 4 per patch.
+        held_out_loss: the same on held-out images; None between measurements.
+        psnr: of `PatchAveraging` on held-out crops at 25/255, in dB; None between measurements, and
+            where the images are noisy.
+        seconds: duration of the step.
+        model: the model after this step, frozen; None between measurements. The last record has it.
+    """
+
+    step: int
+    steps: int
+    stage: str
+    loss: float
+    held_out_loss: float | None
+    psnr: float | None
+    seconds: float
+    model: DensityModel | None
+
+
+def fit(
+    images: Images,
+    held_out: Images,
+    settings: FitSettings | None = None,
+    *,
+    init: PatchMixture | PatchModel | OpponentModel | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: Checkpoint | None = None,
+) -> Iterator[StepRecord]:
+    """Train a model; yields a record after every step.
+
+    Args:
+        images: training images (C, H, W) with values in [0, 1], as `read_images` returns them or in
+            a sequence.
+        held_out: images that are only measured on.
+        settings: what to train; None is a mixture by EM.
+        init: the model that method=score or hqs starts from; it decides model, patch_size, channels
+            and, for a mixture, symmetries.
+        checkpoints: where to write them; None writes none.
+        resume: go on from here, as `checkpoints.latest()` gives it: to the same bits as a run that
+            never stopped, on one machine with one number of threads.
+
+    Yields:
+        A `StepRecord` after every step; the last one has the model. A run that was complete yields
+        one record.
+
+    Raises:
+        ValueError: settings that cannot be trained, images too small or of other channels, or a
+            checkpoint of other settings or images (both values are named).
+        FloatingPointError: a loss that is not finite; the last good state is a checkpoint.
+        OSError: a checkpoint that cannot be written; the older ones stay.
+    """
+    settings = (settings or FitSettings()).resolved()
+    if settings.method in FROM_INIT and init is not None:
+        settings = of_init(settings, init)
+    pool = image_pool(images, settings, training=True)
+    trainer = make_trainer(pool, settings, init)
+    needs_init = settings.method in FROM_INIT and settings.model in ("mixture", "opponent")
+    if needs_init and init is None and resume is None:
+        raise ValueError(f"method={settings.method} needs init, the model to start from")
+    facts = dataclasses.asdict(settings) | {"images": pool.fingerprint}
+    if resume is not None:
+        differing = disagreement(resume.settings, facts)
+        if differing:
+            raise ValueError(f"the checkpoint is of another run: {differing}")
+        trainer.restore(resume.state)
+    measure = draw_held_out(image_pool(held_out, settings, training=False), settings)
+    return _steps(trainer, measure, settings, facts, checkpoints, resume)
+
+
+def _steps(
+    trainer: Trainer,
+    held_out: HeldOut | NoisyHeldOut,
+    settings: FitSettings,
+    facts: dict[str, Any],
+    checkpoints: Checkpoints | None,
+    resume: Checkpoint | None,
+) -> Iterator[StepRecord]:
+    saved = 0 if resume is None else resume.step
+    kept = (trainer.step, None)
+
+    def save() -> None:
+        nonlocal saved
+        step, state = kept
+        if checkpoints is None or state is None or step == saved:
+            return
+        try:
+            checkpoints.save(Checkpoint(step, facts, state))
+        except OSError:  # what the disk has not taken now it will not take on the way out
+            saved = step
+            raise
+        saved = step
+
+    try:
+        if trainer.step >= trainer.steps:
+            yield _record(trainer, held_out, float("nan"), 0.0, measured=True)
+        while trainer.step < trainer.steps:
+            begun = time.perf_counter()
+            try:
+                loss = trainer.advance()
+            except FloatingPointError as error:
+                raise FloatingPointError(f"step {trainer.step + 1}: {error}") from None
+            kept = (trainer.step, trainer.state())
+            last = trainer.step == trainer.steps
+            seconds = time.perf_counter() - begun
+            measured = last or trainer.step % settings.measure_every == 0
+            yield _record(trainer, held_out, loss, seconds, measured)
+            if last or trainer.step % settings.checkpoint_every == 0:
+                save()
+    finally:
+        save()
+
+
+def _record(
+    trainer: Trainer,
+    held_out: HeldOut | NoisyHeldOut,
+    loss: float,
+    seconds: float,
+    measured: bool,
+) -> StepRecord:
+    model = trainer.model() if measured else None
+    return StepRecord(
+        step=trainer.step,
+        steps=trainer.steps,
+        stage=trainer.stage,
+        loss=loss,
+        held_out_loss=None if model is None else trainer.held_out_loss(held_out, model),
+        psnr=None if model is None else held_out.psnr(model),
+        seconds=seconds,
+        model=model,
+    )
+
+
+def of_init(settings: Settings, init: PatchMixture | PatchModel | OpponentModel) -> Settings:
+    """The settings with what the start of score matching decides."""
+    kinds = {PatchMixture: "mixture", PatchModel: "patch", OpponentModel: "opponent"}
+    kind = next((name for cls, name in kinds.items() if isinstance(init, cls)), None)
+    if kind is None or settings.model == "conv":
+        raise ValueError(
+            "init must be a PatchMixture, a PatchModel or an OpponentModel, and model the same; "
+            f"got a {type(init).__name__} and model={settings.model}. Other models begin by "
+            "themselves"
+        )
+    changes = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
+    if settings.model == "opponent" and init.channels == 1:  # it begins on every plane
+        kind, changes["channels"] = "opponent", 3
+    of_plane = init.planes[0] if isinstance(init, OpponentModel) else init
+    if isinstance(of_plane, PatchMixture):
+        changes["symmetries"] = of_plane.symmetries
+    return dataclasses.replace(settings, model=kind, **changes)
+
+
+def image_pool(images: Images, settings: FitSettings, training: bool) -> ImagePool:
+    """The images that can be used, and the levels of their noise where `settings` asks for them.
+
+    Raises:
+        ValueError: images too small or of other channels, or a table of levels that cannot be used.
+    """
+    size, what = settings.patch_size, f"a patch of patch_size={settings.patch_size}"
+    if settings.model == "conv":
+        what = f"the grid of patch_size={size}"
+    elif training and settings.method in ("em+score", *FROM_INIT):
+        size, what = 2 * size - 1, f"score matching with patch_size={size}"
+    kept = usable(images, size, what)
+    wrong = [tuple(i.shape) for i in kept if i.ndim != 3 or i.shape[0] != settings.channels]
+    if wrong:
+        raise ValueError(
+            f"images must be (C, H, W) with C = channels = {settings.channels}; got {wrong[0]}"
+        )
+    if isinstance(images, Mapping):
+        images = {name: i for name, i in images.items() if min(i.shape[-2:]) >= size}
+    else:
+        images = kept
+    return ImagePool.of(kept, image_sigmas(images, settings.noise))

@@ -1,0 +1,1 @@
+"""What a run of `python -m gmdm_prior.train` reads and leaves behind."""

@@ -1,0 +1,1 @@
+"""Training by score matching: of image denoisers and of single patches."""

@@ -1,0 +1,196 @@
+"""The configuration of `restore`: `key=value` words over a YAML file over typed defaults.
+
+A prior is a name or a mapping with `name`, its weight `lambda`, its noise level `sigma`, its own
+settings of the `solver` and the options of its factory. `prior=NAME` replaces the whole mapping
+when the name changes and takes the options from `priors.NAME`, so that one file holds what each
+prior needs in it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from deepinv_gmdm.physics import PhysicsConfig
+from deepinv_gmdm.registry import unknown
+from deepinv_gmdm.solver_config import SolverConfig
+
+
+@dataclass
+class RestoreConfig:
+    """What `restore` reads."""
+
+    image: str = MISSING
+    physics: PhysicsConfig = field(default_factory=PhysicsConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    prior: Any = "gmdm"
+    priors: dict[str, Any] = field(default_factory=dict)
+    out: str = "restored"
+    device: str = "cpu"
+
+
+def shipped(kind: str) -> Path:
+    """The folder of the configs or images that come with the package: `"configs"` or `"images"`.
+
+    An installed wheel holds them inside the package, a checkout in `examples/`.
+    """
+    inside = Path(__file__).parents[1] / kind
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "examples" / kind
+
+
+def load_config(source: str, words: Sequence[str] = ()) -> DictConfig:
+    """Read and resolve a configuration.
+
+    Args:
+        source: path of a YAML file, or the bare name of a config that comes with the package
+            (`deblur`).
+        words: `key=value` overrides; values are read as YAML.
+
+    Returns:
+        A config with every key of `RestoreConfig`, whose `prior` is a mapping and whose `image` is
+        a path.
+
+    Raises:
+        ValueError: for a missing or malformed file, an unknown key (the nearest right one is
+            named), an ill-typed value, or an override that is no `key=value`.
+    """
+    path = _find(source, "config", "configs", ".yaml")
+    written = _read(path)
+    changes = [_split(word) for word in words]
+    in_file = written.pop("prior", RestoreConfig.prior)
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(RestoreConfig), OmegaConf.create(written))
+        options, others = [], []
+        for key, value in changes:
+            mine = key == "prior" or key.startswith("prior.")
+            (options if mine else others).append((key, value))
+        priors_first = sorted(others, key=lambda change: not change[0].startswith("priors."))
+        config = _update(config, [c for c in priors_first if c[0].startswith("priors.")])
+        prior = resolve_prior(in_file, OmegaConf.to_container(config.priors), options)
+        config.solver = OmegaConf.merge(config.solver, _solver_of(prior))
+        config = _update(config, [c for c in others if not c[0].startswith("priors.")])
+        config.prior = prior
+        if isinstance(config.priors.get(prior["name"]), DictConfig):
+            config.priors[prior["name"]].pop("solver", None)  # it is in `solver` now
+        if OmegaConf.is_missing(config, "image"):
+            raise ValueError(f"config {str(path)!r} needs the key 'image', the path of a picture")
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise ValueError(_unknown_key(error.full_key or str(error))) from None
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).splitlines()[0]
+        raise ValueError(f"config key {error.full_key or '?'!r}: {reason}") from None
+    config.image = str(_find(config.image, "image", "images", ".png", beside=path.parent))
+    return config
+
+
+def resolve_prior(
+    written: Any, priors: dict[str, Any], changes: Iterable[tuple[str, Any]]
+) -> dict[str, Any]:
+    """The prior's mapping from the file's `prior` and `priors`, and overrides of `prior`.
+
+    Raises:
+        ValueError: where a prior is neither a name nor a mapping with `name`.
+    """
+    changes = list(changes)
+    current = _adopt(written, priors)
+    for key, value in changes:
+        if key in ("prior", "prior.name"):
+            if isinstance(value, str) and value == current["name"]:
+                continue
+            current = _adopt(value, priors)
+    node = OmegaConf.create(current)
+    for key, value in changes:
+        if key not in ("prior", "prior.name"):
+            OmegaConf.update(node, key.removeprefix("prior."), value, force_add=True)
+    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+
+
+def _adopt(prior: Any, priors: dict[str, Any]) -> dict[str, Any]:
+    given = {"name": prior} if isinstance(prior, str) else prior
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        raise ValueError(f"config key 'prior' is a name or a mapping with 'name'; got {prior!r}")
+    options = priors.get(given["name"]) or {}
+    if not isinstance(options, dict):
+        raise ValueError(f"config key 'priors.{given['name']}' must be a mapping; got {options!r}")
+    return {**options, **given}
+
+
+def _solver_of(prior: dict[str, Any]) -> dict[str, Any]:
+    settings = prior.pop("solver", None) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"config key 'prior.solver' must be a mapping; got {settings!r}")
+    known = SolverConfig.__dataclass_fields__
+    for key in settings:
+        if key not in known:
+            raise ValueError(unknown("config key", f"prior.solver.{key}", known))
+    return settings
+
+
+def _update(config: DictConfig, changes: Iterable[tuple[str, Any]]) -> DictConfig:
+    for key, value in changes:
+        OmegaConf.update(config, key, value, merge=True)
+    return config
+
+
+def _split(word: str) -> tuple[str, Any]:
+    key, equals, text = word.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"{word!r} is no override; write key=value, such as prior=tv")
+    try:
+        return key.strip(), yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        raise ValueError(f"the value of {word!r} is no YAML; quote it") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        written = OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
+        raise ValueError(
+            f"config {str(path)!r} cannot be read: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(written, dict):
+        raise ValueError(f"config {str(path)!r} must be a mapping of keys to values")
+    return written  # type: ignore[return-value]
+
+
+def _find(source: str, what: str, kind: str, suffix: str, beside: Path | None = None) -> Path:
+    path = Path(source).expanduser()
+    folder = shipped(kind)
+    places = [path, *([beside / path] if beside else []), folder / path]
+    if path.name == source:
+        places.append(folder / f"{source}{suffix}")
+    for place in places:
+        if place.is_file():
+            return place.resolve()
+    names = sorted(file.stem for file in folder.glob(f"*{suffix}"))
+    near = difflib.get_close_matches(path.stem, names, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(
+        f"{what} {source!r} does not exist; {hint}these come with the package: {', '.join(names)}"
+    )
+
+
+def _unknown_key(key: str) -> str:
+    known = list(_keys(OmegaConf.structured(RestoreConfig)))
+    near = difflib.get_close_matches(key, known, n=2, cutoff=0.6)
+    last = key.rpartition(".")[2]
+    near += [k for k in known if k.rpartition(".")[2] == last and k not in near]
+    if not near:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"unknown config key {key!r}; did you mean {' or '.join(map(repr, near[:2]))}?"
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
+    for key in node:
+        yield f"{prefix}{key}"
+        child = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(child, DictConfig):
+            yield from _keys(child, f"{prefix}{key}.")
