@@ -34,12 +34,13 @@ from deepinv_gmdm.command.config import load_config, shipped
 from deepinv_gmdm.command.restore import psnr, scene_of, solve, visible
 from deepinv_gmdm.operators import as_picture
 from deepinv_gmdm.physics import build_physics, physics_sigma
-from deepinv_gmdm.picture import read_picture
 from matplotlib.figure import Figure
 from rivals import BATCH, GRAY, MIXTURE, SIZE
 from torch import Tensor
 from tqdm import tqdm
 from words import read, status
+
+from gmdm_prior.files.pictures import read_picture
 
 PRIORS = ("gmdm", "tv", "wavelet", "pnp")
 NAMES = {"gmdm": "`gmdm`", "tv": "`tv`", "wavelet": "`wavelet`", "pnp": "`pnp`, BM3D"}

@@ -32,7 +32,8 @@ from deepinv_gmdm.command.config import load_config, shipped
 from deepinv_gmdm.command.restore import psnr, scene_of, solve, visible
 from deepinv_gmdm.operators import as_picture
 from deepinv_gmdm.physics import build_physics
-from deepinv_gmdm.picture import read_picture
+
+from gmdm_prior.files.pictures import read_picture
 
 FACTORS = (2.0, math.sqrt(2))
 PRIORS = ("gmdm", "tv", "wavelet", "pnp-bm3d")

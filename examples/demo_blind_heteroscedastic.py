@@ -5,7 +5,8 @@ import torch
 from deepinv_gmdm import GMDMDenoiser, GMDMNoiseEstimator
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import psnr
-from deepinv_gmdm.picture import read_picture
+
+from gmdm_prior.files.pictures import read_picture
 
 
 def checkerboard(size: int, cell: int, levels: tuple[float, float] = (0.1, 0.2)) -> torch.Tensor:

@@ -8,8 +8,9 @@ import torch
 from deepinv_gmdm import GMDMDenoiser
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import psnr
-from deepinv_gmdm.picture import read_picture
 from matplotlib.figure import Figure
+
+from gmdm_prior.files.pictures import read_picture
 
 
 @torch.no_grad()

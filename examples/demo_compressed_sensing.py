@@ -6,7 +6,8 @@ from deepinv_gmdm import GMDMDenoiser, schedule
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import compare, psnr
 from deepinv_gmdm.operators import OperatorConfig, build_operator
-from deepinv_gmdm.picture import read_picture
+
+from gmdm_prior.files.pictures import read_picture
 
 
 def main(out: str = "demo_compressed_sensing.png", size: int = 256) -> float:

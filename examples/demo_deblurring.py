@@ -6,7 +6,8 @@ from deepinv.physics.functional import gaussian_blur
 from deepinv_gmdm import build_prior, build_solver
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import compare, psnr
-from deepinv_gmdm.picture import read_picture
+
+from gmdm_prior.files.pictures import read_picture
 
 
 def main(out: str = "demo_deblurring.png", prior: str = "gmdm", size: int = 256) -> float:

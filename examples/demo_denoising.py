@@ -4,7 +4,8 @@ import torch
 from deepinv_gmdm import GMDMDenoiser
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import compare, psnr
-from deepinv_gmdm.picture import read_picture
+
+from gmdm_prior.files.pictures import read_picture
 
 
 def main(out: str = "demo_denoising.png", sigma: float = 25 / 255, size: int = 256) -> float:

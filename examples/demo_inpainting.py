@@ -5,7 +5,8 @@ import torch
 from deepinv_gmdm import GMDMPrior, build_solver
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import compare, psnr
-from deepinv_gmdm.picture import read_picture
+
+from gmdm_prior.files.pictures import read_picture
 
 
 def main(out: str = "demo_inpainting.png", keep: float = 0.5, size: int = 256) -> float:

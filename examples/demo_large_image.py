@@ -18,7 +18,8 @@ from deepinv.distributed import DistributedContext, distribute
 from deepinv_gmdm import GMDMDenoiser, WithNoiseMap
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import psnr
-from deepinv_gmdm.picture import read_picture, save_picture
+
+from gmdm_prior.files.pictures import read_picture, save_picture
 
 
 def scene(size: int) -> torch.Tensor:

@@ -5,7 +5,8 @@ from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import compare, psnr, visible
 from deepinv_gmdm.operators import with_phase
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
-from deepinv_gmdm.picture import read_picture
+
+from gmdm_prior.files.pictures import read_picture
 
 
 def main(out: str = "demo_mri.png", size: int = 96) -> float:

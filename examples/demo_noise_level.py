@@ -5,10 +5,10 @@ import numpy as np
 import torch
 from deepinv_gmdm import GMDMNoiseEstimator
 from deepinv_gmdm.command.config import shipped
-from deepinv_gmdm.picture import read_picture
 from matplotlib.ticker import FixedLocator, NullLocator
 
 import gmdm_prior as gm
+from gmdm_prior.files.pictures import read_picture
 
 TRUE_LEVELS = (10 / 255, 25 / 255, 50 / 255)
 

@@ -9,15 +9,15 @@ import deepinv
 import torch
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import psnr
-from deepinv_gmdm.picture import read_picture
-from deepinv_gmdm.poisson_gaussian import (
+from matplotlib.figure import Figure
+
+import gmdm_prior as gm
+from gmdm_prior.files.pictures import read_picture
+from gmdm_prior.noise.poisson_gaussian import (
     estimate_poisson_gaussian,
     local_mean,
     poisson_gaussian_map,
 )
-from matplotlib.figure import Figure
-
-import gmdm_prior as gm
 
 
 def draw(panels: dict[str, torch.Tensor], truth: torch.Tensor, path: str) -> None:

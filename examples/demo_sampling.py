@@ -7,11 +7,11 @@ expert of the paper's product. Their means are zero, as those of the patches sho
 import matplotlib.figure
 import torch
 from deepinv_gmdm.command.config import shipped
-from deepinv_gmdm.picture import read_picture
 from matplotlib.axes import Axes
 
 import gmdm_prior as gm
 from gmdm_prior.constraints import zero_mean_basis
+from gmdm_prior.files.pictures import read_picture
 from gmdm_prior.training import sample_patches
 
 LEVELS = (0, 10 / 255, 25 / 255, 50 / 255)

@@ -5,7 +5,8 @@ from deepinv_gmdm import GMDMPrior, build_solver
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import compare, psnr
 from deepinv_gmdm.operators import OperatorConfig, build_operator
-from deepinv_gmdm.picture import read_picture
+
+from gmdm_prior.files.pictures import read_picture
 
 
 def main(out: str = "demo_tomography.png", size: int = 128) -> float:

@@ -4,10 +4,10 @@ import matplotlib.figure
 import torch
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import psnr
-from deepinv_gmdm.picture import read_picture
 from matplotlib.ticker import FixedLocator, NullLocator
 
 import gmdm_prior as gm
+from gmdm_prior.files.pictures import read_picture
 
 LEVELS = (10 / 255, 25 / 255, 50 / 255)
 SHOWN = 25 / 255

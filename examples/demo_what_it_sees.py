@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.command.restore import psnr
-from deepinv_gmdm.picture import read_picture
 from matplotlib.colors import hsv_to_rgb, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 import gmdm_prior as gm
 from gmdm_prior import symmetry
+from gmdm_prior.files.pictures import read_picture
 from gmdm_prior.pictures.class_maps import class_maps
 from gmdm_prior.pictures.report import tile
 

@@ -17,6 +17,30 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
+def parse(value: object, name: str = "sigma") -> float:
+    """A noise level that is written as a number or a fraction, such as 25/255.
+
+    Args:
+        value: a number, or a text.
+        name: what it is called in the message of an error.
+
+    Raises:
+        ValueError: for anything else, and where it is negative, NaN or infinite.
+    """
+    text = str(value).strip()
+    try:
+        numerator, slash, denominator = text.partition("/")
+        level = float(numerator) / (float(denominator) if slash else 1)
+    except (ValueError, ZeroDivisionError):
+        level = math.nan
+    if isinstance(value, bool) or not 0 <= level < math.inf:
+        raise ValueError(
+            f"{name}={text} is no noise level, finite and not negative; write a number or a "
+            "fraction such as 25/255"
+        )
+    return level
+
+
 def sigma_from_time(time: float | Tensor) -> float | Tensor:
     """Noise level of the heat equation's time: sigma = sqrt(2 t) (paper, Section 2.2)."""
     return (2 * time) ** 0.5

@@ -7,9 +7,9 @@ since H is a group, turning the patch or turning the filters gives the same sum.
 
 from __future__ import annotations
 
-import difflib
-
 from torch import Tensor
+
+from gmdm_prior.messages import nearest
 
 GROUPS: dict[str, tuple[int, ...]] = {
     "d4": (0, 1, 2, 3, 4, 5, 6, 7),
@@ -29,9 +29,8 @@ def group(name: str) -> tuple[int, ...]:
     """
     if name in GROUPS:
         return GROUPS[name]
-    near = difflib.get_close_matches(str(name), GROUPS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"symmetries must be one of {', '.join(GROUPS)}; got {name!r}.{hint}")
+    names = ", ".join(GROUPS)
+    raise ValueError(f"symmetries must be one of {names}; got {name!r}{nearest(name, GROUPS)}")
 
 
 def inverse(element: int) -> int:

@@ -25,6 +25,7 @@ from gmdm_prior.densities.convolutional.model import ConvolutionalModel
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.densities.wavelet.model import WaveletModel
 from gmdm_prior.files import safetensors as storage
+from gmdm_prior.messages import one_line
 from gmdm_prior.pictures import report as plots
 from gmdm_prior.training import processes
 from gmdm_prior.training.checkpoint import Checkpoint, disagreement
@@ -87,14 +88,14 @@ def main(words: Sequence[str] | None = None) -> int:
         _say(f"interrupted; {run.how_to_go_on()}")
         return 130
     except (FloatingPointError, torch.linalg.LinAlgError) as error:
-        _say(f"error: training broke down, {_one_line(error)}; {run.how_to_go_on()}")
+        _say(f"error: training broke down, {one_line(error)}; {run.how_to_go_on()}")
         return 1
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
-        _say(f"error: {_one_line(reason)}; {run.how_to_go_on()}")
+        _say(f"error: {one_line(reason)}; {run.how_to_go_on()}")
         return 2
     except (ValueError, TypeError) as error:
-        _say(f"error: {_one_line(error)}")
+        _say(f"error: {one_line(error)}")
         return 2
     return 0
 
@@ -294,17 +295,13 @@ def _follow(
 def _warnings_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: _say(f"warning: {_one_line(message)}")
+        warnings.showwarning = lambda message, *_: _say(f"warning: {one_line(message)}")
         yield
 
 
 def _say(text: str) -> None:
     if int(os.environ.get("RANK", "0")) == 0:  # of several processes, all say the same
         print(text, file=sys.stderr)
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ file. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import pickle
@@ -27,6 +26,7 @@ from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.densities.wavelet.model import WaveletModel
 from gmdm_prior.densities.wavelet.subbands import SubbandExperts
+from gmdm_prior.messages import nearest
 
 FORMAT = "gmdm-prior/1"
 Model = (
@@ -256,11 +256,9 @@ def _resolve(name: str | os.PathLike) -> Path:
         raise ValueError(f"weights {text!r} is a folder; give a .safetensors file in it")
     if path.is_file():
         return path
-    near = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise FileNotFoundError(
-        f"weights {text!r} are neither a bundled model nor a file; {hint}bundled: "
-        f"{', '.join(names) or 'none'}"
+        f"weights {text!r} are neither a bundled model nor a file"
+        f"{nearest(text, names, 0.4) or ';'} bundled: {', '.join(names) or 'none'}"
     )
 
 

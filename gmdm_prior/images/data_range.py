@@ -12,10 +12,15 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.mixture.model import PatchMixture
+from gmdm_prior.densities.opponent import OpponentModel
+from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.images.denoisers import check_images
+from gmdm_prior.messages import unknown
 from gmdm_prior.sigma import compute_dtype, image_level
 
 CHANNELS = ("independent", "strict")
@@ -97,6 +102,62 @@ class ImageFrame:
                 f"images must have {own} channel(s) with channels='strict'; got {count} in "
                 f"{tuple(images.shape)}. channels='independent' takes one after the other, "
                 "bsds-color takes red, green and blue"
+            )
+
+
+def seen_by(
+    model: DensityModel, channels: str, data_range: tuple[float, float]
+) -> tuple[DensityModel, ImageFrame]:
+    """The model as it looks at the channels of images, and the frame that it looks through.
+
+    Args:
+        model: a density of patches or of whole images.
+        channels: `"independent"`, `"opponent"` (`OpponentModel` with the density on all three
+            planes) or `"strict"`.
+        data_range: the values of black and white, (low, high).
+
+    Raises:
+        ValueError: for another name or range, or opponents under what is no density of gray
+            patches.
+    """
+    if channels not in (*CHANNELS, "opponent"):
+        raise ValueError(unknown("channels", channels, (*CHANNELS, "opponent")))
+    if channels != "opponent":
+        return model, ImageFrame(model, channels, data_range)
+    if not isinstance(model, (PatchMixture, PatchModel)) or model.channels != 1:
+        raise ValueError(
+            "channels='opponent' is for densities of gray patches; this is a "
+            f"{type(model).__name__} of {model.channels} channel(s): leave channels out"
+        )
+    model = OpponentModel(model)
+    return model, ImageFrame(model, data_range=data_range)
+
+
+class Framed(nn.Module):
+    """A module that looks at images through a `frame`, whose range belongs to its state.
+
+    The state of a module for images in [0, 255] is one of other numbers in a module for [0, 1],
+    which refuses it.
+    """
+
+    frame: ImageFrame
+
+    @property
+    def data_range(self) -> tuple[float, float]:
+        """The values of black and white."""
+        return self.frame.low, self.frame.high
+
+    def get_extra_state(self) -> Tensor:
+        """The values of black and white, (2,), float64."""
+        return torch.tensor(self.data_range, dtype=torch.float64, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse the state of a module with another range."""
+        given = tuple(state.tolist())
+        if given != self.data_range:
+            raise ValueError(
+                f"the state is of a {type(self).__name__} with data_range={given}; this one has "
+                f"{self.data_range}: make it with that data_range"
             )
 
 

@@ -26,6 +26,7 @@ from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.noise.evidence import Evidence, evidence_of
 from gmdm_prior.noise.level import LEAST, check, level_of_image
 from gmdm_prior.noise.patches import clipped_pixels, cut
+from gmdm_prior.noise.prior_free import to_pixels
 from gmdm_prior.sigma import compute_dtype
 
 SPACING = 4  # of the patches, in pixels
@@ -93,7 +94,7 @@ class _Field:
                 self.tempering * self._log_likelihoods(weights), self.ladder, radius
             )
         centres = (starts + (self.model.patch_size - 1) / 2 for starts in (self.rows, self.columns))
-        return _to_pixels(found, *centres, self.shape).exp()
+        return to_pixels(found, *centres, self.shape).exp()
 
     def _class_weights(self, found: Tensor, weights: Tensor | None) -> Tensor:
         """Class weights of the image, each patch at its own level."""
@@ -163,19 +164,3 @@ def _average(values: Tensor, radius: int) -> Tensor:
     """Mean over a square of places, of those inside, for (L, R, Q)."""
     kernel = 2 * radius + 1
     return F.avg_pool2d(values[:, None], kernel, 1, radius, count_include_pad=False)[:, 0]
-
-
-def _to_pixels(values: Tensor, rows: Tensor, columns: Tensor, shape: torch.Size) -> Tensor:
-    """Values at the crossings of rows and columns, interpolated linearly and held at the ends."""
-    for axis, centres in enumerate((rows, columns)):
-        place = torch.arange(shape[axis], device=values.device).to(values.dtype)
-        centres = centres.to(values.dtype)
-        right = torch.searchsorted(centres, place).clamp(max=len(centres) - 1)
-        left = (right - 1).clamp(min=0)
-        gap = (centres[right] - centres[left]).clamp(min=1)
-        share = ((place - centres[left]) / gap).clamp(0, 1)
-        share = share[:, None] if axis == 0 else share[None]
-        values = torch.lerp(
-            values.index_select(axis, left), values.index_select(axis, right), share
-        )
-    return values

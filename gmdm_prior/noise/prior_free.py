@@ -25,7 +25,7 @@ SIDE = 8  # pixels, of the least image that has a level
 WINDOW = 32  # pixels, side of the windows of a map; neighbours overlap by half
 
 
-def _diagonal_detail(image: Tensor) -> Tensor:
+def diagonal_detail(image: Tensor) -> Tensor:
     """The undecimated diagonal band of (C, H, W), size (C, H - 3, W - 3)."""
     root = math.sqrt(3)
     taps = torch.tensor([1 - root, -3 + root, 3 + root, -1 - root], dtype=torch.float64)
@@ -40,7 +40,7 @@ def _size(values: Tensor, dim: int) -> Tensor:
 
 def global_level(image: Tensor) -> Tensor:
     """The noise level () of an image (C, H, W) of at least 8×8 pixels, all channels together."""
-    detail = _diagonal_detail(image.float()).flatten()
+    detail = diagonal_detail(image.float()).flatten()
     step = max(1, len(detail) // 2**22)  # what `quantile` takes
     return _size(detail[::step], 0)
 
@@ -50,7 +50,7 @@ def local_levels(image: Tensor, window: int = WINDOW) -> Tensor:
 
     Medians of windows of `window` pixels, every half window, are joined bilinearly.
     """
-    detail = _diagonal_detail(image.float())
+    detail = diagonal_detail(image.float())
     height, width = detail.shape[1:]
     side = [min(window, n) for n in (height, width)]
     step = [max(1, n // 2) for n in side]
@@ -65,20 +65,21 @@ def local_levels(image: Tensor, window: int = WINDOW) -> Tensor:
     for top in starts[0]:
         parts = [detail[:, top : top + side[0], left : left + side[1]] for left in starts[1]]
         rows.append(_size(torch.stack([part.flatten() for part in parts]), 1))
-    grid = torch.stack(rows)
-    return _joined(grid, starts, side, image.shape[1:])[None]
+    centres = (torch.tensor(s) + (n + 1) / 2 for s, n in zip(starts, side, strict=True))
+    return to_pixels(torch.stack(rows), *centres, image.shape[1:])[None]
 
 
-def _joined(grid: Tensor, starts: list, side: list, shape: tuple[int, int]) -> Tensor:
-    """Bilinear between window centres, constant beyond the outermost."""
-    for dim in (0, 1):
-        centres = torch.tensor(starts[dim], dtype=torch.float32) + side[dim] / 2 + 1
-        place = torch.arange(shape[dim], dtype=torch.float32) + 0.5
-        right = torch.searchsorted(centres, place).clamp(1, max(1, len(centres) - 1))
-        right = right.clamp(max=len(centres) - 1)
+def to_pixels(values: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Values at the crossings of rows and columns, interpolated linearly and held at the ends."""
+    for axis, centres in enumerate((rows, columns)):
+        place = torch.arange(shape[axis], device=values.device).to(values.dtype)
+        centres = centres.to(values)
+        right = torch.searchsorted(centres, place).clamp(max=len(centres) - 1)
         left = (right - 1).clamp(min=0)
-        gap = (centres[right] - centres[left]).clamp(min=1e-6)
+        gap = (centres[right] - centres[left]).clamp(min=1)
         share = ((place - centres[left]) / gap).clamp(0, 1)
-        share = share[:, None] if dim == 0 else share
-        grid = torch.lerp(grid.index_select(dim, left), grid.index_select(dim, right), share)
-    return grid
+        share = share[:, None] if axis == 0 else share[None]
+        values = torch.lerp(
+            values.index_select(axis, left), values.index_select(axis, right), share
+        )
+    return values

@@ -10,19 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deepinv_gmdm.analytic_score import AnalyticScore
-    from deepinv_gmdm.denoiser import GMDMDenoiser
     from deepinv_gmdm.metric import GMDMLogLikelihood
+    from deepinv_gmdm.models import GMDMDenoiser, GMDMNoiseEstimator, GMDMScore, WithNoiseMap
     from deepinv_gmdm.noise import HeteroscedasticNoise, WeightedL2
-    from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
-    from deepinv_gmdm.noise_map import WithNoiseMap
+    from deepinv_gmdm.optim import GMDMPrior, GMDMScorePrior
     from deepinv_gmdm.physics import build_physics, physics_sigma
-    from deepinv_gmdm.poisson_gaussian import estimate_poisson_gaussian, poisson_gaussian_map
-    from deepinv_gmdm.prior import GMDMPrior
     from deepinv_gmdm.registry import available, build_denoiser, build_noise_estimator, build_prior
-    from deepinv_gmdm.score import GMDMScore, GMDMScorePrior
+    from deepinv_gmdm.sampling import AnalyticScore
     from deepinv_gmdm.solver import build_solver
     from deepinv_gmdm.solver_config import schedule
+    from gmdm_prior.noise.poisson_gaussian import estimate_poisson_gaussian, poisson_gaussian_map
 
 __all__ = [
     "AnalyticScore",
@@ -48,26 +45,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "analytic_score": ("AnalyticScore",),
-    "denoiser": ("GMDMDenoiser",),
-    "metric": ("GMDMLogLikelihood",),
-    "noise": ("HeteroscedasticNoise", "WeightedL2"),
-    "noise_estimator": ("GMDMNoiseEstimator",),
-    "noise_map": ("WithNoiseMap",),
-    "physics": ("build_physics", "physics_sigma"),
-    "poisson_gaussian": ("estimate_poisson_gaussian", "poisson_gaussian_map"),
-    "prior": ("GMDMPrior",),
-    "registry": ("available", "build_denoiser", "build_noise_estimator", "build_prior"),
-    "score": ("GMDMScore", "GMDMScorePrior"),
-    "solver": ("build_solver",),
-    "solver_config": ("schedule",),
+    "deepinv_gmdm.metric": ("GMDMLogLikelihood",),
+    "deepinv_gmdm.models": ("GMDMDenoiser", "GMDMNoiseEstimator", "GMDMScore", "WithNoiseMap"),
+    "deepinv_gmdm.noise": ("HeteroscedasticNoise", "WeightedL2"),
+    "deepinv_gmdm.optim": ("GMDMPrior", "GMDMScorePrior"),
+    "deepinv_gmdm.physics": ("build_physics", "physics_sigma"),
+    "deepinv_gmdm.registry": (
+        "available",
+        "build_denoiser",
+        "build_noise_estimator",
+        "build_prior",
+    ),
+    "deepinv_gmdm.sampling": ("AnalyticScore",),
+    "deepinv_gmdm.solver": ("build_solver",),
+    "deepinv_gmdm.solver_config": ("schedule",),
+    "gmdm_prior.noise.poisson_gaussian": ("estimate_poisson_gaussian", "poisson_gaussian_map"),
 }
 
 
 def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
-            value = getattr(import_module(f".{home}", __name__), name)
+            value = getattr(import_module(home), name)
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-from deepinv_gmdm.noise_estimator import DEFAULT_WEIGHTS
+from deepinv_gmdm.models import DEFAULT_WEIGHTS, loaded
+from gmdm_prior.images.data_range import Framed
 
 
-class GMDMLogLikelihood(deepinv.metric.Metric):
+class GMDMLogLikelihood(Framed, deepinv.metric.Metric):
     """Log-likelihood of images under a Gaussian-mixture diffusion model, in nats per pixel.
 
     Higher is more probable, which is not better in every way: noise lowers the value, but blur
@@ -49,7 +50,7 @@ class GMDMLogLikelihood(deepinv.metric.Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model = weights if isinstance(weights, nn.Module) else gm.load(weights)
+        self.model = loaded(weights)
         if not getattr(self.model, "normalised", False):
             raise ValueError(
                 f"weights must be a model with a normalised density; {type(self.model).__name__} "

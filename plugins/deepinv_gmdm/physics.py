@@ -21,8 +21,9 @@ from torch import Tensor
 
 from deepinv_gmdm.noise import WeightedL2
 from deepinv_gmdm.operators import OPERATORS, OperatorConfig, build_operator
-from deepinv_gmdm.poisson_gaussian import local_mean, poisson_gaussian_map
-from deepinv_gmdm.registry import unknown
+from gmdm_prior.messages import unknown
+from gmdm_prior.noise.poisson_gaussian import local_mean, poisson_gaussian_map
+from gmdm_prior.sigma import parse
 
 NOISES = ("gaussian", "poisson", "poisson_gaussian")
 
@@ -43,26 +44,6 @@ class PhysicsConfig(OperatorConfig):
     noise: NoiseConfig = field(default_factory=NoiseConfig)
 
 
-def parse_level(value: Any, name: str) -> float:
-    """A noise level from a number or a text such as `25/255` or `26.6/255`.
-
-    Raises:
-        ValueError: for anything else, and where it is negative, NaN or infinite.
-    """
-    try:
-        if isinstance(value, bool):
-            raise ValueError
-        numerator, slash, denominator = str(value).partition("/")
-        level = float(numerator) / (float(denominator) if slash else 1)
-    except (TypeError, ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"{name} must be a number or a fraction such as 25/255; got {value!r}"
-        ) from None
-    if not 0 <= level < math.inf:
-        raise ValueError(f"{name} must be finite and not negative; got {value}")
-    return level
-
-
 def build_physics(config: PhysicsConfig, shape: tuple[int, ...], device: Any = "cpu") -> Any:
     """A deepinv operator with its noise model.
 
@@ -78,7 +59,7 @@ def build_physics(config: PhysicsConfig, shape: tuple[int, ...], device: Any = "
         raise ValueError(unknown("physics", config.name, OPERATORS))
     if config.noise.name not in NOISES:
         raise ValueError(unknown("noise", config.noise.name, NOISES))
-    sigma = parse_level(config.noise.sigma, "physics.noise.sigma")
+    sigma = parse(config.noise.sigma, "physics.noise.sigma")
     gain = config.noise.gain
     counted = config.noise.name != "gaussian"
     if counted and not 0 < gain < math.inf:

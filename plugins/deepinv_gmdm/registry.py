@@ -14,22 +14,54 @@ are read with the `entrypoints` package at the first look-up; where any installe
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
 import entrypoints
 
-from deepinv_gmdm.native import NATIVE
+from gmdm_prior.messages import one_line, unknown
 
 logger = logging.getLogger(__name__)
+AROUND_DENOISERS = "deepinv_gmdm.native"  # its factories take first how a denoiser is built
+# what deepinv itself brings, which has no registry
+NATIVE: dict[str, dict[str, str]] = {
+    "priors": {
+        "l1": "deepinv.optim:L1Prior",
+        "l12": "deepinv.optim:L12Prior",
+        "pnp": f"{AROUND_DENOISERS}:pnp",
+        "red": f"{AROUND_DENOISERS}:red",
+        "score": f"{AROUND_DENOISERS}:score",
+        "tikhonov": "deepinv.optim:Tikhonov",
+        "tv": "deepinv.optim:TVPrior",
+        "tv-l1": "deepinv.optim:TVL1Prior",
+        "wavelet": "deepinv.optim:WaveletPrior",
+        "zero": "deepinv.optim:ZeroPrior",
+    },
+    "denoisers": {
+        "bilateral": "deepinv.models:BilateralFilter",
+        "bm3d": "deepinv.models:BM3D",
+        "dncnn": "deepinv.models:DnCNN",
+        "drunet": "deepinv.models:DRUNet",
+        "epll": "deepinv.models:EPLLDenoiser",
+        "gsdrunet": "deepinv.models:GSDRUNet",
+        "median": "deepinv.models:MedianFilter",
+        "scunet": "deepinv.models:SCUNet",
+        "tgv": "deepinv.models:TGVDenoiser",
+        "tv": "deepinv.models:TVDenoiser",
+        "wavelet": "deepinv.models:WaveletDenoiser",
+    },
+    "noise_estimators": {
+        "patch_covariance": "deepinv.models:PatchCovarianceNoiseEstimator",
+        "wavelet": "deepinv.models:WaveletNoiseEstimator",
+    },
+}
 GROUPS = {kind: f"deepinv_plugins.{kind}" for kind in NATIVE}
 
 
@@ -64,12 +96,12 @@ class Plugin:
             factory = import_module(module.strip())
             if attribute.strip():
                 factory = attrgetter(attribute.split("[")[0].strip())(factory)
-        except Exception as error:  # whatever a third party's module raises at import
-            reason = _one_line(error)
+        except (Exception, SystemExit) as error:  # whatever a third party's module does at import
+            reason = _blame(error)
             raise ValueError(f"{self} ({self.target}) cannot be imported: {reason}") from error
         if not callable(factory):
             raise ValueError(f"{self} ({self.target}) is not callable; register a factory")
-        return factory
+        return partial(factory, build_denoiser) if module == AROUND_DENOISERS else factory
 
 
 def available(kind: str | None = None) -> dict[str, list[str]] | list[str]:
@@ -141,14 +173,6 @@ def find(kind: str, name: str) -> Plugin:
     return found[0]
 
 
-def unknown(what: str, name: str, names: Iterable[str]) -> str:
-    """The sentence for a name that is not known: the nearest names, then all of them."""
-    names = sorted(names)
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"unknown {what} {name!r}; {hint}There are: {', '.join(names) or 'none'}"
-
-
 def accepts(kind: str, name: str, option: str) -> bool:
     """Whether the factory of a name takes an option by this very name."""
     return option in _parameters(find(kind, name).load())
@@ -175,8 +199,8 @@ def _build(kind: str, spec: Any, options: Mapping[str, Any]) -> Any:
         return factory(**given)
     except (ValueError, FileNotFoundError):  # already a sentence for the user
         raise
-    except Exception as error:
-        raise ValueError(f"{plugin} cannot be built: {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{plugin} cannot be built: {_blame(error)}") from error
 
 
 def _check_options(plugin: Plugin, factory: Callable[..., Any], given: Mapping[str, Any]) -> None:
@@ -218,7 +242,7 @@ def _installed(kind: str) -> tuple[Plugin, ...]:
             for name, target in config[group].items()
         ]
     except Exception as error:  # configparser and decoding errors of anybody's entry_points.txt
-        logger.warning("reading entry points one by one: %s", _one_line(error))
+        logger.warning("reading entry points one by one: %s", _blame(error))
         entries = list(_entries_one_by_one(group))
     unique = dict.fromkeys(entries)
     return tuple(Plugin(kind, name, target, distribution) for name, target, distribution in unique)
@@ -236,7 +260,7 @@ def _entries_one_by_one(group: str) -> Iterable[tuple[str, str, str]]:
                 (e.name, e.value, owner) for e in distribution.entry_points if e.group == group
             ]
         except Exception as error:
-            logger.warning("entry points left out: %s", _one_line(error))
+            logger.warning("entry points left out: %s", _blame(error))
             continue
         yield from found
 
@@ -245,6 +269,6 @@ def _noun(kind: str) -> str:
     return kind.removesuffix("s").replace("_", " ")
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _blame(error: BaseException) -> str:
+    kind = type(error).__name__
+    return f"{kind}: {one_line(error)}" if str(error).strip() else kind

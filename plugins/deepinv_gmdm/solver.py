@@ -37,11 +37,8 @@ import torch
 from torch import Tensor
 
 import gmdm_prior as gm
-from deepinv_gmdm.denoiser import GMDMDenoiser
 from deepinv_gmdm.noise import WeightedL2
-from deepinv_gmdm.physics import parse_level
-from deepinv_gmdm.prior import GMDMPrior
-from deepinv_gmdm.registry import unknown
+from deepinv_gmdm.optim import GMDMPrior
 from deepinv_gmdm.solver_config import (
     SMALLEST_LEVEL,
     SolverConfig,
@@ -52,6 +49,8 @@ from deepinv_gmdm.solver_config import (
     read_config,
 )
 from deepinv_gmdm.unfolding import PARAMETERS, keep_positive
+from gmdm_prior.messages import unknown
+from gmdm_prior.sigma import parse
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +92,10 @@ def build_solver(
         ValueError: for an unknown solver or option, or a value out of its range.
     """
     config = read_config(spec)
-    noise = config.noise_sigma if config.noise_sigma is not None else sigma
-    noise = max(parse_level(noise, "the data term's noise level"), SMALLEST_LEVEL)
+    noise = parse(sigma)
+    if config.noise_sigma is not None:
+        noise = parse(config.noise_sigma, "solver.noise_sigma")
+    noise = max(noise, SMALLEST_LEVEL)
     weight = check_weight(prior_lambda)
     if config.name == "dpir":
         config, weight = as_dpir(config, noise), 0.23 if weight is None else weight
@@ -195,16 +196,12 @@ def _mean_steps(
         "stepsize": [s * s / weight for s in levels],
     }
     if isinstance(prior, GMDMPrior):
-        prior = deepinv.optim.PnP(_posterior_mean(prior, config.stride))
+        options: dict[str, Any] = {}
+        if not isinstance(prior.model, gm.WaveletModel):
+            stride = min(config.stride, prior.model.patch_size)
+            options = {"method": "average", "stride": stride}
+        prior = deepinv.optim.PnP(prior.posterior_mean(**options))
     return _optimiser(config, prior, params, {**common, "early_stop": False})
-
-
-def _posterior_mean(prior: GMDMPrior, stride: int) -> GMDMDenoiser:
-    """The denoiser of a prior's own density."""
-    options: dict[str, Any] = {"data_range": prior.data_range}
-    if not isinstance(prior.model, gm.WaveletModel):
-        options |= {"method": "average", "stride": min(stride, prior.model.patch_size)}
-    return GMDMDenoiser(prior.model, **options)
 
 
 def _step(config: SolverConfig, prior: Any) -> str:

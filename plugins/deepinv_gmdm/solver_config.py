@@ -16,8 +16,8 @@ from typing import Any
 
 import deepinv
 
-from deepinv_gmdm.physics import parse_level
-from deepinv_gmdm.registry import unknown
+from gmdm_prior.messages import unknown
+from gmdm_prior.sigma import parse
 
 SOLVERS = ("admm", "dpir", "drs", "fista", "gd", "hqs", "pdcp", "pgd")
 # the noise level that stands for noise-free data, which no weight can express
@@ -82,8 +82,8 @@ def schedule(
     """
     if steps < 1:
         raise ValueError(f"a schedule needs at least one step; got {steps}")
-    start, sigma = parse_level(start, "start"), parse_level(sigma, "sigma")
-    last = max(sigma / 2 if stop is None else parse_level(stop, "stop"), SMALLEST_LEVEL)
+    start, sigma = parse(start, "start"), parse(sigma, "sigma")
+    last = max(sigma / 2 if stop is None else parse(stop, "stop"), SMALLEST_LEVEL)
     first = max(start, last)
     ratio = (last / first) ** (1 / max(steps - 1, 1))
     return [first * ratio**i for i in range(steps)]
@@ -94,7 +94,7 @@ def levels_of(config: SolverConfig, noise: float, stop: Any, width: float = 1.0)
     if config.betas is not None:
         return [noise / math.sqrt(beta) for beta in config.betas]
     steps = 12 if config.max_iter is None else config.max_iter
-    return schedule(noise, steps, parse_level(config.start, "solver.start") * width, stop)
+    return schedule(noise, steps, parse(config.start, "solver.start") * width, stop)
 
 
 def as_dpir(config: SolverConfig, noise: float) -> SolverConfig:
@@ -173,7 +173,7 @@ def _check_options(config: SolverConfig) -> None:
         return
     if config.name != "hqs":
         raise ValueError(f"solver.betas are for hqs; got solver.name={config.name}")
-    betas = [parse_level(beta, "solver.betas") for beta in config.betas]
+    betas = [parse(beta, "solver.betas") for beta in config.betas]
     if not betas or betas[0] <= 0 or sorted(betas) != betas:
         raise ValueError(f"solver.betas must be positive and never fall; got {config.betas}")
     if config.max_iter not in (None, len(betas)):

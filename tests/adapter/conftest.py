@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from deepinv_gmdm import registry
-from deepinv_gmdm.__main__ import main
 from deepinv_gmdm.command.config import shipped
-from deepinv_gmdm.picture import read_picture, save_picture
+from deepinv_gmdm.command.main import main
+
+from gmdm_prior.files.pictures import read_picture, save_picture
 
 THIRDPARTY = Path(__file__).parent / "thirdparty"
 

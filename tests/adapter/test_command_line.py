@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deepinv_gmdm.__main__ import main
 from deepinv_gmdm.command import restore as restoring
 from deepinv_gmdm.command.config import shipped
-from deepinv_gmdm.picture import read_picture, save_picture
+from deepinv_gmdm.command.main import main
 from PIL import Image
 
 import gmdm_prior as gm
+from gmdm_prior.files.pictures import read_picture, save_picture
 
 FAST = ("solver.max_iter=3", "prior.weights=bsds-gray-small")
 
@@ -90,7 +90,7 @@ def test_colour_and_device(command, photo, tmp_path):
         (["image=none.png"], "image 'none.png' does not exist"),
         (["prior=gmmd"], "unknown prior 'gmmd'; did you mean 'gmdm'"),
         (["solver.name=hsq"], "unknown solver 'hsq'; did you mean 'hqs'"),
-        (["prior.weights=bsds-grey"], "did you mean bsds-gray"),
+        (["prior.weights=bsds-grey"], "did you mean 'bsds-gray"),
         (["prior.weights=truncated.safetensors"], "cannot be read as safetensors"),
         (["prior.weights=pickle.safetensors"], "looks like a pickle, which is never loaded"),
         (["prior.wieghts=x"], "unknown option 'wieghts'; did you mean 'weights'"),
@@ -98,8 +98,8 @@ def test_colour_and_device(command, photo, tmp_path):
         (["solver.max_iter=lots"], "'solver.max_iter'"),
         (["physics.noise.sigma=-0.1"], "not negative"),
         (["physics.noise.sigma=.nan"], "finite"),
-        (["physics.noise.sigma=[1, 2]"], "physics.noise.sigma must be a number"),
-        (["prior.sigma=-1"], "prior.sigma must be finite and not negative"),
+        (["physics.noise.sigma=[1, 2]"], "physics.noise.sigma=.* is no noise level"),
+        (["prior.sigma=-1"], "prior.sigma=-1 is no noise level, finite and not negative"),
         (["prior.lambda=much"], "prior.lambda must be a number"),
         (["image=tiny.png"], "at least one patch, 10x10"),
         (["image=cut.png"], "image .*cut.png' cannot be read"),
@@ -325,7 +325,7 @@ def test_plugins_lists_all(command):
 
 def test_from_outside():
     """In processes of their own: help without torch, bad input without a traceback."""
-    code = "import sys, deepinv_gmdm.__main__ as m; m._parser(); print('torch' in sys.modules)"
+    code = "import sys, deepinv_gmdm.command.main as m; m._parser(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     words = [sys.executable, "-m", "deepinv_gmdm", "restore", "debluf"]

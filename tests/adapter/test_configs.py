@@ -4,7 +4,8 @@ import json
 
 import pytest
 from deepinv_gmdm.command.config import load_config, shipped
-from deepinv_gmdm.picture import read_picture, save_picture
+
+from gmdm_prior.files.pictures import read_picture, save_picture
 
 CONFIGS = sorted(file.stem for file in shipped("configs").glob("*.yaml"))
 SIDE = 48

@@ -7,11 +7,11 @@ import pytest
 import torch
 from deepinv_gmdm import GMDMLogLikelihood
 from deepinv_gmdm.command.config import shipped
-from deepinv_gmdm.picture import read_picture
 from models import mixture, product
 from torch import nn
 
 import gmdm_prior as gm
+from gmdm_prior.files.pictures import read_picture
 
 
 def image(*shape, seed=0, dtype=torch.float64):

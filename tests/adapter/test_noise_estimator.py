@@ -7,10 +7,10 @@ import pytest
 import torch
 from deepinv_gmdm import GMDMDenoiser, GMDMNoiseEstimator, available, build_noise_estimator
 from deepinv_gmdm.command.config import shipped
-from deepinv_gmdm.picture import read_picture
 from models import mixture
 
 import gmdm_prior as gm
+from gmdm_prior.files.pictures import read_picture
 
 
 @pytest.fixture(scope="module")

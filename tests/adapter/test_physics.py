@@ -7,7 +7,7 @@ import pytest
 import torch
 from deepinv_gmdm import build_physics, physics_sigma
 from deepinv_gmdm.operators import as_picture, with_phase
-from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, data_term, parse_level
+from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, data_term
 
 NAMES = ("denoise", "gaussian_blur", "motion_blur", "space_varying_blur", "inpainting")
 OTHERS = ("super_resolution", "compressed_sensing", "tomography", "mri")  # not image-shaped
@@ -213,17 +213,3 @@ def test_noise_that_does_not_fit_is_refused():
 def test_unknown_noise_is_refused():
     with pytest.raises(ValueError, match="unknown noise 'poison'"):
         build_physics(PhysicsConfig(noise=NoiseConfig(name="poison")), (1, 24, 24))
-
-
-@pytest.mark.parametrize(
-    ("text", "level"),
-    [("25/255", 25 / 255), (" 25 / 255 ", 25 / 255), ("0.1", 0.1), (0, 0), ("1e-2", 0.01)],
-)
-def test_levels(text, level):
-    assert parse_level(text, "sigma") == pytest.approx(level)
-
-
-@pytest.mark.parametrize("text", ["", "1/0", "-1/255", "inf", None, True, "25//255", {}])
-def test_what_is_no_level(text):
-    with pytest.raises(ValueError, match="sigma must be"):
-        parse_level(text, "sigma")

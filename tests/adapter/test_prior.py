@@ -193,6 +193,6 @@ def test_bad_options_are_refused():
 
 
 def test_prox_says_when_it_did_not_converge(images, caplog):
-    with caplog.at_level("INFO", logger="deepinv_gmdm.prior"):
+    with caplog.at_level("INFO", logger="deepinv_gmdm.optim"):
         GMDMPrior(mixture(3), sigma=0.1, tol=1e-12, max_iter=1).prox(images, gamma=1.0)
     assert "above its tolerance" in caplog.text

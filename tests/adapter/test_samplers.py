@@ -25,7 +25,7 @@ from deepinv.sampling import (
     VariancePreservingDiffusion,
 )
 from deepinv_gmdm import AnalyticScore, GMDMDenoiser, GMDMPrior
-from deepinv_gmdm.analytic_score import averaging_denoiser
+from deepinv_gmdm.sampling import averaging_denoiser
 from gaussians import PIXELS, SIDE, Gaussian, even, gaussian, uneven
 from models import mixture, product
 from scipy.integrate import solve_ivp

@@ -54,7 +54,8 @@ def test_half_quadratic_splitting_descends_its_own_cost(problem):
 @pytest.fixture(scope="module")
 def blurred():
     from deepinv_gmdm.command.config import shipped
-    from deepinv_gmdm.picture import read_picture
+
+    from gmdm_prior.files.pictures import read_picture
 
     photo = read_picture(shipped("images") / "camera.png")[0][..., 60:100, 80:128].clone()
     physics = build_operator(OperatorConfig(name="gaussian_blur", width=1.2), (1, 40, 48))

@@ -59,7 +59,7 @@ def test_broken_ones_are_blamed_only_when_asked_for(site, photo_file, tmp_path):
         [*common, "prior=crumbling", f"out={tmp_path / 'broken'}"],
         [*common, "prior=theirs", f"out={tmp_path / 'broken'}"],
     ]
-    code = f"from deepinv_gmdm.__main__ import main; print([main(call) for call in {calls!r}])"
+    code = f"from deepinv_gmdm.command.main import main; print([main(call) for call in {calls!r}])"
     done = run(site, "-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[0, 0, 2, 2]"

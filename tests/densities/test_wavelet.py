@@ -90,7 +90,7 @@ def test_nearest_orthonormal_taps():
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("db4x", "did you mean db4"),
+        ("db4x", "did you mean 'db4'"),
         ("bior2.2", "orthogonal"),
         ("morl", "does not know"),
         (torch.ones(3), "even number"),

@@ -12,8 +12,9 @@ from reference import mixture_density
 import gmdm_prior as gm
 from gmdm_prior.noise.evidence import PRIOR, evidence_of
 from gmdm_prior.noise.level import level_of_patches
-from gmdm_prior.noise.map import _Field, _to_pixels
+from gmdm_prior.noise.map import _Field
 from gmdm_prior.noise.patches import clipped_pixels
+from gmdm_prior.noise.prior_free import to_pixels
 
 LIKELIHOOD = "bsds-gray-likelihood"
 
@@ -181,7 +182,7 @@ def test_a_map_is_bilinear_between_patches():
     """Levels that are a plane at the centres are that plane at the pixels between them."""
     rows, columns = torch.tensor([3.5, 6.5, 11.5]), torch.tensor([3.5, 8.5])
     values = 0.1 * rows[:, None] + 0.03 * columns
-    found = _to_pixels(values, rows, columns, torch.Size((16, 13)))
+    found = to_pixels(values, rows, columns, torch.Size((16, 13)))
     place = (torch.arange(n).float().clamp(c[0], c[-1]) for n, c in ((16, rows), (13, columns)))
     expected = torch.stack(torch.meshgrid(*place, indexing="ij"))
     torch.testing.assert_close(found, 0.1 * expected[0] + 0.03 * expected[1])

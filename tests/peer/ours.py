@@ -19,9 +19,9 @@ from deepinv_gmdm import (
     WeightedL2,
 )
 from deepinv_gmdm.command.config import shipped
-from deepinv_gmdm.picture import read_picture
 
 import gmdm_prior as gm
+from gmdm_prior.files.pictures import read_picture
 
 SMALL = "bsds-gray-small"
 METHODS = {  # of each class, those that deepinv's tests call

@@ -19,8 +19,9 @@ from PIL import Image
 import gmdm_prior as gm
 from gmdm_prior import train
 from gmdm_prior.pictures import report as plots
+from gmdm_prior.sigma import parse
 from gmdm_prior.training.checkpoint import Checkpoints
-from gmdm_prior.training.data.noise import noise_level, read_table, training_noise
+from gmdm_prior.training.data.noise import read_table, training_noise
 from gmdm_prior.training.ipalm import product as product_trainer
 from gmdm_prior.training.run.config import TrainConfig
 from gmdm_prior.training.run.folder import RunFolder
@@ -341,7 +342,7 @@ def test_a_resume_on_other_images_is_refused(call, tmp_path):
         (["data="], "data is needed"),
         (["data=nowhere"], "data=nowhere does not exist"),
         (["patch_size=40"], "none of 4 images has the 40x40 pixels"),
-        (["method=score", "init=bsds-grey"], "did you mean bsds-gray"),
+        (["method=score", "init=bsds-grey"], "did you mean 'bsds-gray"),
         (["components=50000", "classes=2", "bases=1"], "components=50000 need at least as many"),
     ],
 )
@@ -438,7 +439,7 @@ def test_a_loss_that_is_no_number(call, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("text", "value"), [("25/255", 25 / 255), ("0.1", 0.1), (0, 0.0)])
 def test_noise_levels(text, value):
-    assert noise_level("noise", text) == value
+    assert parse(text) == value
     assert training_noise("noise", text) == value
 
 
@@ -446,4 +447,4 @@ def test_noise_levels(text, value):
 def test_what_noise_may_be_besides(text):
     assert training_noise("noise", text) == text
     with pytest.raises(ValueError, match=f"sigma_max={text} is no noise level"):
-        noise_level("sigma_max", text)
+        parse(text, "sigma_max")

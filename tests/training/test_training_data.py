@@ -144,7 +144,7 @@ def test_16_bits_keep_their_precision(tmp_path, suffix):
 def test_floats_must_lie_in_the_unit_interval(tmp_path):
     unit = RAMP.astype(np.float32) / 255
     assert torch.equal(read_image(write(tmp_path / "x.tif", unit))[0], torch.from_numpy(unit))
-    with pytest.raises(ValueError, match=r"y\.tif cannot be read.*floats in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"y\.tif' cannot be read.*floats in \[0, 1\]"):
         read_image(write(tmp_path / "y.tif", 255 * unit))
 
 

@@ -12,10 +12,10 @@ band; this is PyWavelets' `wavedec2(..., mode="periodization")`, from whose tabl
 
 from __future__ import annotations
 
-import difflib
-
 import torch
 from torch import Tensor
+
+from gmdm_prior.messages import nearest
 
 Details = tuple[Tensor, Tensor, Tensor]  # horizontal, vertical, diagonal, each (N, h, w)
 
@@ -37,10 +37,9 @@ def filter_bank(wavelet: str | Tensor) -> Tensor:
 
     names = pywt.wavelist(kind="discrete")
     if wavelet not in names:
-        near = difflib.get_close_matches(str(wavelet), names, n=3, cutoff=0.0)
         raise ValueError(
             f"wavelet must be an orthogonal wavelet of PyWavelets such as 'db4'; got {wavelet!r}, "
-            f"which it does not know; did you mean {' or '.join(near)}?"
+            f"which it does not know{nearest(wavelet, names, 0.0)}"
         )
     found = pywt.Wavelet(wavelet)
     low = torch.tensor(found.rec_lo, dtype=torch.float64)

@@ -1,6 +1,6 @@
 """Training data: images from a folder, patches from images.
 
-Images are read with Pillow, which is imported only when one is read. Nothing here needs deepinv.
+Nothing here needs deepinv.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gmdm_prior import symmetry
+from gmdm_prior.files.pictures import read_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 BSDS500 = "bsds500:"
@@ -75,53 +76,6 @@ def split_held_out(files: Sequence[Path], every: int = 40) -> tuple[list[Path], 
         raise ValueError(f"files must be at least two to hold one out; got {len(files)}")
     training = [file for i, file in enumerate(files) if i % every]
     return training, list(files[::every])
-
-
-def _to_tensor(image, channels: int) -> Tensor:
-    """Pixels (C, H, W) in [0, 1] of an open Pillow image."""
-    import numpy as np
-    from PIL import ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # one channel of more than 8 bits
-        pixels = torch.from_numpy(np.asarray(image).astype(np.float32))[None]
-        pixels = pixels if image.mode == "F" else pixels / 65535
-        if not (pixels.min() >= 0 and pixels.max() <= 1):
-            raise ValueError("its values are neither 16-bit nor floats in [0, 1]")
-        return pixels.expand(channels, -1, -1).contiguous()
-    if image.mode == "P":
-        image = image.convert("RGBA")
-    image = image.convert("L" if channels == 1 else "RGB")
-    pixels = torch.from_numpy(np.array(image)).float() / 255
-    return pixels[None] if channels == 1 else pixels.movedim(-1, 0).contiguous()
-
-
-def read_image(path: str | Path, channels: int = 1) -> Tensor:
-    """Read an image as float32 (C, H, W) in [0, 1].
-
-    8-bit images of any mode become gray as Pillow's "L" does (ITU-R 601), or RGB; transparency is
-    ignored. Gray images of 16 bits and of floats in [0, 1] keep their precision. The camera's
-    orientation tag is obeyed.
-
-    Args:
-        path: the file.
-        channels: 1 or 3.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image, is damaged, or `channels` is neither 1 nor 3.
-    """
-    from PIL import Image
-
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (gray) or 3 (colour); got {channels}")
-    try:
-        with Image.open(path) as image:
-            return _to_tensor(image, channels)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # Pillow's readers raise anything on damaged files
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 def read_images(files: Iterable[str | Path], channels: int = 1) -> dict[Path, Tensor]:

@@ -12,33 +12,15 @@ A table is a CSV file whose first line names its columns, `file` and `sigma` amo
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gmdm_prior.sigma import parse
+
 ESTIMATED = ("auto", "map")
 COLUMNS = ("file", "sigma")
 NAMED = 3  # files named in a message
-
-
-def noise_level(key: str, value: Any) -> float:
-    """A noise level written as a number or a fraction, such as 25/255.
-
-    Raises:
-        ValueError: for anything else; `key` says what it was to be.
-    """
-    text = str(value).strip()
-    parts = text.split("/")
-    try:
-        numbers = [float(part) for part in parts]
-        if isinstance(value, bool) or len(parts) > 2:
-            raise ValueError(text)
-        return numbers[0] / numbers[1] if len(parts) == 2 else numbers[0]
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"{key}={text} is no noise level; write a number or a fraction such as 25/255"
-        ) from None
 
 
 def training_noise(key: str, value: Any) -> float | str:
@@ -47,7 +29,7 @@ def training_noise(key: str, value: Any) -> float | str:
     if text in ESTIMATED or is_table(text):
         return text
     try:
-        return noise_level(key, value)
+        return parse(value, key)
     except ValueError as error:
         raise ValueError(f"{error}, auto, map, or a table levels.csv") from None
 
@@ -83,14 +65,12 @@ def read_table(path: str | Path) -> dict[str, float]:
     levels: dict[str, float] = {}
     for line, row in rows:
         name = (row["file"] or "").strip()
-        level = noise_level(f"noise={path}, line {line}: sigma", row["sigma"])
-        if not name or name in levels or not 0 <= level < math.inf:
-            what = (
-                "no file" if not name else f"{name} twice" if name in levels else f"level {level}"
-            )
+        level = parse(row["sigma"], f"noise={path}, line {line}: sigma")
+        if not name or name in levels:
+            what = f"{name} twice" if name else "no file"
             raise ValueError(
                 f"noise={path}, line {line}: {what}; each row is a file and its own standard "
-                "deviation of at least 0"
+                "deviation"
             )
         levels[name] = level
     if not levels:

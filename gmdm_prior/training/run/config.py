@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from gmdm_prior.training.data.noise import noise_level, training_noise
+from gmdm_prior.messages import nearest
+from gmdm_prior.sigma import parse
+from gmdm_prior.training.data.noise import training_noise
 from gmdm_prior.training.settings import FROM_INIT, USED_BY, FitSettings, setting
 
 LEVELS = ("sigma_min", "sigma_max")  # noise levels: numbers or fractions
@@ -130,7 +131,7 @@ def typed(values: dict[str, Any]) -> TrainConfig:
 
 def _prepared(key: str, value: Any, textual: bool) -> Any:
     if key in LEVELS:
-        return noise_level(key, value)
+        return parse(value, key)
     if key == "noise":
         return training_noise(key, value)
     if not isinstance(value, str) or textual:
@@ -184,7 +185,5 @@ def _ordered() -> list[dataclasses.Field]:
 
 
 def _unknown(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, [*known, "config"], n=2, cutoff=0.6)
-    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"unknown key {key!r}{hint}"
+    names = [*known, "config"]
+    return f"unknown key {key!r}{nearest(key, names, 0.6) or nearest(key, names, 0.0)}"

@@ -8,7 +8,6 @@ prior needs in it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,10 @@ import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from deepinv_gmdm.command.output_folder import expanded
 from deepinv_gmdm.physics import PhysicsConfig
-from deepinv_gmdm.registry import unknown
 from deepinv_gmdm.solver_config import SolverConfig
+from gmdm_prior.messages import nearest, one_line, unknown
 
 
 @dataclass
@@ -62,10 +62,10 @@ def load_config(source: str, words: Sequence[str] = ()) -> DictConfig:
             named), an ill-typed value, or an override that is no `key=value`.
     """
     path = _find(source, "config", "configs", ".yaml")
-    written = _read(path)
-    changes = [_split(word) for word in words]
-    in_file = written.pop("prior", RestoreConfig.prior)
     try:
+        written = _read(path)
+        changes = [_split(word) for word in words]
+        in_file = written.pop("prior", RestoreConfig.prior)
         config = OmegaConf.merge(OmegaConf.structured(RestoreConfig), OmegaConf.create(written))
         options, others = [], []
         for key, value in changes:
@@ -81,11 +81,16 @@ def load_config(source: str, words: Sequence[str] = ()) -> DictConfig:
             config.priors[prior["name"]].pop("solver", None)  # it is in `solver` now
         if OmegaConf.is_missing(config, "image"):
             raise ValueError(f"config {str(path)!r} needs the key 'image', the path of a picture")
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ValueError(f"config key {missing[0]!r}: '???' is no value; give one")
     except (ConfigKeyError, ConfigAttributeError) as error:
         raise ValueError(_unknown_key(error.full_key or str(error))) from None
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
         raise ValueError(f"config key {error.full_key or '?'!r}: {reason}") from None
+    except RecursionError:
+        raise ValueError(f"config {str(path)!r} and its overrides are nested too deeply") from None
     config.image = str(_find(config.image, "image", "images", ".png", beside=path.parent))
     return config
 
@@ -153,16 +158,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         written = OmegaConf.to_container(OmegaConf.load(path))
     except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
-        raise ValueError(
-            f"config {str(path)!r} cannot be read: {' '.join(str(error).split())}"
-        ) from None
+        raise ValueError(f"config {str(path)!r} cannot be read: {one_line(error)}") from None
     if not isinstance(written, dict):
         raise ValueError(f"config {str(path)!r} must be a mapping of keys to values")
     return written  # type: ignore[return-value]
 
 
 def _find(source: str, what: str, kind: str, suffix: str, beside: Path | None = None) -> Path:
-    path = Path(source).expanduser()
+    path = expanded(source, what)
     folder = shipped(kind)
     places = [path, *([beside / path] if beside else []), folder / path]
     if path.name == source:
@@ -171,21 +174,17 @@ def _find(source: str, what: str, kind: str, suffix: str, beside: Path | None = 
         if place.is_file():
             return place.resolve()
     names = sorted(file.stem for file in folder.glob(f"*{suffix}"))
-    near = difflib.get_close_matches(path.stem, names, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    near = nearest(path.stem, names) or ";"
     raise ValueError(
-        f"{what} {source!r} does not exist; {hint}these come with the package: {', '.join(names)}"
+        f"{what} {source!r} does not exist{near} These come with the package: {', '.join(names)}"
     )
 
 
 def _unknown_key(key: str) -> str:
     known = list(_keys(OmegaConf.structured(RestoreConfig)))
-    near = difflib.get_close_matches(key, known, n=2, cutoff=0.6)
-    last = key.rpartition(".")[2]
-    near += [k for k in known if k.rpartition(".")[2] == last and k not in near]
-    if not near:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return f"unknown config key {key!r}; did you mean {' or '.join(map(repr, near[:2]))}?"
+    namesakes = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    likely = namesakes or known
+    return f"unknown config key {key!r}{nearest(key, likely, 0.6) or nearest(key, likely, 0.0)}"
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterable[str]:

@@ -8,6 +8,19 @@ import tempfile
 from pathlib import Path
 
 
+def expanded(path: str | os.PathLike, what: str) -> Path:
+    """A path with `~` replaced by the home folder.
+
+    Raises:
+        ValueError: where there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise ValueError(f"{what}={path}: there is no home folder {user}") from None
+
+
 class OutputFolder:
     """A folder found writable before the work, which gets all of its files at the end or none.
 
@@ -16,7 +29,7 @@ class OutputFolder:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expanded(path, "out")
         self._made: list[Path] = []
 
     def __enter__(self) -> OutputFolder:

@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepinv_gmdm.command.output_folder import OutputFolder
-from deepinv_gmdm.denoiser import GMDMDenoiser, noise_estimator_for
-from deepinv_gmdm.noise_estimator import DEFAULT_WEIGHTS, GMDMNoiseEstimator
-from deepinv_gmdm.physics import parse_level
-from deepinv_gmdm.picture import check_suffix, read_picture, save_picture
-from deepinv_gmdm.registry import unknown
+from deepinv_gmdm.command.output_folder import OutputFolder, expanded
+from deepinv_gmdm.models import (
+    DEFAULT_WEIGHTS,
+    GMDMDenoiser,
+    GMDMNoiseEstimator,
+    noise_estimator_for,
+)
+from gmdm_prior.files.pictures import check_suffix, read_picture, save_picture
+from gmdm_prior.messages import unknown
+from gmdm_prior.sigma import parse
 
 ESTIMATED = ("auto", "map")
 SWITCH = {"true": True, "false": False}
@@ -47,7 +51,7 @@ def denoise(source: str, options: Mapping[str, Any]) -> Path:
             "sigma is needed: sigma=25/255 for a standard deviation of 25 gray levels, sigma=auto "
             "to estimate it, sigma=map to estimate it for every pixel"
         )
-    level = None if sigma in ESTIMATED else parse_level(sigma, "sigma")
+    level = None if sigma in ESTIMATED else parse(sigma, "sigma")
     noisy, bits = read_picture(source)
     out = _target(options.get("out") or f"{Path(source).stem}-denoised.png")
     weights = options.get("weights") or DEFAULT[noisy.shape[1]]
@@ -126,7 +130,7 @@ def _check(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
 
 def _target(name: str) -> Path:
     """The file to write."""
-    out = Path(name).expanduser()
+    out = expanded(name, "out")
     check_suffix(out)
     if out.is_dir():
         raise ValueError(f"out={str(out)!r} is a folder; name a picture file")

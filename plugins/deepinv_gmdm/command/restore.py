@@ -17,11 +17,12 @@ from deepinv_gmdm.command.config import load_config
 from deepinv_gmdm.command.output_folder import OutputFolder
 from deepinv_gmdm.noise import WeightedL2
 from deepinv_gmdm.operators import as_picture, picture_title, with_phase
-from deepinv_gmdm.physics import build_physics, data_term, parse_level, physics_sigma
-from deepinv_gmdm.picture import read_picture, save_picture
+from deepinv_gmdm.physics import build_physics, data_term, physics_sigma
 from deepinv_gmdm.registry import accepts, build_prior
 from deepinv_gmdm.solver import build_solver, first_iterate
 from deepinv_gmdm.solver_config import SolverConfig
+from gmdm_prior.files.pictures import read_picture, save_picture
+from gmdm_prior.sigma import parse
 
 FILES = ("restored.png", "comparison.png", "config.yaml", "metrics.json")
 
@@ -132,7 +133,7 @@ def make_solver(
         options.pop("lambda", None),
         options.pop("sigma", None),
     )
-    sigma = None if sigma is None else parse_level(sigma, "prior.sigma")
+    sigma = None if sigma is None else parse(sigma, "prior.sigma")
     if sigma is not None and accepts("priors", name, "sigma"):
         options["sigma"] = sigma
     options = {key: _plain(value) for key, value in options.items()}
@@ -199,10 +200,13 @@ def _check_size(prior: Any, image: Tensor) -> None:
 
 def _device(name: str) -> torch.device:
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"config key 'device': {name!r} is not usable: {reason}") from None
+    if device.type == "meta":
+        raise ValueError("config key 'device': 'meta' is not usable: its tensors have no values")
+    return device
 
 
 def _plain(value: Any) -> Any:

@@ -27,12 +27,13 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-from deepinv_gmdm.channels import seen_by
+from deepinv_gmdm.models import GMDMDenoiser, GMDMScore, loaded
+from gmdm_prior.images.data_range import Framed, seen_by
 
 logger = logging.getLogger(__name__)
 
 
-class GMDMPrior(deepinv.optim.Prior):
+class GMDMPrior(Framed, deepinv.optim.Prior):
     """Negative composite log-density of a GMDM, with gradient, proximal map and score.
 
     Args:
@@ -77,8 +78,7 @@ class GMDMPrior(deepinv.optim.Prior):
             raise ValueError(f"max_iter must be at least 1; got {max_iter}")
         if not tol >= 0:
             raise ValueError(f"tol must not be negative; got {tol}")
-        model = weights if isinstance(weights, nn.Module) else gm.load(weights)
-        self.model, self.frame = seen_by(model, channels, data_range)
+        self.model, self.frame = seen_by(loaded(weights), channels, data_range)
         if isinstance(self.model, gm.WaveletModel):
             if boundary != "circular":
                 raise ValueError(
@@ -93,11 +93,6 @@ class GMDMPrior(deepinv.optim.Prior):
         self.tol = tol
         if device is not None:
             self.to(device)
-
-    @property
-    def data_range(self) -> tuple[float, float]:
-        """The values of black and white."""
-        return self.frame.low, self.frame.high
 
     def fn(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """The prior's value, in nats.
@@ -130,6 +125,15 @@ class GMDMPrior(deepinv.optim.Prior):
         """Descent-lemma constant L of `fn` at a noise level: steps up to 1/L never raise it."""
         width = self.frame.width
         return self.likelihood.lipschitz(_lowest(self._level(sigma)) / width) / width**2
+
+    def posterior_mean(self, **options: Any) -> GMDMDenoiser:
+        """The denoiser of the prior's density, which sees range and channels as the prior does.
+
+        Args:
+            **options: of `GMDMDenoiser`: method, stride, boundary.
+        """
+        frame = {"data_range": self.data_range, "channels": self.frame.channels}
+        return GMDMDenoiser(self.model, **frame, **options)
 
     def prox(
         self, x: Tensor, sigma_denoiser: Any = None, *args: Any, gamma: Any = 1.0, **kwargs: Any
@@ -221,3 +225,26 @@ def _per_image(gamma: Any, x: Tensor) -> Tensor:
             f"gamma must be a number or one value per image ({x.shape[0]}); got {value.numel()}"
         )
     return value.reshape(-1, 1, 1, 1)
+
+
+class GMDMScorePrior(deepinv.optim.ScorePrior):
+    """deepinv's `ScorePrior` with the score in closed form.
+
+    Args:
+        weights: name of bundled weights, path of a `.safetensors` file, or a model of `gmdm_prior`.
+        **options: of `GMDMScore`.
+
+    Raises:
+        ValueError: as `GMDMDenoiser` does.
+    """
+
+    def __init__(self, weights: str | nn.Module = "bsds-gray", **options: Any) -> None:
+        super().__init__(denoiser=GMDMScore(weights, **options).denoiser)
+
+    def score(self, x: Tensor, sigma_denoiser: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The score at images (B, C, H, W) and a noise level."""
+        return self.denoiser.score(x, sigma_denoiser)
+
+    def grad(self, x: Tensor, sigma_denoiser: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the score."""
+        return -self.score(x, sigma_denoiser)

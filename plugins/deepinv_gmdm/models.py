@@ -1,4 +1,4 @@
-"""The GMDM as a deepinv denoiser.
+"""What deepinv calls models: the denoiser of a GMDM, its score, and its noise estimator.
 
 Two ways from a density of patches to a denoiser of images, both of which clamp nothing:
 
@@ -7,11 +7,16 @@ Two ways from a density of patches to a denoiser of images, both of which clamp 
               and a step back to the data
 
 A density of whole images, `gmdm_prior.WaveletModel`, has one way: its exact posterior mean.
+
+deepinv's samplers take the score (denoiser(x) - x) / sigma². A Gaussian-mixture diffusion model has
+it in closed form: `GMDMScore` as a `Denoiser`, `optim.GMDMScorePrior` as a `ScorePrior`,
+`sampling.AnalyticScore` for diffusion SDEs. deepinv divides by no number below 1e-7: its score is
+too small by a tenth at sigma = 3e-4 and by nine tenths at 1e-4. The difference of images, rounded
+to float32, errs besides by 0.04 % at 1e-3 and by 11 % at 1e-4 (tests/adapter/test_score.py).
 """
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import deepinv
@@ -19,11 +24,13 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-from deepinv_gmdm.channels import seen_by
-from deepinv_gmdm.noise_estimator import DEFAULT_WEIGHTS, GMDMNoiseEstimator
+from gmdm_prior.images.data_range import Framed, seen_by
+from gmdm_prior.messages import nearest
+
+DEFAULT_WEIGHTS = "bsds-gray-likelihood"
 
 
-class GMDMDenoiser(deepinv.models.Denoiser):
+class GMDMDenoiser(Framed, deepinv.models.Denoiser):
     """Denoiser from a Gaussian-mixture diffusion model.
 
     Args:
@@ -70,17 +77,14 @@ class GMDMDenoiser(deepinv.models.Denoiser):
         sigma: str | None = None,
     ) -> None:
         super().__init__()
-        model = weights if isinstance(weights, nn.Module) else gm.load(weights)
-        self.model, self.frame = seen_by(model, channels, data_range)
+        self.model, self.frame = seen_by(loaded(weights), channels, data_range)
         whole = isinstance(self.model, gm.WaveletModel)
         methods = ("posterior",) if whole else ("hqs", "average")
         method = methods[0] if method is None else method
         if method not in methods:
-            near = difflib.get_close_matches(str(method), methods, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            allowed = " or ".join(map(repr, methods))
             raise ValueError(
-                f"method must be {allowed} for a {type(self.model).__name__}; got {method!r}{hint}"
+                f"method must be {' or '.join(map(repr, methods))} for a "
+                f"{type(self.model).__name__}; got {method!r}{nearest(method, methods)}"
             )
         if whole and (stride, boundary) != (None, None):
             raise ValueError(
@@ -172,6 +176,11 @@ class GMDMDenoiser(deepinv.models.Denoiser):
         return self.frame.gradient(values, x)
 
 
+def loaded(weights: str | nn.Module) -> nn.Module:
+    """A model as it is, or the one of a name or path."""
+    return weights if isinstance(weights, nn.Module) else gm.load(weights)
+
+
 def noise_estimator_for(
     weights: str | nn.Module,
     model: nn.Module,
@@ -183,3 +192,133 @@ def noise_estimator_for(
     reads = isinstance(model, (gm.PatchMixture, gm.PatchModel))
     own = model if reads and not bundled else DEFAULT_WEIGHTS
     return GMDMNoiseEstimator(own, per_pixel, data_range=data_range)
+
+
+class GMDMScore(deepinv.models.Denoiser):
+    """The score as a map of images, where deepinv wants a denoiser.
+
+    Minus it is the gradient of a prior, which `deepinv.distributed.distribute` does not take as a
+    `Prior`; tiles with an overlap of at least `halo` give what the whole image gives.
+
+    Args:
+        weights: name of bundled weights, path of a `.safetensors` file, or a model of `gmdm_prior`.
+        **options: of `GMDMDenoiser`: stride, boundary, channels, data_range, device.
+
+    Raises:
+        ValueError: as `GMDMDenoiser` does.
+    """
+
+    def __init__(self, weights: str | nn.Module = "bsds-gray", **options: Any) -> None:
+        super().__init__()
+        model = loaded(weights)
+        method = None if isinstance(model, gm.WaveletModel) else "average"
+        self.denoiser = GMDMDenoiser(model, method=method, **options)
+
+    @property
+    def halo(self) -> int:
+        """How many pixels around a tile influence its result."""
+        return self.denoiser.halo
+
+    def forward(self, x: Tensor, sigma: Any = None, **kwargs: Any) -> Tensor:
+        """The score at noisy images (B, C, H, W); arguments as those of `GMDMDenoiser`."""
+        return self.denoiser.score(x, sigma)
+
+
+class GMDMNoiseEstimator(Framed):
+    """Gaussian noise level of images, one each or one per pixel, by maximum likelihood.
+
+    Args:
+        weights: name of bundled weights, path of a `.safetensors` file, or a model of `gmdm_prior`.
+            The default was trained by likelihood alone, which reads levels best.
+        per_pixel: estimate a map instead of one level for each image.
+        window: for maps, the scale in pixels on which levels are smoothed; at least 8.
+        device: where the weights live; None leaves them where they are.
+        data_range: the values of black and white, (low, high); levels are in the images' units.
+
+    Raises:
+        FileNotFoundError: for unknown weights.
+        ValueError: for corrupt weights, or a bad data_range.
+    """
+
+    def __init__(
+        self,
+        weights: str | nn.Module = DEFAULT_WEIGHTS,
+        per_pixel: bool = False,
+        window: int = 12,
+        device: torch.device | str | None = None,
+        data_range: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.model = loaded(weights)
+        self.frame = gm.ImageFrame(self.model, data_range=data_range)
+        self.per_pixel, self.window = per_pixel, window
+        if device is not None:
+            self.to(device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimate noise levels.
+
+        Args:
+            x: noisy images (B, C, H, W), real, clean values in `data_range`.
+
+        Returns:
+            Standard deviations in the units of `x`: (B,), or with `per_pixel` (B, 1, H, W), which
+            `GMDMDenoiser` takes as sigma.
+
+        Raises:
+            ValueError: where x does not fit the model, is not finite, or the window is too narrow.
+        """
+        planes, _ = self.frame.enter(x, 0.0)
+        if self.per_pixel:
+            return self.frame.width * gm.estimate_sigma_map(self.model, planes, self.window)
+        return self.frame.width * gm.estimate_sigma(self.model, planes)
+
+    def with_error(self, x: Tensor) -> gm.NoiseLevel:
+        """Levels (B,) with standard errors and intervals (`gmdm_prior.noise_level`)."""
+        planes, _ = self.frame.enter(x, 0.0)
+        found = gm.noise_level(self.model, planes)
+        return gm.NoiseLevel(self.frame.width * found.sigma, self.frame.width * found.error)
+
+
+class WithNoiseMap(deepinv.models.Denoiser):
+    """A denoiser whose noise map travels as the last channel of the images, and comes back there.
+
+    `deepinv.distributed.distribute` cuts images into tiles, but no map that is given beside them.
+
+    Args:
+        denoiser: any that takes maps, such as `GMDMDenoiser`.
+    """
+
+    def __init__(self, denoiser: deepinv.models.Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    @property
+    def halo(self) -> int:
+        """That of the denoiser."""
+        return self.denoiser.halo
+
+    def forward(self, x: Tensor, sigma: Any = None, **kwargs: Any) -> Tensor:
+        """Denoise the first channels.
+
+        Args:
+            x: (B, C + 1, H, W): images and in the last channel their noise level at every pixel.
+            sigma: must not be given.
+            **kwargs: for the denoiser.
+
+        Returns:
+            Shaped like `x`: denoised images, and the map as it was.
+
+        Raises:
+            ValueError: a level is given besides, or there is no channel for it.
+        """
+        if sigma is not None:
+            raise ValueError(
+                "sigma must be left out: the noise level is the last channel of the images"
+            )
+        if x.ndim != 4 or x.shape[1] < 2:
+            raise ValueError(
+                "images must be (B, C + 1, H, W), the last channel their noise map; got "
+                f"{tuple(x.shape)}"
+            )
+        return torch.cat([self.denoiser(x[:, :-1], x[:, -1:], **kwargs), x[:, -1:]], 1)

@@ -1,11 +1,14 @@
 """Pictures in and out."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from deepinv_gmdm.command.config import shipped
-from deepinv_gmdm.picture import check_suffix, read_picture, save_picture
 from PIL import Image
+
+from gmdm_prior.files.pictures import check_suffix, read_picture, save_picture
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -45,18 +48,53 @@ def test_bad_pictures_are_refused(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     whole = (shipped("images") / "camera.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:3000])
-    Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(np.full((2, 2), 1.5, np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(np.full((2, 2), 70000, np.int32)).save(tmp_path / "int.tif")
     for name, match in (
-        ("none.png", "does not exist"),
         ("", "is a folder"),
         ("text.png", "no picture"),
         ("cut.png", "cannot be read"),
-        ("float.tif", "unknown range"),
-        ("int.tif", "outside 16 bits"),
+        ("float.tif", r"neither 16-bit nor floats in \[0, 1\]"),
+        ("int.tif", "neither 16-bit"),
     ):
         with pytest.raises(ValueError, match=match):
             read_picture(tmp_path / name)
+        with pytest.raises(ValueError, match=match):
+            read_image(tmp_path / name)
+    for read in (read_picture, read_image):
+        with pytest.raises(FileNotFoundError, match=r"none\.png' does not exist"):
+            read(tmp_path / "none.png")
+
+
+def test_floats_keep_their_precision(tmp_path):
+    values = RAMP.astype(np.float32) / 257
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    picture, bits = read_picture(tmp_path / "a.tif")
+    assert bits == 16
+    assert torch.equal(picture[0, 0], torch.from_numpy(values))
+    assert torch.equal(read_image(tmp_path / "a.tif"), picture[0])
+
+
+@pytest.mark.parametrize("values", [RAMP, 5000 * RAMP.astype(np.uint16)], ids=["8", "16"])
+def test_both_readers_obey_the_orientation_tag(tmp_path, values):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to show
+    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    upright = torch.from_numpy(np.rot90(values, -1).astype(np.float32)) / np.iinfo(values.dtype).max
+    assert torch.equal(read_picture(tmp_path / "a.png")[0][0, 0], upright)
+    assert torch.equal(read_image(tmp_path / "a.png")[0], upright)
+
+
+def test_a_large_picture_is_read_without_a_warning(tmp_path, monkeypatch):
+    """Pillow warns from half of the size on that it refuses."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_picture(tmp_path / "a.png")[0].shape == (1, 1, 3, 4)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(ValueError, match="cannot be read: .*12 pixels"):
+        read_picture(tmp_path / "a.png")
 
 
 def test_suffixes():

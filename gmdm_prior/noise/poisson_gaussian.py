@@ -14,13 +14,12 @@ through the pairs, weighed by how well each is known, is fitted with few outlier
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MEDIAN = 0.6744897501960817  # of the size of a standard normal number
+from gmdm_prior.noise.prior_free import MEDIAN, diagonal_detail
+
 SMOOTH = 9  # pixels, side of the window of a local mean
 BINS = 32  # of brightness, each with as many pixels
 ROUNDS = 12  # of reweighting
@@ -74,10 +73,7 @@ def local_mean(images: Tensor, side: int = SMOOTH) -> Tensor:
 
 def _mean_variance_pairs(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Means, variances and numbers of pixels, (BINS,) each, of an image (C, H, W)."""
-    root = math.sqrt(3)
-    taps = torch.tensor([1 - root, -3 + root, 3 + root, -1 - root], dtype=image.dtype)
-    taps = (taps / (4 * math.sqrt(2))).to(image.device)
-    detail = F.conv2d(image[:, None], torch.outer(taps, taps)[None, None])[:, 0].abs()
+    detail = diagonal_detail(image).abs()
     mean = local_mean(image[None])[0]
     pad = F.pad(mean[None], (4,) * 4, mode="reflect")[0]
     across = (pad[:, 4:-4, 8:] - pad[:, 4:-4, :-8]).square()

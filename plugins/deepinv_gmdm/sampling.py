@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 import gmdm_prior as gm
-from deepinv_gmdm.denoiser import GMDMDenoiser
-from deepinv_gmdm.prior import GMDMPrior
+from deepinv_gmdm.models import GMDMDenoiser
+from deepinv_gmdm.optim import GMDMPrior
 
 
 class AnalyticScore:
@@ -80,11 +80,10 @@ def averaging_denoiser(prior: GMDMPrior) -> GMDMDenoiser:
         ValueError: the prior's boundary is not circular.
     """
     if isinstance(prior.model, gm.WaveletModel):
-        return GMDMDenoiser(prior.model, data_range=prior.data_range)
+        return prior.posterior_mean()
     if prior.likelihood.boundary != "circular":
         raise ValueError(
             f"prior must have boundary='circular'; got {prior.likelihood.boundary!r}, whose score "
             "weighs pixels near the border less: no denoiser has it"
         )
-    options = {"boundary": "circular", "data_range": prior.data_range}
-    return GMDMDenoiser(prior.model, method="average", **options)
+    return prior.posterior_mean(method="average", boundary="circular")
