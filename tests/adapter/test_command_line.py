@@ -105,6 +105,9 @@ def test_colour_and_device(command, photo, tmp_path):
         (["image=cut.png"], "image .*cut.png' cannot be read"),
         (["image=text.png"], "no picture"),
         (["device=abacus"], "'abacus' is not usable"),
+        (["device=meta"], "'meta' is not usable: its tensors have no values"),
+        (["out=~nosuchuser/x"], "out=~nosuchuser/x: there is no home folder ~nosuchuser"),
+        (["image=~nosuchuser/x.png"], "there is no home folder ~nosuchuser"),
         (["out=text.png"], "output folder 'text.png' is not writable"),
         (["out=text.png/below"], "output folder 'text.png/below' is not writable"),
         (["nonsense"], "write key=value"),
@@ -147,6 +150,37 @@ def test_full_disk_and_interrupt_leave_nothing(command, photo_file, tmp_path, mo
         assert {p.name: p.read_bytes() for p in out.iterdir()} == before
         assert command(*words[:-1], f"out={tmp_path / 'new' / 'deep'}")[0] == status
         assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate m"
+            "emory: you tried to allocate 8 bytes. Error code 12 (Cannot allocate)"
+        ),
+    ],
+    ids=["python", "gpu", "cpu"],
+)
+def test_too_little_memory_is_one_sentence(refused, photo_file, tmp_path, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(restoring, "solve", fail)
+    words = ["restore", "deblur", f"image={photo_file}", *FAST, f"out={tmp_path / 'out'}"]
+    assert "out of memory: take a smaller image" in refused(*words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_lack_of_memory_keeps_its_traceback(command, photo_file, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(restoring, "solve", fail)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        command("restore", "deblur", f"image={photo_file}", *FAST, f"out={tmp_path / 'out'}")
 
 
 def test_denoise(command, photo, noisy, tmp_path, monkeypatch):
@@ -296,6 +330,7 @@ def test_denoise_keeps_sixteen_bits_and_colour(command, photo, tmp_path):
         (["sigma=0.1", "weights=none"], "bsds-gray"),
         (["sigma=0.1", "method=best"], "'hqs' or 'average'"),
         (["sigma=0.1", "out=clean.pgn"], "names no picture format"),
+        (["sigma=0.1", "out=~nosuchuser/a.png"], "there is no home folder ~nosuchuser"),
         (["sigma=0.1", "out=photo.png/clean.png"], "not writable"),
         (["0.1"], "write key=value"),
     ],

@@ -3,6 +3,7 @@
 import pytest
 from deepinv_gmdm.command.config import load_config, shipped
 
+NEST = "[" * 300 + "]" * 300
 TEXT = """
 image: {image}
 physics: {{name: denoise, noise: {{sigma: 25/255}}}}
@@ -99,6 +100,16 @@ def test_shipped_configs_are_found_by_bare_name(name, tmp_path, monkeypatch):
         (["out={"], "quote it"),
         (["image=nothing.png"], r"image 'nothing\.png' does not exist.*camera"),
         (["image=camer"], "did you mean 'camera'"),
+        (["out=???"], r"'out': '\?\?\?' is no value"),
+        (["device=???"], r"'device': '\?\?\?' is no value"),
+        (["physics.noise.sigma=???"], r"'physics\.noise\.sigma': '\?\?\?' is no value"),
+        (["solver=???"], r"'solver': '\?\?\?' is no value"),
+        (["prior=???"], r"'prior\.name': '\?\?\?' is no value"),
+        (["prior.lambda=???"], r"'prior\.lambda': '\?\?\?' is no value"),
+        (["priors=???"], "Missing mandatory value: priors"),
+        (["image=???"], "needs the key 'image'"),
+        ([f"prior.a={NEST}"], "nested too deeply"),
+        ([f"solver={NEST}"], "nested too deeply"),
     ],
 )
 def test_bad_words_are_refused(file, words, match):
@@ -118,6 +129,8 @@ def test_bad_words_are_refused(file, words, match):
         ),
         ("image: camera\nprior: {lambda: 3}\n", "mapping with 'name'"),
         ("image: ${nowhere}\n", "nowhere"),
+        (f"image: {NEST}\n", "nested too deeply"),
+        (f"image: camera\npriors: {'{a: ' * 120}1{'}' * 120}\n", "nested too deeply"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, text, match):

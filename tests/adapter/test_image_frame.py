@@ -4,7 +4,14 @@ import math
 
 import pytest
 import torch
-from deepinv_gmdm import GMDMDenoiser, GMDMLogLikelihood, GMDMNoiseEstimator, GMDMPrior
+from deepinv_gmdm import (
+    GMDMDenoiser,
+    GMDMLogLikelihood,
+    GMDMNoiseEstimator,
+    GMDMPrior,
+    GMDMScore,
+    GMDMScorePrior,
+)
 from models import mixture, product, wavelet
 
 import gmdm_prior as gm
@@ -170,3 +177,40 @@ def test_channels_that_do_not_fit_are_refused(cls):
         strict(images(3, 8, 8), 0.1)
     with pytest.raises(TypeError, match="must be real"):
         strict(images(1, 1, 8, 8) + 1j, 0.1)
+
+
+MAKERS = {
+    "denoiser": GMDMDenoiser,
+    "estimating denoiser": lambda model, **options: GMDMDenoiser(
+        model, sigma="estimate", **options
+    ),
+    "prior": GMDMPrior,
+    "estimator": GMDMNoiseEstimator,
+    "metric": GMDMLogLikelihood,
+    "score": GMDMScore,
+    "score prior": GMDMScorePrior,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_state_names_its_range(name, tmp_path):
+    """Loaded for other images it would be wrong by any factor, without a word."""
+    make, model = MAKERS[name], mixture(2)
+    eight_bits = make(model, data_range=(0, 255))
+    torch.save(eight_bits.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    with pytest.raises(
+        ValueError, match=r"data_range=\(0.0, 255.0\); this one has \(0.0, 1.0\): make"
+    ):
+        make(mixture(2)).load_state_dict(state)
+    other = make(mixture(2, seed=5), data_range=(0, 255))
+    other.load_state_dict(state)
+    own, loaded = eight_bits.state_dict(), other.state_dict()
+    assert all(torch.equal(own[key], loaded[key]) for key in own)
+
+
+def test_a_state_of_opponents_is_none_of_planes():
+    for make in (GMDMDenoiser, GMDMPrior):
+        state = make(mixture(2), channels="opponent").state_dict()
+        with pytest.raises(RuntimeError, match="Unexpected key"):
+            make(mixture(2)).load_state_dict(state)

@@ -99,9 +99,14 @@ def test_kinds_are_checked():
 
 def test_a_plug_in_is_imported_only_when_asked_for(installed):
     installed(
-        {"acme": PRIORS + "bad = acme_bad:Prior\nodd = acme_odd\ngood = acme_good:make\n"},
+        {
+            "acme": PRIORS
+            + "bad = acme_bad:Prior\nquit = acme_quit:Prior\n"
+            + "odd = acme_odd\ngood = acme_good:make\n"
+        },
         {
             "acme_bad": "raise SystemError('no\\nluck')",
+            "acme_quit": "raise SystemExit(0)",
             "acme_odd": "",
             "acme_good": "def make(size, *, shape=1):\n    return ('made', size, shape)\n",
         },
@@ -111,6 +116,8 @@ def test_a_plug_in_is_imported_only_when_asked_for(installed):
     assert build_prior({"name": "good", "size": 3}) == ("made", 3, 1)
     with pytest.raises(ValueError, match=r"prior 'bad' of 'acme' .*cannot be imported.*no luck"):
         build_prior("bad")
+    with pytest.raises(ValueError, match=r"prior 'quit' of 'acme' .*imported: SystemExit: 0"):
+        build_prior("quit")
     with pytest.raises(ValueError, match=r"prior 'odd' of 'acme' .*is not callable"):
         build_prior("odd")
     with pytest.raises(ValueError, match=r"'good' of 'acme' needs the option 'size'"):
@@ -119,13 +126,23 @@ def test_a_plug_in_is_imported_only_when_asked_for(installed):
         build_prior({"name": "good", "size": 1, "shap": 2})
 
 
-def test_what_a_factory_raises_is_reported_with_its_owner(installed):
-    code = "def make(**options):\n    raise KeyError('lost')\n"
-    installed({"acme": PRIORS + "angry = acme_angry:make\n"}, {"acme_angry": code})
-    with pytest.raises(
-        ValueError, match="prior 'angry' of 'acme' cannot be built: KeyError: 'lost'"
-    ):
+@pytest.mark.parametrize(
+    ("raised", "reason"), [("KeyError('lost')", "KeyError: 'lost'"), ("SystemExit", "SystemExit")]
+)
+def test_what_a_factory_raises_is_reported_with_its_owner(installed, raised, reason):
+    code = f"def make(**options):\n    raise {raised}\n"
+    module = f"acme_{reason[:3].lower()}"
+    installed({"acme": PRIORS + f"angry = {module}:make\n"}, {module: code})
+    with pytest.raises(ValueError, match=f"prior 'angry' of 'acme' cannot be built: {reason}"):
         build_prior({"name": "angry", "anything": 1})
+
+
+def test_the_list_goes_on_after_a_plug_in_that_exits(installed, command):
+    installed({"acme": PRIORS + "aaa = acme_exit:Prior\n"}, {"acme_exit": "raise SystemExit"})
+    status, printed, _ = command("plugins")
+    assert status == 0
+    assert "broken: prior 'aaa' of 'acme' (acme_exit:Prior) cannot be imported" in printed
+    assert "ok" in next(line for line in printed.splitlines() if line.split()[0] == "tv")
 
 
 def test_a_name_registered_twice_names_both_owners(installed):

@@ -48,16 +48,31 @@ def test_with_a_circular_boundary_it_is_the_gradient_of_the_prior(name):
 
 @pytest.mark.parametrize("sigma", [1e-1, 1e-2, 1e-3, 3e-4, 1e-4, 0.0])
 def test_float32_keeps_its_digits(photo, sigma):
-    """Against float64; the difference that deepinv takes has lost them below 1e-2."""
-    model = gm.load("bsds-gray-small", dtype=torch.float64)
-    exact = GMDMScore(model)(photo.double(), sigma)
+    """Against float64, where a difference that is divided plainly errs more and more."""
+    exact = exact_score(photo, sigma)
     ours = GMDMScorePrior("bsds-gray-small").score(photo, sigma)
-    assert float((ours - exact).norm() / exact.norm()) < 2e-5
-    lost = {1e-3: 3e-4, 3e-4: 0.08, 1e-4: 0.8}
+    assert error(ours, exact) < 2e-5
+    lost = {1e-2: 1e-5, 1e-3: 2e-4, 3e-4: 2e-3, 1e-4: 0.03}
     if sigma in lost:
-        theirs = deepinv.optim.ScorePrior(GMDMDenoiser("bsds-gray-small", method="average"))
-        difference = theirs.score(photo, sigma)
-        assert float((difference - exact).norm() / exact.norm()) > lost[sigma]
+        difference = GMDMDenoiser("bsds-gray-small", method="average")(photo, sigma) - photo
+        assert lost[sigma] < error(difference / sigma**2, exact) < 3 * lost[sigma]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("sigma", "share"), [(3e-4, 0.1), (1e-4, 0.9)])
+def test_deepinv_divides_by_no_less_than_1e_7(photo, sigma, share, dtype):
+    """Its score is too small by this share in float64 too: no digits are lost there."""
+    denoiser = GMDMDenoiser(gm.load("bsds-gray-small", dtype=dtype), method="average")
+    theirs = deepinv.optim.ScorePrior(denoiser).score(photo.to(dtype), sigma)
+    assert error(theirs, exact_score(photo, sigma)) == pytest.approx(share, abs=0.01)
+
+
+def exact_score(x, sigma):
+    return GMDMScore(gm.load("bsds-gray-small", dtype=torch.float64))(x.double(), sigma)
+
+
+def error(found, exact):
+    return float((found - exact).norm() / exact.norm())
 
 
 def test_prior_is_its_negative(noisy):

@@ -125,3 +125,13 @@ def test_one_solver_serves_twice(blurred):
     physics, y = blurred
     solver = build_solver({"name": "hqs", "max_iter": 3}, GMDMPrior("bsds-gray-small"), sigma=0.01)
     assert torch.equal(solver(y, physics), solver(y, physics))
+
+
+@pytest.mark.parametrize("name", ["hqs", "dpir"])
+def test_strict_channels_stay_strict_in_posterior_means(name):
+    """The denoiser that replaces the prior refuses what the prior would."""
+    solver = build_solver(name, GMDMPrior(mixture(3), channels="strict"), sigma=0.1)
+    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+    with pytest.raises(ValueError, match="channels='strict'; got 3"):
+        solver(torch.zeros(1, 3, 8, 8, dtype=torch.float64), physics)
+    assert solver(torch.zeros(1, 1, 8, 8, dtype=torch.float64), physics).isfinite().all()

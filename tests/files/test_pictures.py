@@ -8,7 +8,7 @@ import torch
 from deepinv_gmdm.command.config import shipped
 from PIL import Image
 
-from gmdm_prior.files.pictures import check_suffix, read_picture, save_picture
+from gmdm_prior.files.pictures import check_suffix, read_image, read_picture, save_picture
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -93,7 +93,7 @@ def test_a_large_picture_is_read_without_a_warning(tmp_path, monkeypatch):
         warnings.simplefilter("error")
         assert read_picture(tmp_path / "a.png")[0].shape == (1, 1, 3, 4)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
-    with pytest.raises(ValueError, match="cannot be read: .*12 pixels"):
+    with pytest.raises(ValueError, match=r"cannot be read: .*12 pixels"):
         read_picture(tmp_path / "a.png")
 
 
