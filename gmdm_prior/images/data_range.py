@@ -15,7 +15,7 @@ import math
 from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
-from gmdm_prior.images.denoisers import check_images
+from gmdm_prior.images.planes import check_images
 from gmdm_prior.sigma import compute_dtype, image_level
 
 CHANNELS = ("independent", "strict")

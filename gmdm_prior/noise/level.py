@@ -38,7 +38,7 @@ from torch import Tensor
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.opponent import OpponentModel
-from gmdm_prior.images.denoisers import check_images, check_options
+from gmdm_prior.images.planes import check_images, check_options
 from gmdm_prior.noise.evidence import evidence_of
 from gmdm_prior.noise.patches import informative
 from gmdm_prior.sigma import compute_dtype
