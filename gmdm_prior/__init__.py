@@ -18,8 +18,8 @@ from gmdm_prior.densities.wavelet.model import WaveletModel
 from gmdm_prior.densities.wavelet.subbands import SubbandExperts
 from gmdm_prior.files.pogmdm import import_pogmdm
 from gmdm_prior.files.safetensors import bundled, card, load, save
-from gmdm_prior.images.data_range import ImageFrame
 from gmdm_prior.images.averaging import PatchAveraging
+from gmdm_prior.images.data_range import ImageFrame
 from gmdm_prior.images.hqs import HalfQuadraticSplitting
 from gmdm_prior.images.likelihood import PatchLikelihood
 from gmdm_prior.images.wavelet import WaveletDenoiser, WaveletLikelihood

@@ -33,7 +33,7 @@ from gmdm_prior.densities.base import DensityModel, check_events
 from gmdm_prior.densities.bits import bits_per_dim
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel
-from gmdm_prior.sigma import compute_dtype, event_variance
+from gmdm_prior.sigma import compute_dtype, event_variance, root
 
 OPPONENT = (
     (1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)),
@@ -197,7 +197,7 @@ class OpponentModel(DensityModel):
 
     def levels(self, variance: Tensor) -> Tensor:
         """Noise variances of red, green and blue (…, 3, h, w) as levels of the planes."""
-        return _mix(_turn(variance).square(), variance).sqrt() / self._column(self.scales, variance)
+        return root(_mix(_turn(variance).square(), variance)) / self._column(self.scales, variance)
 
     def _split(self, x: Tensor, sigma: float | Tensor):
         """Each plane's density, its patches and their noise level."""

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.base import DensityModel
-from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.opponent import OpponentModel
-from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.images.patches import Run, untraced
 from gmdm_prior.images.threads import Workers
-from gmdm_prior.sigma import compute_dtype, image_level, readable
+from gmdm_prior.sigma import compute_dtype, image_level, largest, readable
 
-PlaneModel = PatchModel | PatchMixture
 BOUNDARIES = ("reflect", "circular")
+
+
+def is_of_patches(model: object) -> bool:
+    """Whether it is a density of patches: it has events of one shape, at any noise variance."""
+    if not isinstance(model, DensityModel) or not hasattr(model, "event_shape"):
+        return False
+    return isinstance(model, OpponentModel) or hasattr(model, "at")
 
 
 def check_options(model: object, stride: int, boundary: str) -> None:
     """Refuse what image denoisers cannot work with."""
-    if not isinstance(model, (PatchModel, PatchMixture, OpponentModel)):
+    if not is_of_patches(model):
         raise TypeError(
-            "model must be a PatchModel, PatchMixture or OpponentModel; got "
-            f"{type(model).__name__}. gmdm_prior.load('bsds-gray') gives one. Densities of whole "
-            "images have a `denoise` of their own (WaveletDenoiser for batches)"
+            "model must be a density of patches (PatchModel, PatchMixture, OpponentModel or one of "
+            f"your own); got {type(model).__name__}. gmdm_prior.load('bsds-gray') gives one. "
+            "Densities of whole images have a `denoise` of their own (WaveletDenoiser for batches)"
         )
     if not isinstance(stride, int) or not 1 <= stride <= model.patch_size:
         raise ValueError(
@@ -58,7 +64,7 @@ def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor,
     return planes, level, is_map
 
 
-def planes_of(model: PlaneModel | OpponentModel) -> list[PlaneModel]:
+def planes_of(model: DensityModel) -> list[DensityModel]:
     """The densities that look at the planes of `prepare`, in turns."""
     return list(model.planes) if isinstance(model, OpponentModel) else [model]
 
@@ -91,7 +97,7 @@ def check_images(model: DensityModel, images: Tensor) -> None:
             f"images must have {model.channels} channels for this model; got {images.shape[1]} in "
             f"{tuple(images.shape)}"
         )
-    home = next(model.parameters()).device
+    home = next((p.device for p in model.parameters()), images.device)
     if images.device != home:
         raise ValueError(
             f"images must be on the device of the model, {home}; got {images.device}. Move one of "
@@ -103,17 +109,27 @@ def check_images(model: DensityModel, images: Tensor) -> None:
             f"images must be at least one patch, {size}x{size} pixels; got "
             f"{images.shape[2]}x{images.shape[3]}"
         )
-    if readable(images) and not bool(torch.isfinite(images.detach()).all()):
+    if not readable(images) or not images.numel():
+        return
+    least, most = (float(end) for end in torch.aminmax(images.detach()))  # NaN where any is
+    if not (math.isfinite(least) and math.isfinite(most)):
         raise ValueError(
             "images must be finite; they hold NaN or infinity. Replace those pixels "
             "(torch.nan_to_num) or inpaint them"
         )
+    bound = largest(images.dtype)
+    if max(-least, most) > bound:
+        raise ValueError(
+            f"images must lie within ±{bound:.1g} in {images.dtype}, so that squares can be held; "
+            f"got values from {least:g} to {most:g}. Scale them to [0, 1]"
+        )
 
 
 @untraced
+@plain_modes
 def per_plane(
-    model: PlaneModel | OpponentModel,
-    restore: Callable[[PlaneModel, Tensor, Tensor, Run], Tensor],
+    model: DensityModel,
+    restore: Callable[[DensityModel, Tensor, Tensor, Run], Tensor],
     noisy: Tensor,
     sigma: object,
     kind: str = "image",
