@@ -412,7 +412,7 @@ def _agreed(sigma: Tensor | None, r: Tensor) -> tuple[Tensor, Tensor]:
     if bool(((sigma - found).abs() > 1e-3 * found).any()):
         raise ValueError(
             f"sigma² must be the autocovariance at lag 0; got sigma {sigma.tolist()} beside a "
-            f"level of {found.tolist()}. Leave sigma out, or use autocovariance * (sigma² / its lag 0)"
+            f"level of {found.tolist()}. Leave sigma out, or scale the autocovariance"
         )
     return found, r
 

@@ -32,6 +32,7 @@ from gmdm_prior.densities.base import (
 from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D, TabulatedExperts
 from gmdm_prior.fast.cache import TableCache
 from gmdm_prior.fast.product_surfaces import SPACING, ExpertSurfaces, Sheet, make_sheet
+from gmdm_prior.gaussian_noise import Covariance, Noise
 from gmdm_prior.sigma import compute_dtype, concrete, event_variance
 
 NUMBERS_AT_ONCE = 2**17  # of patches that are read from tables together
@@ -155,6 +156,18 @@ class PatchModel(DensityModel):
             mean_part=self.mean_part,
         )
 
+    def at_diagonal(self, covariance: Covariance) -> DiffusedProduct:
+        """An approximation under correlated noise, which takes the responses' noise as independent.
+
+        Response j has its true variance k_jᵀ S k_j; what noise in one response tells of that in
+        another, and of the patch's mean, is left out. Its methods take rows (N, a) in float64.
+        """
+        s = covariance.matrix.to(self.filters.device)
+        filters = self.filters.to(s.dtype).flatten(1)
+        level = self.at(s.diagonal().mean())
+        added = ((filters @ s) * filters).sum(1)
+        return dataclasses.replace(level, experts=self.experts.diffuse(added))
+
     def tabulated_at(self, noise: Tensor) -> DiffusedProduct:
         """As `at` for one scalar noise variance, with tables in place of the mixtures.
 
@@ -212,6 +225,12 @@ class PatchModel(DensityModel):
         return 4 * self.experts.logits.numel()
 
     def _run(self, x, sigma, method) -> tuple[Tensor, ...]:
+        if isinstance(sigma, (Noise, Covariance)):
+            raise TypeError(
+                "a product of experts has no closed form under correlated noise, which couples its "
+                "responses. Take a PatchMixture, or ask for the approximation by its diagonal, "
+                "model.at_diagonal(covariance); HalfQuadraticSplitting takes any Noise"
+            )
         return on_patches(
             self.event_shape,
             x,
