@@ -14,6 +14,7 @@ flat. Because the filters are orthogonal, responses of white noise are independe
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ from gmdm_prior.densities.base import (
     with_mean,
 )
 from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D
+from gmdm_prior.gaussian_noise import Covariance, Noise
 from gmdm_prior.sigma import compute_dtype, event_variance
 
 
@@ -148,11 +150,29 @@ class PatchModel(DensityModel):
             mean_part=self.mean_part,
         )
 
+    def at_diagonal(self, covariance: Covariance) -> DiffusedProduct:
+        """An approximation under correlated noise, which takes the responses' noise as independent.
+
+        Response j has its true variance k_jᵀ S k_j; what noise in one response tells of that in
+        another, and of the patch's mean, is left out. Its methods take rows (N, a) in float64.
+        """
+        s = covariance.matrix.to(self.filters.device)
+        filters = self.filters.to(s.dtype).flatten(1)
+        level = self.at(s.diagonal().mean())
+        added = ((filters @ s) * filters).sum(1)
+        return dataclasses.replace(level, experts=self.experts.diffuse(added))
+
     def numbers_per_patch(self, noise: Tensor) -> int:
         """How many numbers an evaluation holds for every patch, to bound its memory."""
         return 4 * self.experts.logits.numel()
 
     def _run(self, x, sigma, method) -> tuple[Tensor, ...]:
+        if isinstance(sigma, (Noise, Covariance)):
+            raise TypeError(
+                "a product of experts has no closed form under correlated noise, which couples its "
+                "responses. Take a PatchMixture, or ask for the approximation by its diagonal, "
+                "model.at_diagonal(covariance); HalfQuadraticSplitting takes any Noise"
+            )
         return on_patches(
             self.event_shape,
             x,
