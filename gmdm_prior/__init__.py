@@ -18,8 +18,10 @@ from gmdm_prior.densities.wavelet.model import WaveletModel
 from gmdm_prior.densities.wavelet.subbands import SubbandExperts
 from gmdm_prior.files.pogmdm import import_pogmdm
 from gmdm_prior.files.safetensors import bundled, card, load, save
+from gmdm_prior.gaussian_noise import Covariance, Noise, NoiseCurve
+from gmdm_prior.images.averaging import PatchAveraging
 from gmdm_prior.images.data_range import ImageFrame
-from gmdm_prior.images.denoisers import HalfQuadraticSplitting, PatchAveraging
+from gmdm_prior.images.hqs import HalfQuadraticSplitting
 from gmdm_prior.images.likelihood import PatchLikelihood
 from gmdm_prior.images.wavelet import WaveletDenoiser, WaveletLikelihood
 from gmdm_prior.noise.level import NoiseLevel, estimate_sigma, noise_level
@@ -30,9 +32,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConvolutionalModel",
+    "Covariance",
     "DensityModel",
     "HalfQuadraticSplitting",
     "ImageFrame",
+    "Noise",
+    "NoiseCurve",
     "NoiseLevel",
     "OpponentModel",
     "PatchAveraging",

@@ -25,15 +25,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from gmdm_prior.densities.base import DensityModel, check_events
 from gmdm_prior.densities.bits import bits_per_dim
-from gmdm_prior.densities.mixture.model import PatchMixture
+from gmdm_prior.densities.mixture.model import AnyNoise, PatchMixture
 from gmdm_prior.densities.product import PatchModel
-from gmdm_prior.sigma import compute_dtype, event_variance
+from gmdm_prior.gaussian_noise import Covariance, Noise
+from gmdm_prior.sigma import compute_dtype, event_variance, root
 
 OPPONENT = (
     (1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)),
@@ -104,22 +106,22 @@ class OpponentModel(DensityModel):
         pairs = zip(self.planes, self.scales, strict=True)
         return sum(plane.dimensions * math.log(s) for plane, s in pairs)
 
-    def log_prob(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, sigma: AnyNoise) -> Tensor:
         """Log-density (*batch) of patches (*batch, 3, b, b), each plane's in its subspace."""
         parts = [plane.log_prob(u, level) for plane, u, level in self._split(x, sigma)]
         return (torch.stack(parts).sum(0) - self.log_volume).to(x.dtype)
 
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+    def score(self, x: Tensor, sigma: AnyNoise) -> Tensor:
         """Gradient of `log_prob`, shaped like x."""
         parts = [plane.score(u, level) for plane, u, level in self._split(x, sigma)]
         return self.gradient(torch.cat(parts, -3)).to(x.dtype)
 
-    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def denoise(self, y: Tensor, sigma: AnyNoise) -> Tensor:
         """Posterior mean E[x | y], shaped like y; exactly y where sigma = 0."""
         parts = [plane.denoise(u, level) for plane, u, level in self._split(y, sigma)]
         return self._joined(parts, y, sigma)
 
-    def posterior(self, y: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, y: Tensor, sigma: AnyNoise) -> tuple[Tensor, Tensor]:
         """Posterior mean and per-pixel variance, like y."""
         parts = [plane.posterior(u, level) for plane, u, level in self._split(y, sigma)]
         means, variances = zip(*parts, strict=True)
@@ -128,14 +130,15 @@ class OpponentModel(DensityModel):
     def sample(
         self,
         shape: tuple[int, ...] = (),
-        sigma: float | Tensor = 0.0,
+        sigma: AnyNoise = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Exact samples (*shape, 3, b, b); the mean of a plane that is flat there is 0."""
+        levels = [sigma / s for s in self.scales] if not isinstance(sigma, Noise) else None
+        levels = levels or self.plane_noise(sigma)
         parts = [
-            plane.sample(shape, sigma / s, generator)
-            + (o if plane.mean_part.variance is None else 0)
-            for plane, s, o in zip(self.planes, self.scales, OFFSETS, strict=True)
+            plane.sample(shape, level, generator) + (o if plane.mean_part.variance is None else 0)
+            for plane, level, o in zip(self.planes, levels, OFFSETS, strict=True)
         ]
         return self.leave(torch.cat(parts, -3))
 
@@ -197,17 +200,40 @@ class OpponentModel(DensityModel):
 
     def levels(self, variance: Tensor) -> Tensor:
         """Noise variances of red, green and blue (…, 3, h, w) as levels of the planes."""
-        return _mix(_turn(variance).square(), variance).sqrt() / self._column(self.scales, variance)
+        return root(_mix(_turn(variance).square(), variance)) / self._column(self.scales, variance)
 
-    def _split(self, x: Tensor, sigma: float | Tensor):
-        """Each plane's density, its patches and their noise level."""
+    def plane_noise(self, noise: Noise) -> list[Noise]:
+        """The noise of red, green and blue, or of opponents, as that of each plane in its units.
+
+        Of red, green and blue, which are taken as independent, each plane has the mean that its
+        turn weighs: exact where they have the same autocovariance.
+        """
+        r = noise.autocovariance
+        if r is None:
+            return [noise.scaled(1 / s) for s in self.scales]
+        if not noise.opponent:
+            r = _mix(_turn(r).square(), r.expand(-1, 3, -1, -1))
+        return [
+            replace(noise, sigma=None, autocovariance=u, bounds=None, opponent=False).scaled(1 / s)
+            for u, s in zip(r.split(1, 1), self.scales, strict=True)
+        ]
+
+    def _split(self, x: Tensor, sigma: AnyNoise):
+        """Each plane's density, its patches and their noise."""
         check_events(x, self.event_shape)
+        if isinstance(sigma, Covariance):
+            raise TypeError("an OpponentModel takes a Noise, of which each plane has a part")
+        if isinstance(sigma, Noise):
+            planes = self.enter(x.to(compute_dtype(x.dtype))).split(1, -3)
+            return zip(self.planes, planes, self.plane_noise(sigma), strict=True)
         level = event_variance(sigma, x.shape[:-3], x).sqrt()
         planes = self.enter(x.to(compute_dtype(x.dtype))).split(1, -3)
         levels = [level / s for s in self.scales]
         return zip(self.planes, planes, levels, strict=True)
 
-    def _joined(self, means: Sequence[Tensor], y: Tensor, sigma: float | Tensor) -> Tensor:
+    def _joined(self, means: Sequence[Tensor], y: Tensor, sigma: AnyNoise) -> Tensor:
+        if isinstance(sigma, Noise):
+            return self.leave(torch.cat(tuple(means), -3)).to(y.dtype)
         noiseless = (event_variance(sigma, y.shape[:-3], y) == 0)[..., None, None, None]
         return torch.where(noiseless, y, self.leave(torch.cat(tuple(means), -3)).to(y.dtype))
 

@@ -19,7 +19,7 @@ from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.densities.product import PatchModel
-from gmdm_prior.images.denoisers import check_images
+from gmdm_prior.images.planes import check_images
 from gmdm_prior.messages import unknown
 from gmdm_prior.sigma import compute_dtype, image_level
 

@@ -7,10 +7,11 @@ numbers) x (pixels).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from torch import Tensor
 NUMBERS_PER_STRIP = 2**18  # of patches: what fits the cache best, product and mixture
 Run = Callable[[Callable[..., Any], Iterable[tuple]], Iterator[Any]]
 STRIPS, LEAST_NUMBERS = 8, 2**15  # so many for the threads, but none of fewer numbers
+
+P, R = ParamSpec("P"), TypeVar("R")
 
 
 def pad(images: Tensor, before: int, after: int, boundary: str) -> Tensor:
@@ -137,3 +140,22 @@ def interior_average(
     rows = cover(total.shape[1], size, stride, phase[0], total)[border:-border]
     columns = cover(total.shape[2], size, stride, phase[1], total)[border:-border]
     return kept / (rows[:, None] * columns)
+
+
+def untraced(function: Callable[P, R]) -> Callable[P, R]:
+    """Call `function` as it is from a compiled one: `torch.compile` would unroll loops over strips.
+
+    Compiled or not, an image takes the same path, with tables and the compiled kernel where they
+    apply.
+
+    `torch.compiler.disable` as a decorator would do, but for the two seconds that it adds to the
+    import of this package.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
-from gmdm_prior.images.denoisers import PatchAveraging
+from gmdm_prior.images.averaging import PatchAveraging
 from gmdm_prior.training.data.pool import ImagePool, step_generator, without_mean
 from gmdm_prior.training.score.product_loss import denoising_score_matching
 from gmdm_prior.training.settings import FitSettings

@@ -8,6 +8,7 @@ from models import mixture, product
 from reference import patch_average
 
 import gmdm_prior as gm
+from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.images.patches import interior_average, pad
 
 CHECKED = {"product": lambda: product(3), "mixture": lambda: mixture(3)}
@@ -68,7 +69,7 @@ def test_tables_agree_with_the_exact_path(sigma):
     model = product(3, components=125)
     patches = 0.5 + max(0.3, sigma) * torch.randn(500, 9, dtype=torch.float64)
     noise = torch.tensor(sigma**2, dtype=torch.float64)
-    exact, table = model.at(noise), model.tabulated_at(noise)
+    exact, table = model.at(noise), Evaluator().level(model, noise)
     error = (table.posterior_mean(patches) - exact.posterior_mean(patches)).abs().max()
     assert error < 1e-5
     slope = (table.score(patches) - exact.score(patches)).abs().max()
@@ -80,7 +81,7 @@ def test_tables_agree_with_the_exact_path(sigma):
 def test_tabulated_value_and_slope_belong_to_one_function():
     """The value is the integral of the interpolated slope: finite differences agree."""
     model = product(2)
-    table = model.tabulated_at(torch.tensor(0.01, dtype=torch.float64))
+    table = Evaluator().level(model, torch.tensor(0.01, dtype=torch.float64))
     y = 0.3 * torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     step = 1e-6
     for i in range(4):

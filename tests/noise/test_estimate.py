@@ -10,6 +10,7 @@ from models import mixture, product
 from reference import mixture_density
 
 import gmdm_prior as gm
+from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.noise.evidence import PRIOR, evidence_of
 from gmdm_prior.noise.level import level_of_patches
 from gmdm_prior.noise.map import _Field
@@ -39,7 +40,7 @@ def test_evidence_is_the_density_of_the_classes_and_the_flat_one():
     """Against the mixture by the book, at every fourth patch too."""
     model = mixture(3)
     patches = 0.5 + 0.2 * noise(9, 9, dtype=torch.float64)
-    evidence = evidence_of(model, patches)
+    evidence = evidence_of(model, patches, Evaluator())
     weights = evidence.start
     found = evidence.at(0.15).log_prob(weights)
     for i in range(9):
@@ -54,7 +55,9 @@ def test_evidence_is_the_density_of_the_classes_and_the_flat_one():
 
 def test_fitting_the_weights_does_not_lower_the_likelihood():
     """With the prior of its docstring."""
-    evidence = evidence_of(mixture(3), 0.5 + 0.2 * noise(50, 9, dtype=torch.float64)).at(0.1)
+    evidence = evidence_of(
+        mixture(3), 0.5 + 0.2 * noise(50, 9, dtype=torch.float64), Evaluator()
+    ).at(0.1)
     start = torch.full((4,), 0.25, dtype=torch.float64)
 
     def objective(weights):

@@ -17,7 +17,6 @@ taken by its diagonal, sum_i a_ji² s_i: exact where it is constant over a patch
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import torch
@@ -32,9 +31,17 @@ from gmdm_prior.densities.base import (
     patch_bits_per_dim,
     with_mean,
 )
+from gmdm_prior.densities.mixture.covariance import (
+    MixtureAtCovariance,
+    add_noise,
+    at_covariance,
+    on_patches_at,
+)
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
-from gmdm_prior.fast.cache import TableCache
-from gmdm_prior.sigma import compute_dtype, concrete, event_variance
+from gmdm_prior.gaussian_noise import Covariance, Noise
+from gmdm_prior.sigma import compute_dtype, event_variance
+
+AnyNoise = float | Tensor | Noise | Covariance
 
 
 class PatchMixture(DensityModel):
@@ -72,7 +79,6 @@ class PatchMixture(DensityModel):
         self.symmetries = symmetries
         self.event_shape = tuple(filters.shape[2:])
         self.mean_part = MeanPart(self.channels, self.patch_size**2)
-        self._tables = TableCache()
 
     @property
     def channels(self) -> int:
@@ -98,28 +104,28 @@ class PatchMixture(DensityModel):
         g, j = self.filters.shape[:2]
         return g * j * (j - 1) // 2 + self.variances.numel() + len(self.weights) - 1
 
-    def log_prob(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, sigma: AnyNoise) -> Tensor:
         """Log-density (*batch) of patches (*batch, C, b, b) in the zero-mean subspace."""
         return self._run(x, sigma, lambda level, y: (level.log_prob(y),))[0]
 
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+    def score(self, x: Tensor, sigma: AnyNoise) -> Tensor:
         """Gradient of `log_prob`, shaped like x."""
         return self._run(x, sigma, lambda level, y: (level.score(y),))[0]
 
-    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def denoise(self, y: Tensor, sigma: AnyNoise) -> Tensor:
         """Posterior mean E[x | y], shaped like y; exactly y where sigma = 0."""
         return self._run(y, sigma, lambda level, p: (level.exact_mean(p),))[0]
 
-    def posterior(self, y: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, y: Tensor, sigma: AnyNoise) -> tuple[Tensor, Tensor]:
         """Posterior mean and per-pixel variance (within and between classes), like y."""
         mean, variance = self._run(y, sigma, lambda level, p: level.posterior(p))
         return mean, variance
 
-    def covariance(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def covariance(self, y: Tensor, sigma: AnyNoise) -> Tensor:
         """Posterior covariance of the numbers of patches y (*batch, C, b, b), (*batch, a, a)."""
         return self._run(y, sigma, lambda level, p: (level.covariance(p),))[0]
 
-    def responsibilities(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def responsibilities(self, y: Tensor, sigma: AnyNoise) -> Tensor:
         """P(h, k | y), (*batch, symmetries, classes): what the model thinks each patch is.
 
         Element h of `symmetry.group` turns the patch into the position of its class's basis.
@@ -129,11 +135,13 @@ class PatchMixture(DensityModel):
     def sample(
         self,
         shape: tuple[int, ...] = (),
-        sigma: float | Tensor = 0.0,
+        sigma: AnyNoise = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Exact samples (*shape, C, b, b): a class, a symmetry, responses; a flat mean is 0."""
         shape = tuple(shape)
+        if isinstance(sigma, (Noise, Covariance)):
+            return add_noise(self.sample(shape, 0.0, generator), sigma, self.mean_part, generator)
         noise = event_variance(sigma, torch.Size(shape), self.filters).reshape(-1, 1)
         n, dtype = math.prod(shape), compute_dtype(self.filters.dtype)
         place = {"generator": generator, "device": self.filters.device}
@@ -171,8 +179,13 @@ class PatchMixture(DensityModel):
         """Largest curvature of -log f(., sigma), 1 / (min v + sigma²): for the descent lemma."""
         return 1.0 / (float(self.variances.detach().min()) + sigma * sigma)
 
-    def at(self, noise: Tensor) -> DiffusedMixture:
-        """The model at a noise *variance*: () for all, (N, 1) per patch, (N, a) per pixel."""
+    def at(self, noise: Tensor | Covariance) -> DiffusedMixture | MixtureAtCovariance:
+        """The model at a noise *variance*: () for all, (N, 1) per patch, (N, a) per pixel.
+
+        Or at a `Covariance`, in float64. A bare (a, a) is one variance per pixel of a patches.
+        """
+        if isinstance(noise, Covariance):
+            return at_covariance(self.at(self.filters.new_zeros((), dtype=torch.float64)), noise)
         dtype = noise.dtype
         oriented = _oriented(self.filters.to(dtype), self.symmetries)
         present = [g for g in range(len(oriented)) if bool((self.basis == g).any())]
@@ -187,22 +200,6 @@ class PatchMixture(DensityModel):
             mean_part=self.mean_part,
         )
 
-    def tabulated_at(self, noise: Tensor) -> DiffusedMixture:
-        """As `at` for one scalar noise variance, kept for the next image (`table_cache`).
-
-        Not where the parameters are being trained, the variance carries a gradient, or it cannot be
-        read (inside `torch.func.vmap`).
-        """
-        recorded = torch.is_grad_enabled()
-        if recorded and any(t.requires_grad for t in (noise, *self.parameters())):
-            return self.at(noise)
-        if not concrete(noise):
-            return self.at(noise)
-        level = self._tables.at_level([*self.parameters(), *self.buffers()], noise, self.at)
-        if level.mean_part is self.mean_part:
-            return level
-        return dataclasses.replace(level, mean_part=self.mean_part)
-
     def numbers_per_patch(self, noise: Tensor) -> int:
         """How many numbers an evaluation holds for every patch, to bound its memory."""
         j, k = self.filters.shape[1], len(self.weights)
@@ -211,6 +208,8 @@ class PatchMixture(DensityModel):
         return 4 * seen * (self.filters.shape[0] * j + k * per_class)
 
     def _run(self, x, sigma, method) -> tuple[Tensor, ...]:
+        if isinstance(sigma, (Noise, Covariance)):
+            return on_patches_at(self, x, sigma, method)
         return on_patches(
             self.event_shape,
             x,

@@ -38,7 +38,8 @@ from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.files import safetensors as storage
-from gmdm_prior.images.denoisers import HalfQuadraticSplitting, PatchAveraging, grid
+from gmdm_prior.images.averaging import PatchAveraging
+from gmdm_prior.images.hqs import HalfQuadraticSplitting, grid
 from gmdm_prior.images.patches import Run, interior_average, pad
 from gmdm_prior.images.schedule import DEFAULT
 from gmdm_prior.images.threads import Workers

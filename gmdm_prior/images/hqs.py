@@ -1,0 +1,125 @@
+"""Half-quadratic splitting (HQS) of whole images.
+
+For falling levels sigma_i, one empirical-Bayes step on the current image, then the data term in
+closed form,
+
+    z = average of posterior means of the patches of x at sigma_i,
+    x = (1 - w_i) z + w_i y,
+
+on grids of patches that shift from step to step, so that a coarse `stride` costs little. The image
+is padded once, by all that the steps reach; each takes its border off again. Levels
+sigma_i and data weights w_i are smooth functions of the input sigma (`schedule`), of a noise map
+pixel by pixel. Strong noise hides structures that are wider than a patch: the same steps with the
+same density also restore the image of half the size, and a share of what they differ by there is
+added (`half_size`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.fast.choose import Evaluator
+from gmdm_prior.images.averaging import Step, multiple, pad_both
+from gmdm_prior.images.half_size import MARGIN, double, halve, halve_level
+from gmdm_prior.images.patches import Run, inner
+from gmdm_prior.images.planes import check_options, per_plane
+from gmdm_prior.images.schedule import DEFAULT, Schedule
+from gmdm_prior.sigma import readable
+
+DEFAULT_STRIDE = 4
+
+
+class HalfQuadraticSplitting(nn.Module):
+    """A few empirical-Bayes steps at falling noise levels, on shifting grids of patches.
+
+    Args:
+        model: a density of patches, as for `PatchAveraging`.
+        stride: distance of neighbouring patches, each of them evaluated exactly. None is the fast
+            default: up to `DEFAULT_STRIDE` but at most half a patch; a `PatchMixture` then takes a
+            noise map patch by patch, at rounded levels (`fast.mixture_maps`).
+        boundary: `"reflect"` or `"circular"`.
+        levels: noise level of each step, in units of the input sigma, at full size only; None is
+            the default schedule.
+        data_shares: weight of the noisy image after each step, from 0 to 1; None with `levels`.
+    """
+
+    def __init__(
+        self,
+        model: DensityModel,
+        stride: int | None = None,
+        boundary: str = "reflect",
+        levels: Sequence[float] | None = None,
+        data_shares: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        check_options(model, 1 if stride is None else stride, boundary)
+        self.exact, self._evaluator = stride is not None, Evaluator()
+        if stride is None:
+            stride = min(DEFAULT_STRIDE, max(1, model.patch_size // 2))
+        self.model, self.stride, self.boundary = model, stride, boundary
+        self.schedule = DEFAULT
+        if levels is not None or data_shares is not None:
+            self.schedule = Schedule.constant(list(levels or ()), list(data_shares or ()))
+
+    @property
+    def halo(self) -> int:
+        """How many pixels away an input pixel can change an output pixel, up to two whole strides.
+
+        Tiles that begin at multiples of twice the stride (the grid of patches, at half the size
+        too), each with so much around it, give what the whole image gives.
+        """
+        reach = 2 * (self._reach + 1) if self.schedule.has_coarse_scale else self._reach
+        return multiple(reach, 2 * self.stride)
+
+    @property
+    def _reach(self) -> int:
+        """How many pixels around a result the steps take, at one scale."""
+        return len(self.schedule) * (self.model.patch_size - 1)
+
+    def forward(self, noisy: Tensor, sigma: object) -> Tensor:
+        """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
+        return per_plane(self.model, self._restore, noisy, sigma)
+
+    def _restore(self, model: DensityModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+        """An image (c, H, W) at both scales."""
+        share, (height, width) = self.schedule.coarse_share(level), image.shape[1:]
+        small = min(height + 1, width + 1) // 2 < model.patch_size
+        if small or (readable(share) and not bool(share.any())):
+            wide = pad_both(image, level, self._reach, self._reach, self.boundary)
+            return self._split(model, *wide, run)
+        around = 2 * (self._reach + 1)  # for the result at half the size and a pixel around it
+        image, level = pad_both(image, level, around, around + 1, self.boundary)
+        even = (slice(None), slice(2 * (image.shape[1] // 2)), slice(2 * (image.shape[2] // 2)))
+        image, level = image[even], level[even] if level.ndim else level
+        off = around - self._reach - MARGIN
+        x = self._split(model, inner(image, off), inner(level, off), run, MARGIN)
+        coarse = self._split(model, halve(image), halve_level(level), run, MARGIN // 2)
+        x, correction = inner(x, MARGIN), double(coarse - halve(x))
+        return x[:, :height, :width] + share * correction[:, :height, :width]
+
+    def _split(
+        self, model: DensityModel, image: Tensor, level: Tensor, run: Run, margin: int = 0
+    ) -> Tensor:
+        """All steps on an image (c, H, W) at one scale, less the border that each takes.
+
+        The result begins `margin` pixels above and left of where the grids of patches are counted
+        from.
+        """
+        x, s, border = image, self.stride, model.patch_size - 1
+        for i, (at, weight) in enumerate(self.schedule.at(level)):
+            beyond = margin + self._reach - (i + 1) * border  # of the result
+            phase = tuple((first + beyond) % s for first in grid(i, s))
+            step = Step(self._evaluator, model, s, run, phase, fast=not self.exact)
+            x = step(x, inner(at, i * border))
+            taken = (i + 1) * border
+            x = torch.lerp(x, inner(image, taken), inner(weight, taken))
+        return x
+
+
+def grid(step: int, stride: int) -> tuple[int, int]:
+    """First row and column of the patches of a step, in an image padded by b - 1."""
+    return step % stride, (step // stride + step) % stride
