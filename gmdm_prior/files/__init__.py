@@ -1,1 +1,1 @@
-"""Models in files."""
+"""Files: models (`safetensors`, and `pogmdm` for those of PoGMDM), and `pictures`."""
