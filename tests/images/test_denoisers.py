@@ -9,6 +9,7 @@ from models import mixture, product
 from reference import patch_average
 
 import gmdm_prior as gm
+from gmdm_prior.fast import choose
 from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.images.patches import interior_average, pad
 from gmdm_prior.sigma import largest
@@ -452,7 +453,9 @@ class Toy(gm.DensityModel):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_density_from_outside_is_evaluated_exactly(dtype):
+def test_a_density_from_outside_is_evaluated_exactly(dtype, monkeypatch):
+    """In pieces of a few patches."""
+    monkeypatch.setattr(choose, "NUMBERS", 10_000)
     model = mixture(3).to(dtype)
     y = image(1, 2, 10, 11).to(dtype)
     level = (0.05 + 0.1 * image(1, 1, 10, 11, seed=1)).to(dtype)
