@@ -29,6 +29,9 @@ def plain_modes(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         device = _device((*args, *kwargs.values()))
+        if torch.compiler.is_compiling():  # default devices are not traced
+            with torch.autocast(device.type, enabled=False):
+                return function(*args, **kwargs)
         with ExitStack() as modes:
             if device.type in AUTOCAST:
                 modes.enter_context(torch.autocast(device.type, enabled=False))

@@ -20,17 +20,56 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import singledispatch
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gmdm_prior.ambient import plain_modes
+from gmdm_prior.densities.batches import check_events, on_patches, on_patches_at
 from gmdm_prior.densities.bits import bits_per_dim
-from gmdm_prior.sigma import compute_dtype, event_variance
+from gmdm_prior.densities.mean import MeanPart
+from gmdm_prior.gaussian_noise import Covariance, Noise
+from gmdm_prior.sigma import event_variance
 
-CHUNK = 2**24  # numbers an exact evaluation holds at a time
+AnyNoise = float | Tensor | Noise | Covariance
+Options = dict[str, Any]
+Unpack = Callable[[str, dict[str, Tensor], Options], "DensityModel"]
 PLAIN = {"log_prob", "score", "posterior", "denoise", "sample", "covariance", "responsibilities"}
 PLAIN |= {"bits_per_dim", "residual"}  # methods of densities that keep ambient modes out
+
+
+class Packed(NamedTuple):
+    """A density taken apart: its kind, its stored numbers and its options (JSON-able)."""
+
+    kind: str
+    tensors: dict[str, Tensor]
+    options: Options
+
+
+class Diffused(Protocol):
+    """A density of patches at one noise variance; patches are rows (N, a).
+
+    Attributes:
+        noise: the variance, () or (N, 1), or (N, a) of every pixel; zero where there is none.
+    """
+
+    noise: Tensor
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """(N,) log-densities."""
+
+    def score(self, y: Tensor) -> Tensor:
+        """(N, a) gradients of `log_prob`."""
+
+    def posterior_mean(self, y: Tensor) -> Tensor:
+        """(N, a) means of the clean patch given the noisy one."""
+
+    def posterior_variance(self, y: Tensor) -> Tensor:
+        """(N, a) variances of its pixels."""
+
+    def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Both; the mean is exactly y where there is no noise."""
 
 
 class DensityModel(nn.Module, ABC):
@@ -44,8 +83,42 @@ class DensityModel(nn.Module, ABC):
     `event_shape`, and their `sample` needs `size=(H, W)` besides.
     """
 
+    kind: ClassVar[str]  # its name in files
     event_shape: tuple[int, ...]
     normalised: bool
+
+    @abstractmethod
+    def pack(self) -> Packed:
+        """What is stored of it; `gmdm_prior.files` writes it."""
+
+    @classmethod
+    @abstractmethod
+    def unpack(cls, tensors: dict[str, Tensor], options: Options, unpack: Unpack) -> DensityModel:
+        """The density that `pack` took apart, to the bit; `unpack` makes those inside of it."""
+
+    def made_exact(self) -> DensityModel:
+        """Itself, in place, with bases that were rounded in a file orthonormal again."""
+        return self
+
+    def get_extra_state(self) -> Options:
+        """The options, which no parameter holds: a part of `state_dict`."""
+        return self.pack().options
+
+    def set_extra_state(self, state: Options) -> None:
+        """Refuse the parameters of a density with other options.
+
+        Raises:
+            ValueError: the options differ; both are named.
+        """
+        own = self.pack().options
+        differing = [key for key in own if own[key] != state.get(key)]
+        if differing:
+            shown = ", ".join(f"{key}={state.get(key)!r}" for key in differing)
+            has = ", ".join(f"{key}={own[key]!r}" for key in differing)
+            raise ValueError(
+                f"the state is of a {self.kind} with {shown}, and this one has {has}: load it into "
+                "a density made with the same options"
+            )
 
     def __init_subclass__(cls, **options: object) -> None:
         """The methods of every density run without torch's ambient modes."""
@@ -104,148 +177,148 @@ def trainable_copy(model: DensityModel) -> DensityModel:
     )
 
 
-class MeanPart:
-    """The mean of each channel of a patch, which zero-mean filters do not see.
+class PatchDensity(DensityModel):
+    """A density of patches (C, b, b): a subclass defines `at`, and the rest follows from it.
 
-    It is flat (a constant density, so that the mean is kept and its posterior variance is sigma²),
-    or with a `variance` a Gaussian N(1/2, variance) of the channel's mean grey level. In
-    orthonormal coordinates d = (sum of the pixels) / b the level is d / b.
+    A subclass sets `event_shape` and `mean_part`, and defines what is abstract here.
     """
 
-    def __init__(self, channels: int, pixels: int, variance: float | None = None) -> None:
-        self.channels, self.pixels = channels, pixels
-        self.variance = variance
-        self.centre = 0.5 * math.sqrt(pixels)
+    event_shape: tuple[int, int, int]
+    mean_part: MeanPart
 
-    def _coordinates(self, y: Tensor) -> Tensor:
-        return y.unflatten(-1, (self.channels, self.pixels)).sum(-1) / math.sqrt(self.pixels)
+    @abstractmethod
+    def at(self, noise: Tensor) -> Diffused:
+        """The density at a noise *variance*: () for all, (N, 1) per patch, (N, a) per pixel."""
 
-    def _pixels(self, d: Tensor) -> Tensor:
-        return (d / math.sqrt(self.pixels)).repeat_interleave(self.pixels, -1)
+    @abstractmethod
+    def numbers_per_patch(self, noise: Tensor) -> int:
+        """How many numbers an evaluation holds for every patch, to bound its memory."""
 
-    def log_prob(self, y: Tensor, noise: Tensor) -> Tensor | float:
-        """(N,) log-density of the means of patches (N, a); `noise` is () or (N, 1)."""
-        if self.variance is None:
-            return 0.0
-        total = self.variance * self.pixels + noise
-        square = (self._coordinates(y) - self.centre).square()
-        return -0.5 * (square / total + (2 * math.pi * total).log()).sum(-1)
+    @abstractmethod
+    def zero_mean_lipschitz(self, sigma: float) -> float:
+        """Largest curvature of -log f(., sigma) among zero-mean patches."""
 
-    def score(self, y: Tensor, noise: Tensor) -> Tensor:
-        """(N, a) gradient of `log_prob`."""
-        if self.variance is None:
-            return torch.zeros_like(y)
-        total = self.variance * self.pixels + noise
-        return self._pixels((self.centre - self._coordinates(y)) / total)
+    @abstractmethod
+    def stored(self) -> tuple[dict[str, Tensor], Options]:
+        """The arguments of the constructor: tensors, and others."""
 
-    def posterior_mean(self, y: Tensor, noise: Tensor) -> Tensor:
-        """(N, a) posterior mean of the patch's mean part."""
-        d = self._coordinates(y)
-        if self.variance is not None:
-            gain = self.variance * self.pixels / (self.variance * self.pixels + noise)
-            d = self.centre + gain * (d - self.centre)
-        return self._pixels(d)
+    @property
+    def channels(self) -> int:
+        """Channels C of a patch."""
+        return self.event_shape[0]
 
-    def posterior_variance(self, noise: Tensor) -> Tensor:
-        """() or (N, 1): the variance it adds to every pixel."""
-        if self.variance is None:
-            return noise / self.pixels
-        prior = self.variance * self.pixels
-        return prior * noise / (prior + noise) / self.pixels
+    @property
+    def patch_size(self) -> int:
+        """Side b of a patch, in pixels."""
+        return self.event_shape[-1]
 
-    def posterior_covariance(self, noise: Tensor) -> Tensor:
-        """(1 or N, a, a): the same for all pairs of pixels of a channel."""
-        pairs = torch.block_diag(*[noise.new_ones(self.pixels, self.pixels)] * self.channels)
-        return self.posterior_variance(noise).reshape(-1, 1, 1) * pairs
+    @property
+    def dimensions(self) -> int:
+        """Of the subspace of patches on which the density lives, with the mean where it is proper.
 
-    def sample(self, count: int, noise: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(count, a) samples; zero where the mean is flat."""
-        shape = (count, self.channels)
-        if self.variance is None:
-            return self._pixels(noise.new_zeros(shape))
-        normal = torch.randn(shape, generator=generator, dtype=noise.dtype, device=noise.device)
-        return self._pixels(self.centre + (self.variance * self.pixels + noise).sqrt() * normal)
+        Stretching patches by s subtracts this times log s from the log-density.
+        """
+        means = 0 if self.mean_part.variance is None else self.channels
+        return self.channels * (self.patch_size**2 - 1) + means
+
+    def log_prob(self, x: Tensor, sigma: AnyNoise) -> Tensor:
+        """Log-density (*batch) of patches (*batch, C, b, b), on the subspace where it lives."""
+        return self._run(x, sigma, lambda level, y: (level.log_prob(y),))[0]
+
+    def score(self, x: Tensor, sigma: AnyNoise) -> Tensor:
+        """Gradient of `log_prob`, shaped like x."""
+        return self._run(x, sigma, lambda level, y: (level.score(y),))[0]
+
+    def denoise(self, y: Tensor, sigma: AnyNoise) -> Tensor:
+        """Posterior mean E[x | y], shaped like y; exactly y where sigma = 0."""
+
+        def mean(level: Diffused, p: Tensor) -> tuple[Tensor]:
+            return (torch.where(level.noise == 0, p, level.posterior_mean(p)),)
+
+        return self._run(y, sigma, mean)[0]
+
+    def posterior(self, y: Tensor, sigma: AnyNoise) -> tuple[Tensor, Tensor]:
+        """Posterior mean and per-pixel variance, both shaped like y."""
+        mean, variance = self._run(y, sigma, lambda level, p: level.posterior(p))
+        return mean, variance
+
+    def with_mean(self, variance: float) -> PatchDensity:
+        """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""
+        if not 0 < variance < math.inf:
+            raise ValueError(f"variance must be positive and finite; got {variance}")
+        proper = copy.deepcopy(self)
+        proper.mean_part = MeanPart(self.channels, self.patch_size**2, float(variance))
+        return proper
+
+    def bits_per_dim(
+        self, images: Tensor, levels: int = 256, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Bits per dimension (*batch) of quantised patches (*batch, C, b, b), see `bits`.
+
+        Needs a proper mean (`with_mean`). Random: an upper bound in the mean over `generator`.
+
+        Raises:
+            ValueError: the mean, or another direction, is flat; or the arguments do not fit.
+        """
+        check_events(images, self.event_shape)
+        if self.mean_part.variance is None:
+            raise ValueError(
+                "bits_per_dim needs a proper density of the mean grey level, which is flat here: "
+                "use model.with_mean(variance), with the mean of (patch mean - 1/2)² over your "
+                "patches"
+            )
+        whole = math.prod(self.event_shape)
+        if whole > self.dimensions:
+            raise ValueError(
+                "bits_per_dim needs a density of whole patches; this model is flat in "
+                f"{whole - self.dimensions} more directions than the mean. A model of "
+                f"{whole - self.channels} filters is not"
+            )
+        return bits_per_dim(lambda x: self.log_prob(x, 0.0), images, levels, generator)
+
+    def lipschitz(self, sigma: float) -> float:
+        """Largest curvature of -log f(., sigma), that of a proper mean too: for the descent lemma.
+
+        The mean of a channel is Gaussian, so its curvature is 1 / (b² variance + sigma²).
+        """
+        part, largest = self.mean_part, self.zero_mean_lipschitz(sigma)
+        if part.variance is None:
+            return largest
+        return max(largest, 1 / (part.variance * part.pixels + sigma * sigma))
+
+    def pack(self) -> Packed:
+        """What `stored` says, and the variance of the mean."""
+        tensors, options = self.stored()
+        return Packed(self.kind, tensors, options | {"mean_variance": self.mean_part.variance})
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], options: Options, unpack: Unpack) -> PatchDensity:
+        """The density that `pack` took apart, to the bit."""
+        own = {k: v for k, v in options.items() if k != "mean_variance"}
+        model, variance = cls(**tensors, **own), options.get("mean_variance")
+        return model if variance is None else model.with_mean(variance)
+
+    def set_extra_state(self, state: Options) -> None:
+        """Take over the density of the mean, and refuse other options that differ."""
+        variance = state.get("mean_variance")
+        self.mean_part = MeanPart(self.channels, self.patch_size**2, variance)
+        super().set_extra_state(state)
+
+    def _run(
+        self,
+        x: Tensor,
+        sigma: AnyNoise,
+        method: Callable[[Diffused, Tensor], tuple[Tensor, ...]],
+    ) -> tuple[Tensor, ...]:
+        """`method(the density at a noise, patches (N, a))` over a batch, in bounded memory."""
+        given = self.event_shape, x, sigma
+        if isinstance(sigma, (Noise, Covariance)):
+            return on_patches_at(*given, lambda y, s: method(self.at(s), y), self.numbers_per_patch)
+        return on_patches(*given, lambda y, s: method(self.at(s), y), self.numbers_per_patch)
 
 
-def dimensions(model: DensityModel) -> int:
-    """Dimensions of a patch model: those of its filters, and of the mean where it is proper."""
-    means = 0 if model.mean_part.variance is None else model.event_shape[0]
-    return model.filters.shape[-4] + means
-
-
-def with_mean(model: DensityModel, variance: float) -> DensityModel:
-    """A copy of a patch model whose channel means are N(1/2, variance) instead of flat."""
-    if not 0 < variance < math.inf:
-        raise ValueError(f"variance must be positive and finite; got {variance}")
-    proper = copy.deepcopy(model)
-    channels, size, _ = model.event_shape
-    proper.mean_part = MeanPart(channels, size * size, float(variance))
-    return proper
-
-
-def patch_bits_per_dim(
-    model: DensityModel, images: Tensor, levels: int, generator: torch.Generator | None
-) -> Tensor:
-    """Bits per dimension (*batch) of quantised patches under a patch model with a proper mean.
-
-    Raises:
-        ValueError: the model is flat in some direction, or the arguments do not fit.
-    """
-    check_events(images, model.event_shape)
-    channels, size, _ = model.event_shape
-    if model.mean_part.variance is None:
-        raise ValueError(
-            "bits_per_dim needs a proper density of the mean grey level, which is flat here: use "
-            "model.with_mean(variance), with the mean of (patch mean - 1/2)² over your patches"
-        )
-    flat = channels * size * size - dimensions(model)
-    if flat:
-        raise ValueError(
-            f"bits_per_dim needs a density of whole patches; this model is flat in {flat} more "
-            f"directions than the mean. A model of {channels * (size * size - 1)} filters is not"
-        )
-    return bits_per_dim(lambda x: model.log_prob(x, 0.0), images, levels, generator)
-
-
-def on_patches(
-    event_shape: tuple[int, ...],
-    x: Tensor,
-    sigma: float | Tensor,
-    evaluate: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
-    numbers_per_patch: Callable[[Tensor], int],
-) -> tuple[Tensor, ...]:
-    """Run `evaluate(patches (N, a), noise () or (N, 1))` over a batch in bounded memory.
-
-    Each output (N, …) is returned as (*batch, …) in the dtype of x; outputs (N, a) become events
-    again.
-    """
-    check_events(x, event_shape)
-    batch = x.shape[: x.ndim - len(event_shape)]
-    variance = event_variance(sigma, batch, x)
-    flat = x.reshape(-1, math.prod(event_shape)).to(compute_dtype(x.dtype))
-    if variance.ndim:
-        variance = variance.reshape(-1, 1)
-    rows = max(1, CHUNK // numbers_per_patch(variance))
-    parts = [
-        evaluate(p, variance if variance.ndim == 0 else variance[i * rows : (i + 1) * rows])
-        for i, p in enumerate(flat.split(rows))
-    ]
-    outputs = []
-    for columns in zip(*parts, strict=True):
-        joined = columns[0] if len(columns) == 1 else torch.cat(columns)
-        tail = event_shape if joined.shape[1:] == flat.shape[1:] else joined.shape[1:]
-        outputs.append(joined.reshape((*batch, *tail)).to(x.dtype))
-    return tuple(outputs)
-
-
-def check_events(x: Tensor, event_shape: tuple[int, ...]) -> None:
-    """Refuse what is no batch of floating-point events, with the remedy."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor; got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must be real floating point (images in [0, 1]); got {x.dtype}")
-    if x.ndim < len(event_shape) or x.shape[x.ndim - len(event_shape) :] != event_shape:
-        raise ValueError(
-            f"x must have shape (*batch, {', '.join(map(str, event_shape))}); got "
-            f"{tuple(x.shape)}. For whole images use PatchAveraging or HalfQuadraticSplitting"
-        )
+def sampled_variances(model: PatchDensity, shape: tuple[int, ...], sigma: float | Tensor) -> Tensor:
+    """The noise variances (N, 1) of N = prod(shape) samples, in the working type."""
+    like = next(model.parameters())
+    noise = event_variance(sigma, torch.Size(shape), like)
+    return noise.expand(shape).reshape(math.prod(shape), 1)

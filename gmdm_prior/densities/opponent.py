@@ -30,10 +30,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gmdm_prior.densities.base import DensityModel, check_events
+from gmdm_prior.densities.base import AnyNoise, DensityModel, Options, Packed, PatchDensity, Unpack
+from gmdm_prior.densities.batches import check_events
 from gmdm_prior.densities.bits import bits_per_dim
-from gmdm_prior.densities.mixture.model import AnyNoise, PatchMixture
-from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.gaussian_noise import Covariance, Noise
 from gmdm_prior.sigma import compute_dtype, event_variance, root
 
@@ -50,22 +49,23 @@ class OpponentModel(DensityModel):
     """A diffused density of colour patches (3, b, b): one of luminance, two of differences.
 
     Args:
-        luminance: density of patches of (R + G + B) / 3, a `PatchMixture` or `PatchModel` of one
-            channel.
+        luminance: density of patches of (R + G + B) / 3, a `PatchDensity` of one channel.
         red_blue: of (R - B) / √2 / scales[1] + 1/2; None is the same density.
         green: of (R - 2 G + B) / √6 / scales[2] + 1/2; None is the same density.
         scales: s_j, positive.
 
     Raises:
-        TypeError: a density is no `PatchMixture` or `PatchModel`.
+        TypeError: a density is no `PatchDensity`.
         ValueError: their patches are of several channels or differ in size, or a bad scale.
     """
 
+    kind = "OpponentModel"
+
     def __init__(
         self,
-        luminance: PatchMixture | PatchModel,
-        red_blue: PatchMixture | PatchModel | None = None,
-        green: PatchMixture | PatchModel | None = None,
+        luminance: PatchDensity,
+        red_blue: PatchDensity | None = None,
+        green: PatchDensity | None = None,
         scales: Sequence[float] = SCALES,
     ) -> None:
         super().__init__()
@@ -180,6 +180,31 @@ class OpponentModel(DensityModel):
         pairs = zip(self.planes, self.scales, strict=True)
         return max(plane.lipschitz(sigma / s) / s**2 for plane, s in pairs)
 
+    def pack(self) -> Packed:
+        """The densities of the planes one after the other: `0.filters`, …, and their options."""
+        tensors, options = {}, []
+        for j, plane in enumerate(self.planes):
+            packed = plane.pack()
+            tensors |= {f"{j}.{key}": value for key, value in packed.tensors.items()}
+            options.append(packed.options | {"model": packed.kind})
+        return Packed(self.kind, tensors, {"planes": options, "scales": list(self.scales)})
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], options: Options, unpack: Unpack) -> OpponentModel:
+        """The density that `pack` took apart, to the bit."""
+        planes = []
+        for j, its in enumerate(options["planes"]):
+            own = {k[len(f"{j}.") :]: v for k, v in tensors.items() if k.startswith(f"{j}.")}
+            rest = {k: v for k, v in its.items() if k != "model"}
+            planes.append(unpack(its["model"], own, rest))
+        return cls(*planes, scales=options["scales"])
+
+    def made_exact(self) -> OpponentModel:
+        """Itself, in place, with planes that are exact."""
+        for plane in self.planes:
+            plane.made_exact()
+        return self
+
     def enter(self, colours: Tensor) -> Tensor:
         """Red, green and blue (…, 3, h, w) as planes in the units of their densities."""
         scale, offset = self._column(self.scales, colours), self._column(OFFSETS, colours)
@@ -252,9 +277,9 @@ def _mix(turn: Tensor, values: Tensor) -> Tensor:
 
 def _check(planes: Sequence[object], scales: Sequence[float]) -> None:
     for plane in planes:
-        if not isinstance(plane, (PatchMixture, PatchModel)):
+        if not isinstance(plane, PatchDensity):
             raise TypeError(
-                "the densities of opponents must be PatchMixture or PatchModel; got "
+                "the densities of opponents must be of patches, such as a PatchMixture; got "
                 f"{type(plane).__name__}"
             )
     shapes = [plane.event_shape for plane in planes]

@@ -15,26 +15,19 @@ flat. Because the filters are orthogonal, responses of white noise are independe
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gmdm_prior.densities.base import (
-    DensityModel,
-    MeanPart,
-    dimensions,
-    on_patches,
-    patch_bits_per_dim,
-    with_mean,
-)
+from gmdm_prior.constraints import project_orthogonal
+from gmdm_prior.densities.base import Options, PatchDensity, sampled_variances
 from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D
-from gmdm_prior.gaussian_noise import Covariance, Noise
-from gmdm_prior.sigma import compute_dtype, event_variance
+from gmdm_prior.densities.mean import MeanPart
+from gmdm_prior.gaussian_noise import Covariance
 
 
-class PatchModel(DensityModel):
+class PatchModel(PatchDensity):
     """A diffused product of experts on orthogonal, zero-mean filters (Zach et al., 2023).
 
     Args:
@@ -47,6 +40,7 @@ class PatchModel(DensityModel):
         ValueError: for shapes that do not fit, or filters that are not orthogonal.
     """
 
+    kind = "PatchModel"
     normalised = True
 
     def __init__(self, filters: Tensor, logits: Tensor, bound: float = 1.0) -> None:
@@ -58,45 +52,16 @@ class PatchModel(DensityModel):
         self.mean_part = MeanPart(self.channels, self.patch_size**2)
 
     @property
-    def channels(self) -> int:
-        """Channels C of a patch."""
-        return self.event_shape[0]
-
-    @property
-    def patch_size(self) -> int:
-        """Side b of a patch, in pixels."""
-        return self.event_shape[-1]
-
-    @property
     def dimensions(self) -> int:
-        """Of the subspace of patches on which the density lives, with the mean where it is proper.
-
-        Stretching patches by s subtracts this times log s from the log-density.
-        """
-        return dimensions(self)
+        """Of the span of the filters, and of the mean where it is proper."""
+        means = 0 if self.mean_part.variance is None else self.channels
+        return len(self.filters) + means
 
     @property
     def degrees_of_freedom(self) -> int:
         """Free numbers: J (J - 1) / 2 for the directions, J norms, J (L - 1) weights."""
         j, components = self.experts.logits.shape
         return j * (j - 1) // 2 + j + j * (components - 1)
-
-    def log_prob(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Log-density of patches x (*batch, C, b, b) on the span of the filters, (*batch)."""
-        return self._run(x, sigma, lambda level, y: (level.log_prob(y),))[0]
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Gradient of `log_prob`, shaped like x."""
-        return self._run(x, sigma, lambda level, y: (level.score(y),))[0]
-
-    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean E[x | y], shaped like y; exactly y where sigma = 0."""
-        return self._run(y, sigma, lambda level, p: (level.posterior(p)[0],))[0]
-
-    def posterior(self, y: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean and per-pixel variance, both shaped like y."""
-        mean, variance = self._run(y, sigma, lambda level, p: level.posterior(p))
-        return mean, variance
 
     def sample(
         self,
@@ -105,37 +70,25 @@ class PatchModel(DensityModel):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Exact samples (*shape, C, b, b): sum_j k_j z_j / ‖k_j‖² with z_j ~ psi_j; mean zero."""
-        shape = tuple(shape)
-        noise = event_variance(sigma, torch.Size(shape), self.filters).reshape(-1, 1)
-        n, dtype = math.prod(shape), compute_dtype(self.filters.dtype)
-        if n == 0:
+        noise = sampled_variances(self, tuple(shape), sigma)
+        if not len(noise):
             return self.filters.new_zeros(*shape, *self.event_shape)
-        x = self.at(noise.to(dtype).expand(n, 1)).sample(generator)
+        x = self.at(noise).sample(generator)
         return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
 
-    def with_mean(self, variance: float) -> PatchModel:
-        """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""
-        return with_mean(self, variance)
-
-    def bits_per_dim(
-        self, images: Tensor, levels: int = 256, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Bits per dimension (*batch) of quantised patches (*batch, C, b, b), see `bits`.
-
-        Needs a proper mean (`with_mean`). Random: an upper bound in the mean over `generator`.
-
-        Raises:
-            ValueError: the mean, or another direction, is flat; or the arguments do not fit.
-        """
-        return patch_bits_per_dim(self, images, levels, generator)
-
-    def lipschitz(self, sigma: float) -> float:
-        """Largest curvature of -log f(., sigma), max_j ‖k_j‖² / s_j: for the descent lemma."""
+    def zero_mean_lipschitz(self, sigma: float) -> float:
+        """Largest curvature of -log f(., sigma) among zero-mean patches, max_j ‖k_j‖² / s_j."""
         norms = self.filters.detach().double().flatten(1).square().sum(1)
         return float((norms / (self.experts.base_scale**2 + norms * sigma * sigma)).max())
 
     def at(self, noise: Tensor) -> DiffusedProduct:
         """The model at a noise *variance*: () for all, (N, 1) per patch, (N, a) per pixel."""
+        if isinstance(noise, Covariance):
+            raise TypeError(
+                "a product of experts has no closed form under correlated noise, which couples its "
+                "responses. Take a PatchMixture, or ask for the approximation by its diagonal, "
+                "model.at_diagonal(covariance); HalfQuadraticSplitting takes any Noise"
+            )
         filters = self.filters.to(noise.dtype).flatten(1)
         squares = filters.square()
         if noise.ndim and noise.shape[1] > 1:
@@ -166,20 +119,16 @@ class PatchModel(DensityModel):
         """How many numbers an evaluation holds for every patch, to bound its memory."""
         return 4 * self.experts.logits.numel()
 
-    def _run(self, x, sigma, method) -> tuple[Tensor, ...]:
-        if isinstance(sigma, (Noise, Covariance)):
-            raise TypeError(
-                "a product of experts has no closed form under correlated noise, which couples its "
-                "responses. Take a PatchMixture, or ask for the approximation by its diagonal, "
-                "model.at_diagonal(covariance); HalfQuadraticSplitting takes any Noise"
-            )
-        return on_patches(
-            self.event_shape,
-            x,
-            sigma,
-            lambda y, noise: method(self.at(noise), y),
-            self.numbers_per_patch,
-        )
+    def stored(self) -> tuple[dict[str, Tensor], Options]:
+        """The arguments of the constructor."""
+        tensors = {"filters": self.filters, "logits": self.experts.logits}
+        return tensors, {"bound": self.experts.bound}
+
+    @torch.no_grad()
+    def made_exact(self) -> PatchModel:
+        """Itself, in place, with exactly orthogonal, zero-mean filters."""
+        self.filters.copy_(project_orthogonal(self.filters, steps=50))
+        return self
 
 
 @dataclass(frozen=True)
@@ -246,8 +195,7 @@ class DiffusedProduct:
         mean = zero_mean + self.mean_part.posterior_mean(y, self._mean_noise())
         if self._spans_zero_mean():
             return mean
-        flat = MeanPart(self.mean_part.channels, self.mean_part.pixels)
-        centred = y - flat.posterior_mean(y, self.noise)
+        centred = y - self.mean_part.flat.posterior_mean(y, self.noise)
         return mean + centred - (centred @ self.filters.T) @ dual
 
     def _spans_zero_mean(self) -> bool:
@@ -271,6 +219,8 @@ def _check(filters: Tensor, logits: Tensor) -> None:
     if logits.ndim != 2 or logits.shape[0] != j:
         raise ValueError(f"logits must be ({j}, L); got {tuple(logits.shape)}")
     for name, value in (("filters", filters), ("logits", logits)):
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be real floating point; got {value.dtype}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} must be finite; they hold NaN or infinity")
     rows = filters.double().flatten(1)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gmdm_prior.constraints import orthonormalise, polar_factor, zero_mean_basis
-from gmdm_prior.densities.base import DensityModel, trainable_copy, with_mean
+from gmdm_prior.densities.base import DensityModel, PatchDensity, trainable_copy
 from gmdm_prior.densities.experts import EquidistantExperts
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel
@@ -143,6 +143,6 @@ def _rotation(free: Tensor) -> Tensor:
     return torch.matrix_exp(free - free.mT)
 
 
-def _frozen_as(model: DensityModel, plain: DensityModel) -> DensityModel:
+def _frozen_as(model: PatchDensity, plain: PatchDensity) -> PatchDensity:
     variance = model.mean_part.variance
-    return (plain if variance is None else with_mean(plain, variance)).requires_grad_(False)
+    return (plain if variance is None else plain.with_mean(variance)).requires_grad_(False)

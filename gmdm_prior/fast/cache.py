@@ -51,7 +51,7 @@ class TableCache:
             make: makes it.
         """
         numbers = [t.detach() for t in (*model.parameters(), *model.buffers())]
-        with self._lock, torch.inference_mode(False), torch.no_grad():  # tables serve in all modes
+        with self._lock, torch.inference_mode(False):  # tables serve in all modes
             try:
                 for values in numbers:
                     values.data_ptr()

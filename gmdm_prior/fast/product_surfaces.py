@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmdm_prior.densities.base import MeanPart
 from gmdm_prior.densities.experts import Mixture1D
+from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.product import DiffusedProduct
 
 CELLS, SPACING = 1024, 0.075

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gmdm_prior.densities.base import MeanPart
 from gmdm_prior.densities.experts import Mixture1D
+from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.product import DiffusedProduct
 from gmdm_prior.fast.kernels.tables import read_table
 from gmdm_prior.sigma import readable

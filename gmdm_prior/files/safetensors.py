@@ -7,6 +7,7 @@ file. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -18,8 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from gmdm_prior.constraints import orthonormalise, project_orthogonal
-from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.base import DensityModel, Packed
 from gmdm_prior.densities.convolutional.model import ConvolutionalModel
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.opponent import OpponentModel
@@ -29,9 +29,7 @@ from gmdm_prior.densities.wavelet.subbands import SubbandExperts
 from gmdm_prior.messages import nearest
 
 FORMAT = "gmdm-prior/1"
-Model = (
-    PatchModel | PatchMixture | OpponentModel | SubbandExperts | WaveletModel | ConvolutionalModel
-)
+KINDS: dict[str, type[DensityModel]] = {}  # the densities that can be read, by their name in files
 UNREADABLE = (
     safetensors.SafetensorError,
     pickle.UnpicklingError,
@@ -54,8 +52,7 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
     """Write a model to a safetensors file, all or nothing.
 
     Args:
-        model: a `PatchModel`, `PatchMixture`, `OpponentModel`, `SubbandExperts`, `WaveletModel` or
-            `ConvolutionalModel`.
+        model: a density of the package, or one that was given to `register`.
         path: the file; its folder must exist.
         card: JSON-able facts about the model (data, terms, figures), kept in the file's metadata.
 
@@ -67,7 +64,7 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
     metadata = {"format": FORMAT, "model": kind, "options": json.dumps(options)}
     try:
         metadata["card"] = json.dumps(card, allow_nan=False, sort_keys=True)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"card must hold numbers, strings, lists and dictionaries only: {error}"
         ) from None
@@ -86,6 +83,10 @@ def write_aside(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        if error.filename is None:  # writing names no file, opening does
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         aside.unlink(missing_ok=True)
     if os.name == "posix":
@@ -100,7 +101,7 @@ def load(
     name: str | os.PathLike,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> Model:
+) -> DensityModel:
     """Read a model by bundled name or by path; its parameters are frozen.
 
     Stored bases are orthonormal to about 1e-6 only: they are made orthonormal anew in the requested
@@ -132,7 +133,7 @@ def load(
     try:
         options = json.loads(metadata["options"])
         tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
-        model = _made_exact(unpack(metadata.get("model", ""), tensors, options))
+        model = unpack(metadata.get("model", ""), tensors, options).made_exact()
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"weights {str(path)!r} hold no valid model: {reason}") from None
@@ -144,106 +145,58 @@ def card(name: str | os.PathLike) -> dict[str, object]:
     _, metadata = _read(_resolve(name))
     try:
         return json.loads(metadata.get("card", "{}"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"weights {str(name)!r} hold a damaged card: {error}") from None
 
 
-def pack(model: DensityModel) -> tuple[str, dict[str, Tensor], dict[str, object]]:
+def register(density: type[DensityModel]) -> type[DensityModel]:
+    """Make a density readable from files, by its `kind`; also a class decorator.
+
+    Raises:
+        ValueError: another density has this kind.
+    """
+    if KINDS.setdefault(density.kind, density) is not density:
+        raise ValueError(
+            f"kind {density.kind!r} is that of {KINDS[density.kind].__name__}: give "
+            f"{density.__name__} another one"
+        )
+    return density
+
+
+for _density in (
+    PatchModel,
+    PatchMixture,
+    OpponentModel,
+    SubbandExperts,
+    WaveletModel,
+    ConvolutionalModel,
+):
+    register(_density)
+
+
+def pack(model: DensityModel) -> Packed:
     """A model as its kind, its stored numbers and its options.
 
     Raises:
-        TypeError: for another kind of model.
+        TypeError: it is no density of a registered kind.
     """
-    kind = type(model).__name__
-    if isinstance(model, PatchMixture):
-        kind = "PatchMixture"  # of a trainable one, too
-        tensors = {k: getattr(model, k) for k in ("filters", "variances", "weights", "basis")}
-        options = {"symmetries": model.symmetries}
-    elif isinstance(model, PatchModel):
-        kind = "PatchModel"
-        tensors = {"filters": model.filters, "logits": model.experts.logits}
-        options = {"bound": model.experts.bound}
-    elif isinstance(model, SubbandExperts):
-        kind = "SubbandExperts"
-        tensors = {"logits": model.experts.logits, "scales": model.scales}
-        options = {}
-    elif isinstance(model, WaveletModel):
-        kind, tensors, options = pack(model.experts)
-        if model.wavelet is None:
-            tensors = tensors | {"taps": model.bank[0]}
-        return "WaveletModel", tensors, options | {"experts": kind, "wavelet": model.wavelet}
-    elif isinstance(model, OpponentModel):
-        return "OpponentModel", *_pack_planes(model)
-    elif isinstance(model, ConvolutionalModel):
-        tensors = {k: getattr(model, k) for k in ("owner", "phase", "magnitude")}
-        tensors["logits"] = model.experts.logits
-        return "ConvolutionalModel", tensors, {"bound": model.experts.bound}
-    else:
+    if not isinstance(model, DensityModel) or model.kind not in KINDS:
         raise TypeError(
-            "model must be a PatchModel, PatchMixture, OpponentModel, SubbandExperts, WaveletModel "
-            f"or ConvolutionalModel; got {type(model).__name__}"
+            f"model must be one of {', '.join(KINDS)}, or a density given to "
+            f"gmdm_prior.files.register; got {type(model).__name__}"
         )
-    return kind, tensors, options | {"mean_variance": model.mean_part.variance}
+    return model.pack()
 
 
-def unpack(kind: str, tensors: dict[str, Tensor], options: dict[str, object]) -> Model:
+def unpack(kind: str, tensors: dict[str, Tensor], options: dict[str, object]) -> DensityModel:
     """The model that `pack` took apart, to the bit.
 
     Raises:
         ValueError: for an unknown kind, or numbers that are no such model.
     """
-    if kind == "PatchMixture":
-        model = PatchMixture(**tensors, symmetries=options["symmetries"])
-    elif kind == "PatchModel":
-        model = PatchModel(**tensors, bound=options["bound"])
-    elif kind == "SubbandExperts":
-        model = SubbandExperts(**tensors)
-    elif kind == "WaveletModel":
-        experts = {k: v for k, v in tensors.items() if k != "taps"}
-        wavelet = tensors["taps"] if options["wavelet"] is None else options["wavelet"]
-        return WaveletModel(unpack(options["experts"], experts, options), wavelet)
-    elif kind == "OpponentModel":
-        return _unpack_planes(tensors, options)
-    elif kind == "ConvolutionalModel":
-        return ConvolutionalModel(**tensors, bound=options["bound"])
-    else:
-        raise ValueError(f"unknown kind of model {kind!r}")
-    variance = options.get("mean_variance")
-    return model if variance is None else model.with_mean(variance)
-
-
-def _pack_planes(model: OpponentModel) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """The densities of the planes one after the other: `0.filters`, …, and their options."""
-    tensors, options = {}, []
-    for j, plane in enumerate(model.planes):
-        kind, own, its = pack(plane)
-        tensors |= {f"{j}.{key}": value for key, value in own.items()}
-        options.append(its | {"model": kind})
-    return tensors, {"planes": options, "scales": list(model.scales)}
-
-
-def _unpack_planes(tensors: dict[str, Tensor], options: dict[str, object]) -> OpponentModel:
-    planes = []
-    for j, its in enumerate(options["planes"]):
-        own = {k[len(f"{j}.") :]: v for k, v in tensors.items() if k.startswith(f"{j}.")}
-        planes.append(unpack(its["model"], own, its))
-    return OpponentModel(*planes, scales=options["scales"])
-
-
-@torch.no_grad()
-def _made_exact(model: Model) -> Model:
-    """Make bases that were rounded in a file orthonormal again, and weights sum to one."""
-    if isinstance(model, PatchModel):
-        model.filters.copy_(project_orthogonal(model.filters, steps=50))
-    elif isinstance(model, WaveletModel):
-        _made_exact(model.experts)
-    elif isinstance(model, OpponentModel):
-        for plane in model.planes:
-            _made_exact(plane)
-    elif isinstance(model, PatchMixture):
-        model.filters.copy_(orthonormalise(model.filters))
-        model.weights.div_(model.weights.sum())
-    return model
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of model {kind!r}; known are {', '.join(KINDS)}")
+    return KINDS[kind].unpack(tensors, options, unpack)
 
 
 def _resolve(name: str | os.PathLike) -> Path:
@@ -252,10 +205,11 @@ def _resolve(name: str | os.PathLike) -> Path:
     if text in names:
         return Path(str(resources.files("gmdm_prior") / "weights" / f"{text}.safetensors"))
     path = Path(text)
-    if path.is_dir():
-        raise ValueError(f"weights {text!r} is a folder; give a .safetensors file in it")
-    if path.is_file():
-        return path
+    with contextlib.suppress(OSError):  # a name too long for a file is none
+        if path.is_dir():
+            raise ValueError(f"weights {text!r} is a folder; give a .safetensors file in it")
+        if path.is_file():
+            return path
     raise FileNotFoundError(
         f"weights {text!r} are neither a bundled model nor a file"
         f"{nearest(text, names, 0.4) or ';'} bundled: {', '.join(names) or 'none'}"

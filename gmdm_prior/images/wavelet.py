@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.wavelet.model import WaveletModel
 from gmdm_prior.images.patches import untraced
 from gmdm_prior.images.planes import prepare
@@ -29,7 +28,6 @@ class WaveletDenoiser(nn.Module):
         self.model = _wavelet(model)
 
     @untraced
-    @plain_modes
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images.
 
@@ -64,7 +62,6 @@ class WaveletLikelihood(nn.Module):
         self.model = _wavelet(model)
 
     @untraced
-    @plain_modes
     def log_prob(self, images: Tensor, sigma: object) -> Tensor:
         """Log-density (B,) in nats of images (B, C, H, W); sigma as in `WaveletDenoiser`."""
         planes, level = _planes(self.model, images, sigma)
@@ -72,7 +69,6 @@ class WaveletLikelihood(nn.Module):
         return each.sum(1).to(images.dtype)
 
     @untraced
-    @plain_modes
     def score(self, images: Tensor, sigma: object) -> Tensor:
         """Gradient of `log_prob` with respect to the images, analytic, shaped like them."""
         planes, level = _planes(self.model, images, sigma)

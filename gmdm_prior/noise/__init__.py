@@ -1,9 +1,6 @@
 """How much noise an image holds.
 
-Each file is one way to tell:
-
-level               one level of each image, by maximum likelihood under a density
-map                 a level of each pixel, likewise
-prior_free          levels without a density, from the finest diagonal detail
-poisson_gaussian    gain and level of counted photons, from the same detail
+`level.noise_level` and `estimate_sigma` read one level by likelihood, `map.estimate_sigma_map` one
+for each pixel; `evidence` and `patches` are what they share. `prior_free` needs no density,
+nor does `poisson_gaussian`, the gain and level of counted photons.
 """

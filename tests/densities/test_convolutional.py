@@ -164,7 +164,7 @@ def test_batches_are_loops_and_take_a_level_each(name):
 def test_chunks_do_not_show(monkeypatch):
     model, x, sigma = conv(), images((7, 6), 4), torch.linspace(0, 1, 4, dtype=torch.float64)
     expected = model.posterior(x, sigma)
-    monkeypatch.setattr("gmdm_prior.densities.whole_images.CHUNK", 1)
+    monkeypatch.setattr("gmdm_prior.densities.batches.CHUNK", 1)
     monkeypatch.setattr(
         "gmdm_prior.densities.convolutional.model.CHUNK", 36 * 5
     )  # five responses of L = 9

@@ -367,8 +367,8 @@ def test_empty_and_single_batches(model, count):
 def test_chunks_do_not_show(model, monkeypatch):
     x, sigma = events(model, 9), torch.linspace(0, 1, 9, dtype=torch.float64)
     expected = model.score(x, sigma)
-    monkeypatch.setattr("gmdm_prior.densities.base.CHUNK", 1)
-    monkeypatch.setattr("gmdm_prior.densities.whole_images.CHUNK", 1)
+    monkeypatch.setattr("gmdm_prior.densities.batches.CHUNK", 1)
+    monkeypatch.setattr("gmdm_prior.densities.batches.CHUNK", 1)
     torch.testing.assert_close(model.score(x, sigma), expected, rtol=1e-12, atol=1e-12)
 
 

@@ -135,6 +135,15 @@ def test_constant_images_have_no_noise(model):
         assert torch.equal(gm.estimate_sigma_map(model, images), torch.zeros(3, 1, 32, 32))
 
 
+def test_large_numbers_are_read_or_refused_and_never_nan(model):
+    for scale in (1e3, 1e10, 1e15):
+        level = gm.noise_level(model, scale * torch.rand(1, 1, 32, 32))
+        assert level.sigma.item() == pytest.approx(scale / 12**0.5, rel=0.1)
+        assert all(end.isfinite().all() for end in (level.error, *level.interval()))
+    with pytest.raises(ValueError, match="images must lie within"):
+        gm.noise_level(model, 1e20 * torch.rand(1, 1, 32, 32))
+
+
 def test_noise_free_images_are_told(model):
     with pytest.warns(UserWarning, match="free of noise"):
         level = gm.noise_level(model, waves())

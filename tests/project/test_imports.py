@@ -1,169 +1,172 @@
-"""Who imports whom, and what importing costs."""
+"""Who imports whom, in all three packages, and what importing costs.
+
+An import from a folder counts as one from the file that defines the name.
+"""
 
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-import gmdm_prior
-
-CORE = Path(gmdm_prior.__file__).parent
-LEAVES = {"_noise_level", "compilation", "constraints", "symmetry"}
-ALLOWED = {
-    **{leaf: set() for leaf in LEAVES},
-    "threads": set(),
-    "patches": set(),
-    "half_size": {"patches"},
-    "bits": {"_noise_level"},
-    "density": {"_noise_level", "bits"},
-    "experts": {"_noise_level", "fused_tables"},
-    "fused_tables": {"_noise_level", "vector_code"},
-    "mixture_level": {"density"},
-    "mixture": {
-        "_noise_level",
-        "symmetry",
-        "density",
-        "mixture_level",
-        "table_cache",
-    },
-    "mixture_gate": {"density", "mixture_level"},
-    "isotypic": set(),
-    "vector_code": set(),
-    "fused_kernel": {"isotypic", "vector_code"},
-    "fused_mixture": {"_noise_level", "fused_kernel", "isotypic", "mixture_level"},
-    "schedule": set(),
-    "table_cache": set(),
-    "expert_surfaces": {"experts"},
-    "product": {
-        "_noise_level",
-        "density",
-        "experts",
-        "expert_surfaces",
-        "table_cache",
-    },
-    "image_levels": {"_noise_level", "fused_mixture", "mixture", "mixture_gate", "product"},
-    "denoisers": {
-        "_noise_level",
-        "compilation",
-        "density",
-        "half_size",
-        "image_levels",
-        "mixture",
-        "opponent",
-        "product",
-        "patches",
-        "schedule",
-        "threads",
-    },
-    "opponent": {"_noise_level", "bits", "density", "mixture", "product"},
-    "image_frame": {"_noise_level", "denoisers", "density"},
-    "likelihood": {"compilation", "denoisers", "density", "image_levels", "opponent", "patches"},
-    "patch_evidence": {"mixture", "product"},
-    "informative_patches": {"density"},
-    "noise_level_estimation": {
-        "_noise_level",
-        "denoisers",
-        "density",
-        "informative_patches",
-        "mixture",
-        "opponent",
-        "patch_evidence",
-    },
-    "noise_map_estimation": {
-        "_noise_level",
-        "density",
-        "informative_patches",
-        "noise_level_estimation",
-        "patch_evidence",
-    },
-    "spectra": set(),
-    "convolutional": {"constraints", "density", "experts", "spectra", "whole_images"},
-    "convolutional_plot": {"convolutional", "spectra"},
-    "langevin": set(),
-    "whole_images": {"_noise_level", "density"},
-    "wavelet_transform": set(),
-    "wavelet_variance": {"wavelet_transform"},
-    "subband_experts": {"_noise_level", "density", "experts", "product", "wavelet_transform"},
-    "wavelet": {
-        "bits",
-        "density",
-        "mixture",
-        "subband_experts",
-        "wavelet_transform",
-        "wavelet_variance",
-        "whole_images",
-    },
-    "wavelet_images": {"compilation", "denoisers", "wavelet"},
-    "trainable": {"constraints", "density", "experts", "mixture", "product", "table_cache"},
-    "storage": {
-        "constraints",
-        "convolutional",
-        "density",
-        "mixture",
-        "opponent",
-        "product",
-        "subband_experts",
-        "wavelet",
-    },
-    "pogmdm": {"constraints", "product", "storage", "subband_experts", "wavelet"},
-    "plots": {"convolutional", "convolutional_plot", "density", "mixture", "product", "symmetry"},
-    "class_maps": {"mixture", "patches", "symmetry"},
-    "train": {
-        "__version__",
-        "convolutional",
-        "density",
-        "opponent",
-        "plots",
-        "storage",
-        "training",
-        "wavelet",
-    },
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = {
+    "gmdm_prior": ROOT / "gmdm_prior",
+    "deepinv_gmdm": ROOT / "plugins" / "deepinv_gmdm",
+    "benchmarks": ROOT / "benchmarks",
 }
-SITES = {"torch", "numpy", "safetensors"}
-SITES_ON_TOP = {  # imported late
-    "plots": {"matplotlib"},
-    "convolutional_plot": {"matplotlib"},
-    "train": {"tqdm"},
-    "wavelet_transform": {"pywt"},
-    "vector_code": {"llvmlite"},
-}
-STDLIB = set(sys.stdlib_module_names)
-
-
-def imports(path):
-    """Own modules a file imports, and the top names of others."""
-    own, others = set(), set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-            own.add(node.module.split(".")[0])
-        elif isinstance(node, ast.ImportFrom) and node.level == 1:
-            own.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            others.add((node.module or "").split(".")[0])
-        elif isinstance(node, ast.Import):
-            others.update(alias.name.split(".")[0] for alias in node.names)
-    return own, others - STDLIB
-
-
-@pytest.mark.parametrize(
-    "module", sorted(p.stem for p in CORE.glob("*.py") if p.stem != "__init__")
+# From the bottom up: a file imports from its own room and from the floors below.
+LAYERS = (
+    ("sigma", "symmetry", "constraints", "messages", "gaussian_noise", "ambient"),
+    ("densities",),
+    ("fast", "files"),
+    ("images",),
+    ("noise", "pictures"),
+    ("", "training"),  # "" is gmdm_prior/__init__.py, the public names
+    ("train", "__main__"),
+    ("deepinv_gmdm",),
+    ("benchmarks",),
 )
-def test_arrows_go_one_way(module):
-    own, others = imports(CORE / f"{module}.py")
-    assert module in ALLOWED, f"say here what {module} may import"
-    assert own <= ALLOWED[module]
-    assert others <= SITES | SITES_ON_TOP.get(module, set())
+FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
+GROUND = FLOOR["sigma"]
+CORE_SITES = {"torch", "numpy", "safetensors"}  # what the core needs besides the standard library
+LATE_SITES = {  # imported where they are needed
+    "densities.wavelet.transform": {"pywt"},
+    "fast.kernels.llvm": {"llvmlite"},
+    "files": {"PIL", "tifffile", "pydicom", "astropy", "nibabel", "mrcfile", "h5py"},
+    "pictures": {"matplotlib"},
+    "train": {"tqdm"},
+    "training": {"omegaconf", "yaml", "PIL", "tqdm"},
+}
 
 
-def test_nothing_in_the_core_imports_the_trainer_or_the_adapter():
-    for path in CORE.glob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        if path.stem not in ("train", "plots"):
-            assert "from .training" not in text
-            assert "gmdm_prior.training" not in text
-        assert "deepinv_gmdm" not in text
+@cache
+def files():
+    """Every module by its dotted name; a folder's own is `folder.__init__`."""
+    found = {}
+    for top, folder in SOURCES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join((top, *parts))] = path
+    return found
+
+
+@cache
+def statements(module):
+    """(module, name or None) of every import of a file."""
+    package = module.split(".")[:-1]
+    found = []
+    for node in ast.walk(ast.parse(files()[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, None) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            found += [(source, alias.name) for alias in node.names]
+    return found
+
+
+def beside(module, name):
+    """How a file names another one: scripts of benchmarks know the folder that they lie in."""
+    if module.startswith("benchmarks.") and name.split(".")[0] not in SOURCES:
+        for full in (f"benchmarks.{name}", f"benchmarks.{name}.__init__"):
+            if full in files():
+                return f"benchmarks.{name}"
+    return name
+
+
+def defining(source, name):
+    """The file that defines `name` of the module `source`; None where it is not ours."""
+    if name is not None and f"{source}.{name}" in files():
+        return f"{source}.{name}"
+    if name is not None and f"{source}.{name}.__init__" in files():
+        return f"{source}.{name}.__init__"
+    if source in files():
+        return source
+    folder = f"{source}.__init__"
+    if folder not in files():
+        return None
+    for origin, exported in statements(folder):
+        if exported == name and origin != source:
+            return defining(origin, exported)
+    return folder
+
+
+@cache
+def arrows(module):
+    """Our files that a file imports."""
+    found = {defining(beside(module, source), name) for source, name in statements(module)}
+    return found - {None, module}
+
+
+def room(module):
+    """The room of a file: its folder in gmdm_prior, or one of the other packages."""
+    top, *rest = module.split(".")
+    if top != "gmdm_prior":
+        return top
+    return "" if rest == ["__init__"] else rest[0]
+
+
+def may_import(importer, imported):
+    below = FLOOR[room(imported)] < FLOOR[room(importer)]
+    return below or room(imported) == room(importer) or FLOOR[room(importer)] == GROUND
+
+
+@pytest.mark.parametrize("module", files())
+def test_no_arrow_runs_up(module):
+    assert room(module) in FLOOR, f"say in LAYERS on which floor {room(module)} lies"
+    wrong = [other for other in arrows(module) if not may_import(module, other)]
+    assert not wrong, f"{module} must not import {wrong}"
+
+
+def test_the_rule_can_fail():
+    assert not may_import("gmdm_prior.densities.base", "gmdm_prior.fast.choose")
+    assert not may_import("gmdm_prior.files.pogmdm", "gmdm_prior.fast.choose")
+    assert may_import("gmdm_prior.images.hqs", "gmdm_prior.fast.choose")
+
+
+def test_a_name_of_a_folder_is_that_of_its_file():
+    assert defining("gmdm_prior", "PatchMixture") == "gmdm_prior.densities.mixture.model"
+    assert defining("gmdm_prior.training", "fit") == "gmdm_prior.training.fit"
+    assert defining("gmdm_prior", "symmetry") == "gmdm_prior.symmetry"
+    assert defining("numpy", "array") is None
+
+
+def circle():
+    """Files that import one another in a circle, or None; depth first."""
+    done, path = set(), []
+
+    def visit(module):
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return None
+        path.append(module)
+        for other in sorted(arrows(module)):
+            found = visit(other)
+            if found:
+                return found
+        done.add(path.pop())
+        return None
+
+    return next(filter(None, map(visit, files())), None)
+
+
+def test_no_circle():
+    assert circle() is None
+
+
+@pytest.mark.parametrize("module", [m for m in files() if m.startswith("gmdm_prior.")])
+def test_the_core_needs_little(module):
+    tops = {source.split(".")[0] for source, _ in statements(module)}
+    others = tops - set(sys.stdlib_module_names) - {"gmdm_prior", ""}
+    inside = module.removeprefix("gmdm_prior.")
+    allowed = CORE_SITES.union(
+        *(sites for place, sites in LATE_SITES.items() if f"{inside}.".startswith(f"{place}."))
+    )
+    assert others <= allowed, f"{module} imports {others - allowed}"
 
 
 def run(code):
@@ -171,25 +174,21 @@ def run(code):
     return done.stdout.strip()
 
 
+def loaded_by(statement, names):
+    return run(f"import sys\n{statement}\nprint([m for m in {names!r} if m in sys.modules])")
+
+
 def test_import_is_light():
     """Neither deepinv nor a plotting, imaging or compiling library, and little beside torch."""
-    heavy = run(
-        "import sys, gmdm_prior;"
-        "heavy = ('deepinv', 'matplotlib', 'PIL', 'pywt', 'omegaconf', 'llvmlite', "
-        "'torch._dynamo', 'gmdm_prior.train', "
-        "'gmdm_prior.pictures.report', 'gmdm_prior.training');"
-        "print([m for m in heavy if m in sys.modules])"
-    )
-    assert heavy == "[]"
+    heavy = ("deepinv", "matplotlib", "PIL", "pywt", "omegaconf", "llvmlite", "torch._dynamo")
+    own = ("gmdm_prior.train", "gmdm_prior.pictures", "gmdm_prior.training")
+    assert loaded_by("import gmdm_prior", heavy + own) == "[]"
 
 
-def test_training_and_plots_import_what_draws_and_parses_late():
-    heavy = run(
-        "import sys, gmdm_prior.training, gmdm_prior.pictures.report;"
-        "heavy = ('deepinv', 'matplotlib', 'PIL', 'omegaconf', 'gmdm_prior.train');"
-        "print([m for m in heavy if m in sys.modules])"
-    )
-    assert heavy == "[]"
+def test_training_and_pictures_import_what_draws_and_parses_late():
+    statement = "import gmdm_prior.training, gmdm_prior.pictures.report"
+    heavy = ("deepinv", "matplotlib", "PIL", "omegaconf", "gmdm_prior.train")
+    assert loaded_by(statement, heavy) == "[]"
 
 
 def test_import_adds_little_time_to_torch(tmp_path):

@@ -37,10 +37,10 @@ import torch
 from torch import Tensor, nn
 
 from gmdm_prior.constraints import disjoint_spectra, filters_of_spectra
-from gmdm_prior.densities.base import CHUNK, DensityModel
+from gmdm_prior.densities.base import DensityModel, Options, Packed, Unpack
+from gmdm_prior.densities.batches import CHUNK, on_images
 from gmdm_prior.densities.convolutional.spectra import Bands, mirrored_owner, sample_bands
 from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D
-from gmdm_prior.densities.whole_images import on_images
 
 NUMBERS_PER_PIXEL = 12  # that a filter's responses and spectra take
 
@@ -64,6 +64,7 @@ class ConvolutionalModel(DensityModel):
         ValueError: for shapes that do not fit, or spectra that are no real filters' disjoint ones.
     """
 
+    kind = "ConvolutionalModel"
     normalised = False
 
     def __init__(
@@ -141,6 +142,19 @@ class ConvolutionalModel(DensityModel):
         """Largest curvature of -log f(., sigma), max_j xi_j² / s_j: for the descent lemma."""
         square = self.magnitude.detach().double().square()
         return float((square / (self.experts.base_scale**2 + square * sigma * sigma)).max())
+
+    def pack(self) -> Packed:
+        """Spectra, logits and the outermost mean."""
+        tensors = {k: getattr(self, k) for k in ("owner", "phase", "magnitude")}
+        tensors["logits"] = self.experts.logits
+        return Packed(self.kind, tensors, {"bound": self.experts.bound})
+
+    @classmethod
+    def unpack(
+        cls, tensors: dict[str, Tensor], options: Options, unpack: Unpack
+    ) -> ConvolutionalModel:
+        """The density that `pack` took apart, to the bit."""
+        return cls(**tensors, **options)
 
     def at(self, noise: Tensor, size: tuple[int, int]) -> ConvolutionalLevel:
         """The model at a noise *variance* (), or (N, 1, 1) one for each image, images (H, W)."""

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmdm_prior.densities.base import CHUNK, DensityModel, MeanPart, check_events
+from gmdm_prior.densities.batches import patch_covariance
+from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.gaussian_noise import Covariance, Noise
 
@@ -90,14 +91,14 @@ class MixtureAtCovariance:
         members: (K_g,), the classes of each basis.
         flat: E, (c, a), the directions along which the density is flat, orthonormal.
         centre: the number that is subtracted from every pixel: 1/2 where the mean is proper.
-        silent: whether the covariance is zero.
+        noise: the largest covariance (), zero where there is no noise.
     """
 
     parts: list[list[_Oriented]]
     members: list[Tensor]
     flat: Tensor
     centre: float
-    silent: bool
+    noise: Tensor
 
     def log_prob(self, y: Tensor) -> Tensor:
         """(N,) log-density."""
@@ -113,17 +114,13 @@ class MixtureAtCovariance:
 
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) posterior mean; exactly y where there is no noise."""
-        if self.silent:
+        if not bool(self.noise):
             return y
         y = self._centred(y)
         out = y @ self.flat.T @ self.flat + self.centre
         for part, weight in self._weighed(y):
             out = out + torch.einsum("nk,nka->na", weight, part.means(y, self.flat))
         return out
-
-    def exact_mean(self, y: Tensor) -> Tensor:
-        """As `posterior_mean`."""
-        return self.posterior_mean(y)
 
     def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """(N, a) posterior mean and per-pixel variance: within the classes and between them."""
@@ -201,7 +198,7 @@ def at_covariance(clean: DiffusedMixture, covariance: Covariance) -> MixtureAtCo
         members=clean.members,
         flat=flat,
         centre=0.5 if proper else 0.0,
-        silent=not bool(s.any()),
+        noise=s.abs().max(),
     )
 
 
@@ -239,67 +236,6 @@ def _orientations(
     return found
 
 
-def patch_covariance(
-    noise: Noise | Covariance, image: int, event_shape: tuple[int, ...]
-) -> Covariance:
-    """The covariance of the noise of patches (C, b, b) of one image, channels independent.
-
-    Raises:
-        ValueError: the noise has another number of channels, or depends on brightness.
-    """
-    if isinstance(noise, Covariance):
-        return noise
-    channels, size, _ = event_shape
-    if noise.curve is not None:
-        raise ValueError(
-            "a density takes stationary noise, the same at every brightness; this Noise has a "
-            "curve. Stabilise its variance first, or leave the curve out"
-        )
-    if noise.opponent:
-        raise ValueError(
-            "the noise is that of luminance and colour differences, which an OpponentModel takes"
-        )
-    if noise.channels not in (1, channels):
-        raise ValueError(
-            f"the noise must have 1 or {channels} channels for this density; got {noise.channels}"
-        )
-    blocks = [noise.covariance(c, size, image).matrix for c in range(channels)]
-    return Covariance(torch.block_diag(*blocks))
-
-
-def on_patches_at(
-    model: DensityModel,
-    x: Tensor,
-    noise: Noise | Covariance,
-    method: Callable[[MixtureAtCovariance | DiffusedMixture, Tensor], tuple[Tensor, ...]],
-) -> tuple[Tensor, ...]:
-    """`base.on_patches` for noise of any kind, in bounded memory.
-
-    Args:
-        model: the density of patches (C, b, b).
-        x: (*batch, C, b, b).
-        noise: a `Covariance`, or a `Noise` of one image or of as many as the batch's first axis.
-        method: takes the density at a noise and patches (N, a).
-    """
-    check_events(x, model.event_shape)
-    count = 1 if isinstance(noise, Covariance) else len(noise)
-    if count > 1 and (x.ndim == len(model.event_shape) or len(x) != count):
-        raise ValueError(
-            f"the noise is that of {count} images, which must be the first axis of the batch; got "
-            f"patches {tuple(x.shape)}. noise[i] is that of one"
-        )
-    events = x.reshape(count, -1, *model.event_shape)
-    batch = x.shape[: x.ndim - len(model.event_shape)]
-    by_image = [_evaluated(model, e, noise, i, method) for i, e in enumerate(events)]
-    outputs = []
-    for parts in zip(*by_image, strict=True):
-        joined = torch.cat(parts)
-        event = joined.shape[1:] == (math.prod(model.event_shape),)
-        tail = model.event_shape if event else joined.shape[1:]
-        outputs.append(joined.reshape((*batch, *tail)).to(x.dtype))
-    return tuple(outputs)
-
-
 def add_noise(
     x: Tensor, noise: Noise | Covariance, mean_part: MeanPart, generator: torch.Generator | None
 ) -> Tensor:
@@ -313,17 +249,3 @@ def add_noise(
     if mean_part.variance is None:
         drawn = drawn - drawn.mean(2, keepdim=True)
     return x + drawn.reshape(x.shape).to(x.dtype)
-
-
-def _evaluated(
-    model: DensityModel,
-    events: Tensor,
-    noise: Noise | Covariance,
-    image: int,
-    method: Callable[..., tuple[Tensor, ...]],
-) -> list[Tensor]:
-    """The outputs (N, …) of `method` for patches (N, C, b, b) of one image."""
-    level = model.at(patch_covariance(noise, image, model.event_shape))
-    rows = max(1, CHUNK // model.numbers_per_patch(events.new_ones(1, 2)))
-    pieces = [method(level, p) for p in events.flatten(1).double().split(rows)]
-    return [torch.cat(columns) for columns in zip(*pieces, strict=True)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmdm_prior.densities.base import MeanPart
+from gmdm_prior.densities.mean import MeanPart
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,6 @@ class DiffusedMixture:
         gains = [v / self._total(g) for g, v in enumerate(self.variances)]
         zero_mean = self._synthesis(u, self._weigh(u), gains)
         return zero_mean + self.mean_part.posterior_mean(y, self._mean_noise())
-
-    def exact_mean(self, y: Tensor) -> Tensor:
-        """As `posterior_mean`, and exactly y where there is no noise."""
-        return torch.where(self.noise == 0, y, self.posterior_mean(y))
 
     def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """(N, a) posterior mean and per-pixel variance: within the classes and between them."""

@@ -23,28 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from gmdm_prior import symmetry
-from gmdm_prior.densities.base import (
-    DensityModel,
-    MeanPart,
-    dimensions,
-    on_patches,
-    patch_bits_per_dim,
-    with_mean,
-)
-from gmdm_prior.densities.mixture.covariance import (
-    MixtureAtCovariance,
-    add_noise,
-    at_covariance,
-    on_patches_at,
-)
+from gmdm_prior.constraints import orthonormalise
+from gmdm_prior.densities.base import AnyNoise, Options, PatchDensity, sampled_variances
+from gmdm_prior.densities.mean import MeanPart
+from gmdm_prior.densities.mixture.covariance import MixtureAtCovariance, add_noise, at_covariance
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.gaussian_noise import Covariance, Noise
-from gmdm_prior.sigma import compute_dtype, event_variance
-
-AnyNoise = float | Tensor | Noise | Covariance
 
 
-class PatchMixture(DensityModel):
+class PatchMixture(PatchDensity):
     """A diffused mixture of products of Gaussian experts on orthonormal bases.
 
     Args:
@@ -58,6 +45,7 @@ class PatchMixture(DensityModel):
         ValueError: for shapes that do not fit, or parameters outside their sets.
     """
 
+    kind = "PatchMixture"
     normalised = True
 
     def __init__(
@@ -81,45 +69,10 @@ class PatchMixture(DensityModel):
         self.mean_part = MeanPart(self.channels, self.patch_size**2)
 
     @property
-    def channels(self) -> int:
-        """Channels C of a patch."""
-        return self.event_shape[0]
-
-    @property
-    def patch_size(self) -> int:
-        """Side b of a patch, in pixels."""
-        return self.event_shape[-1]
-
-    @property
-    def dimensions(self) -> int:
-        """Of the subspace of patches on which the density lives, with the mean where it is proper.
-
-        Stretching patches by s subtracts this times log s from the log-density.
-        """
-        return dimensions(self)
-
-    @property
     def degrees_of_freedom(self) -> int:
         """Free numbers: J (J - 1) / 2 for a basis, J for a class, K - 1 for the weights."""
         g, j = self.filters.shape[:2]
         return g * j * (j - 1) // 2 + self.variances.numel() + len(self.weights) - 1
-
-    def log_prob(self, x: Tensor, sigma: AnyNoise) -> Tensor:
-        """Log-density (*batch) of patches (*batch, C, b, b) in the zero-mean subspace."""
-        return self._run(x, sigma, lambda level, y: (level.log_prob(y),))[0]
-
-    def score(self, x: Tensor, sigma: AnyNoise) -> Tensor:
-        """Gradient of `log_prob`, shaped like x."""
-        return self._run(x, sigma, lambda level, y: (level.score(y),))[0]
-
-    def denoise(self, y: Tensor, sigma: AnyNoise) -> Tensor:
-        """Posterior mean E[x | y], shaped like y; exactly y where sigma = 0."""
-        return self._run(y, sigma, lambda level, p: (level.exact_mean(p),))[0]
-
-    def posterior(self, y: Tensor, sigma: AnyNoise) -> tuple[Tensor, Tensor]:
-        """Posterior mean and per-pixel variance (within and between classes), like y."""
-        mean, variance = self._run(y, sigma, lambda level, p: level.posterior(p))
-        return mean, variance
 
     def covariance(self, y: Tensor, sigma: AnyNoise) -> Tensor:
         """Posterior covariance of the numbers of patches y (*batch, C, b, b), (*batch, a, a)."""
@@ -142,8 +95,8 @@ class PatchMixture(DensityModel):
         shape = tuple(shape)
         if isinstance(sigma, (Noise, Covariance)):
             return add_noise(self.sample(shape, 0.0, generator), sigma, self.mean_part, generator)
-        noise = event_variance(sigma, torch.Size(shape), self.filters).reshape(-1, 1)
-        n, dtype = math.prod(shape), compute_dtype(self.filters.dtype)
+        noise = sampled_variances(self, shape, sigma)
+        n, dtype = len(noise), noise.dtype
         place = {"generator": generator, "device": self.filters.device}
         if n == 0:
             return self.filters.new_zeros(*shape, *self.event_shape)
@@ -151,7 +104,7 @@ class PatchMixture(DensityModel):
         h = torch.randint(len(symmetry.group(self.symmetries)), (n,), **place)
         std = (self.variances.to(dtype)[k] + noise).sqrt()
         u = std * torch.randn(std.shape, dtype=dtype, **place)
-        x = self.mean_part.sample(n, noise.to(dtype).expand(n, 1), generator)
+        x = self.mean_part.sample(n, noise, generator)
         oriented = _oriented(self.filters.to(dtype), self.symmetries)
         for g, bases in enumerate(oriented):
             for q, rows in enumerate(bases.unflatten(0, (-1, u.shape[1]))):
@@ -159,24 +112,8 @@ class PatchMixture(DensityModel):
                 x[chosen] += u[chosen] @ rows
         return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
 
-    def with_mean(self, variance: float) -> PatchMixture:
-        """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""
-        return with_mean(self, variance)
-
-    def bits_per_dim(
-        self, images: Tensor, levels: int = 256, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Bits per dimension (*batch) of quantised patches (*batch, C, b, b), see `bits`.
-
-        Needs a proper mean (`with_mean`). Random: an upper bound in the mean over `generator`.
-
-        Raises:
-            ValueError: the mean, or another direction, is flat; or the arguments do not fit.
-        """
-        return patch_bits_per_dim(self, images, levels, generator)
-
-    def lipschitz(self, sigma: float) -> float:
-        """Largest curvature of -log f(., sigma), 1 / (min v + sigma²): for the descent lemma."""
+    def zero_mean_lipschitz(self, sigma: float) -> float:
+        """Largest curvature of -log f(., sigma) among zero-mean patches, 1 / (min v + sigma²)."""
         return 1.0 / (float(self.variances.detach().min()) + sigma * sigma)
 
     def at(self, noise: Tensor | Covariance) -> DiffusedMixture | MixtureAtCovariance:
@@ -207,16 +144,17 @@ class PatchMixture(DensityModel):
         per_class = 1 if noise.ndim == 0 else j
         return 4 * seen * (self.filters.shape[0] * j + k * per_class)
 
-    def _run(self, x, sigma, method) -> tuple[Tensor, ...]:
-        if isinstance(sigma, (Noise, Covariance)):
-            return on_patches_at(self, x, sigma, method)
-        return on_patches(
-            self.event_shape,
-            x,
-            sigma,
-            lambda y, noise: method(self.at(noise), y),
-            self.numbers_per_patch,
-        )
+    def stored(self) -> tuple[dict[str, Tensor], Options]:
+        """The arguments of the constructor."""
+        tensors = {k: getattr(self, k) for k in ("filters", "variances", "weights", "basis")}
+        return tensors, {"symmetries": self.symmetries}
+
+    @torch.no_grad()
+    def made_exact(self) -> PatchMixture:
+        """Itself, in place, with exactly orthonormal bases and weights of sum one."""
+        self.filters.copy_(orthonormalise(self.filters))
+        self.weights.div_(self.weights.sum())
+        return self
 
 
 def _oriented(filters: Tensor, symmetries: str) -> list[Tensor]:
@@ -245,6 +183,8 @@ def _check_shapes(filters: Tensor, variances: Tensor, weights: Tensor, basis: Te
 
 def _check_values(filters: Tensor, variances: Tensor, weights: Tensor, basis: Tensor) -> None:
     for name, value in (("filters", filters), ("variances", variances), ("weights", weights)):
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be real floating point; got {value.dtype}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} must be finite; they hold NaN or infinity")
     if not bool((variances > 0).all()):

@@ -23,13 +23,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gmdm_prior.densities.base import CHUNK, DensityModel
+from gmdm_prior.densities.base import DensityModel, Options, Packed, Unpack
+from gmdm_prior.densities.batches import (
+    CHUNK,
+    check_images,
+    check_size,
+    on_images,
+    sample_noise,
+)
 from gmdm_prior.densities.bits import bits_per_dim
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.wavelet.subbands import SubbandExperts
 from gmdm_prior.densities.wavelet.transform import filter_bank, from_tiles, to_tiles
 from gmdm_prior.densities.wavelet.variance import pixel_variances
-from gmdm_prior.densities.whole_images import check_images, check_size, on_images, sample_noise
 
 
 class WaveletModel(DensityModel):
@@ -48,6 +54,7 @@ class WaveletModel(DensityModel):
             or the wavelet is not orthogonal.
     """
 
+    kind = "WaveletModel"
     normalised = True
 
     def __init__(
@@ -157,8 +164,27 @@ class WaveletModel(DensityModel):
 
     def lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma): for the descent lemma."""
-        mean = self.experts.mean_part
-        return max(self.experts.lipschitz(sigma), 1 / (mean.variance * mean.pixels + sigma * sigma))
+        return self.experts.lipschitz(sigma)
+
+    def pack(self) -> Packed:
+        """The density of the tiles and the wavelet: its name, or its filter `taps`."""
+        packed = self.experts.pack()
+        tensors = packed.tensors | ({"taps": self.bank[0]} if self.wavelet is None else {})
+        own = {"experts": packed.kind, "wavelet": self.wavelet}
+        return Packed(self.kind, tensors, packed.options | own)
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], options: Options, unpack: Unpack) -> WaveletModel:
+        """The density that `pack` took apart, to the bit."""
+        experts = {k: v for k, v in tensors.items() if k != "taps"}
+        rest = {k: v for k, v in options.items() if k not in ("experts", "wavelet")}
+        wavelet = tensors["taps"] if options["wavelet"] is None else options["wavelet"]
+        return cls(unpack(options["experts"], experts, rest), wavelet)
+
+    def made_exact(self) -> WaveletModel:
+        """Itself, in place, with an exact density of tiles."""
+        self.experts.made_exact()
+        return self
 
     def _in_tiles(self, x: Tensor, sigma: float | Tensor, method, clean: bool = False) -> Tensor:
         """A method of the tiles, turned back; with `clean`, x itself where there is no noise."""

@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from gmdm_prior.densities.base import DensityModel, MeanPart, on_patches, with_mean
+from gmdm_prior.densities.base import Options, PatchDensity, sampled_variances
 from gmdm_prior.densities.experts import EquidistantExperts
+from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.product import DiffusedProduct
 from gmdm_prior.densities.wavelet.transform import haar_tile
-from gmdm_prior.sigma import compute_dtype, event_variance
 
 
-class SubbandExperts(DensityModel):
+class SubbandExperts(PatchDensity):
     """A density of tiles: one equidistant mixture for each Haar sub-band.
 
     Args:
@@ -38,6 +37,7 @@ class SubbandExperts(DensityModel):
         ValueError: for shapes that do not fit, or scales that are not positive and finite.
     """
 
+    kind = "SubbandExperts"
     normalised = True
 
     def __init__(self, logits: Tensor, scales: Tensor) -> None:
@@ -57,9 +57,9 @@ class SubbandExperts(DensityModel):
             )
         self.experts = EquidistantExperts(logits)
         self.scales = nn.Parameter(scales.detach().clone())
-        self.patch_size = 2 ** (len(logits) // 3)
-        self.event_shape = (1, self.patch_size, self.patch_size)
-        self.mean_part = MeanPart(1, self.patch_size**2)
+        side = 2 ** (len(logits) // 3)
+        self.event_shape = (1, side, side)
+        self.mean_part = MeanPart(1, side**2)
 
     @property
     def filters(self) -> Tensor:
@@ -68,23 +68,6 @@ class SubbandExperts(DensityModel):
         details = rows[:-1].to(self.scales).reshape(-1, *self.event_shape)
         return self.scales[band.to(self.scales.device), None, None, None] * details
 
-    def log_prob(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Log-density (*batch) of tiles x (*batch, 1, b, b)."""
-        return self._run(x, sigma, lambda level, y: (level.log_prob(y),))[0]
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Gradient of `log_prob`, shaped like x."""
-        return self._run(x, sigma, lambda level, y: (level.score(y),))[0]
-
-    def denoise(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean E[x | y], shaped like y; exactly y where sigma = 0."""
-        return self._run(y, sigma, lambda level, p: (level.posterior(p)[0],))[0]
-
-    def posterior(self, y: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean and per-pixel variance, both shaped like y."""
-        mean, variance = self._run(y, sigma, lambda level, p: level.posterior(p))
-        return mean, variance
-
     def sample(
         self,
         shape: tuple[int, ...] = (),
@@ -92,10 +75,8 @@ class SubbandExperts(DensityModel):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Exact samples (*shape, 1, b, b); a flat mean is 0."""
-        shape = torch.Size(shape)
-        dtype, n = compute_dtype(self.scales.dtype), math.prod(shape)
-        noise = event_variance(sigma, shape, self.scales).to(dtype).expand(shape).reshape(n, 1)
-        if n == 0:
+        noise = sampled_variances(self, tuple(shape), sigma)
+        if not len(noise):
             return self.scales.new_zeros(*shape, *self.event_shape)
         x = self.at(noise).sample(generator)
         return x.reshape(*shape, *self.event_shape).to(self.scales.dtype)
@@ -104,12 +85,8 @@ class SubbandExperts(DensityModel):
         """Posterior covariance of the pixels of tiles y (*batch, 1, b, b), (*batch, b², b²)."""
         return self._run(y, sigma, lambda level, p: (level.covariance(p),))[0]
 
-    def with_mean(self, variance: float) -> SubbandExperts:
-        """A copy with a proper density N(1/2, variance) of the tile's mean grey level."""
-        return with_mean(self, variance)
-
-    def lipschitz(self, sigma: float) -> float:
-        """Largest curvature of -log f(., sigma), max_s lambda_s² / s_s: for the descent lemma."""
+    def zero_mean_lipschitz(self, sigma: float) -> float:
+        """Largest curvature of -log f(., sigma) among zero-mean tiles, max_s lambda_s² / s_s."""
         squares = self.scales.double().square()
         return float((squares / (self.experts.base_scale**2 + squares * sigma * sigma)).max())
 
@@ -134,13 +111,6 @@ class SubbandExperts(DensityModel):
         """How many numbers an evaluation holds for every tile, to bound its memory."""
         return 4 * (self.patch_size**2 - 1) * self.experts.logits.shape[1]
 
-    def _run(
-        self, x: Tensor, sigma: float | Tensor, method: Callable[..., tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
-        return on_patches(
-            self.event_shape,
-            x,
-            sigma,
-            lambda y, noise: method(self.at(noise), y),
-            self.numbers_per_patch,
-        )
+    def stored(self) -> tuple[dict[str, Tensor], Options]:
+        """The arguments of the constructor."""
+        return {"logits": self.experts.logits, "scales": self.scales}, {}

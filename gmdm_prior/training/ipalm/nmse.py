@@ -19,7 +19,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from gmdm_prior.densities.base import check_events
+from gmdm_prior.densities.batches import check_events
 from gmdm_prior.densities.experts import Mixture1D
 from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.sigma import event_variance

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from gmdm_prior.constraints import orthonormalise, polar_factor, zero_mean_basis
-from gmdm_prior.densities.base import MeanPart
+from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel

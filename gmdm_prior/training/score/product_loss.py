@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gmdm_prior.densities.base import DensityModel, check_events
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.batches import check_events
 from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.sigma import compute_dtype, event_variance
 from gmdm_prior.training.score.product_sums import sums_over_patches
