@@ -1,38 +1,39 @@
-"""The table of denoisers: `python benchmarks/table.py BSD68|FOLDER|skimage [options]`.
+"""The table of denoisers: `python benchmarks/denoising_table.py BSD68|FOLDER|skimage [options]`.
 
-    python benchmarks/table.py BSD68                    # everything; hours, most of them rivals'
-    python benchmarks/table.py BSD68 --images 2 --sigmas 25 --methods bsds-gray-small BM3D
-    python benchmarks/table.py skimage                  # the images in scikit-image's wheel
+    python benchmarks/denoising_table.py BSD68          # everything; hours, most of them rivals'
+    python benchmarks/denoising_table.py BSD68 --images 2 --sigmas 25 --methods bsds-gray-small BM3D
+    python benchmarks/denoising_table.py BSD68 --weights mine.safetensors --methods hqs --stride 2
+    python benchmarks/denoising_table.py skimage        # the images in scikit-image's wheel
 
-Every bundled model (one step, HQS at stride 2, default HQS) beside rivals run here (rivals.py) and,
-for BSD68, published figures (table_report.py). Protocol: that of denoising.py, noise seeded with
-the image's index in the whole set; EPLL, total variation and wavelets see about nine images only,
-and all methods are shown on those as well. Each measured image is a line in OUT/images.csv, so that
-an interrupted run goes on where it stopped, and changed weights are measured again. Writes
-OUT/denoising.csv, .md and .png.
+Every bundled model (one step, HQS at stride 2, default HQS) beside the rivals of lib/rivals.py and,
+for BSD68, published figures; with `--weights`, these models alone (bundled names, safetensors files
+or PoGMDM checkpoints), with `--stride` at that stride. Protocol: that of lib/figures.py, noise
+seeded with the image's index in the whole set; EPLL, total variation and wavelets see about nine
+images only, and all methods are shown on those as well. Each measured image is a line in
+OUT/images.csv, so that an interrupted run goes on where it stopped, and changed weights are
+measured again. Writes OUT/denoising.csv, .md and .png; OUT is runs/table/NAME of the data.
 """
 
-from __future__ import annotations
-
-import argparse
 import functools
 import hashlib
 import importlib.metadata
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import rivals
 import torch
-from csv_cache import Cache
-from denoising import psnr
-from pictures import SCIKIT_IMAGE, Picture, read_pictures, spaced
+from lib import rivals
+from lib.data import Picture, load, read_pictures, spaced
+from lib.denoising_report import Row, report
+from lib.figures import psnr
+from lib.table import Cache
+from lib.timing import medians
+from lib.words import Needed, Options, command
 from skimage.metrics import structural_similarity
-from speed_rows import bm3d_denoiser
-from table_report import Row, report
 from tqdm import tqdm
 
 import gmdm_prior as gm
@@ -70,27 +71,43 @@ def settings(schedule: object | None) -> bytes:
     return repr([v.tolist() if isinstance(v, torch.Tensor) else v for v in values]).encode()
 
 
-def our_methods() -> list[Method]:
-    """Each bundled model of gray images in three ways."""
+def our_methods(names: Sequence[str] = (), stride: int | None = None) -> list[Method]:
+    """Models of gray images, by default the bundled ones, each in all ways or at one stride."""
     methods = []
-    for name in gm.bundled():
-        stored = (resources.files("gmdm_prior") / "weights" / f"{name}.safetensors").read_bytes()
-        model = gm.load(name)
+    for name in names or gm.bundled():
+        model = load(name)
         if model.channels != 1:
+            if names:
+                raise ValueError(f"weights={name} is a model of colour; this table is of gray ones")
             continue
-        if isinstance(model, gm.WaveletModel):
-            ways = {"posterior mean": gm.WaveletDenoiser(model)}
-        else:
-            ways = {
-                "one step": gm.PatchAveraging(model),
-                "HQS at stride 2": gm.HalfQuadraticSplitting(model, stride=2),
-                "HQS": gm.HalfQuadraticSplitting(model),
-            }
-        for way, denoiser in ways.items():
-            version = version_of(stored, settings(getattr(denoiser, "schedule", None)))
+        for way, denoiser in ways(model, stride).items():
+            version = version_of(stored(name), settings(getattr(denoiser, "schedule", None)))
             make = functools.partial(lambda d: d, denoiser)
-            methods.append(Method(f"{name}, {way}", model.num_parameters, version, make))
+            label = f"{name if name in gm.bundled() else Path(name).stem}, {way}"
+            methods.append(Method(label, model.num_parameters, version, make))
     return methods
+
+
+def ways(model: gm.DensityModel, stride: int | None) -> dict[str, torch.nn.Module]:
+    """The denoisers of a model by name."""
+    if isinstance(model, gm.WaveletModel):
+        return {"posterior mean": gm.WaveletDenoiser(model)}
+    if stride is None:
+        return {
+            "one step": gm.PatchAveraging(model),
+            "HQS at stride 2": gm.HalfQuadraticSplitting(model, stride=2),
+            "HQS": gm.HalfQuadraticSplitting(model),
+        }
+    return {
+        f"one step at stride {stride}": gm.PatchAveraging(model, stride),
+        f"HQS at stride {stride}": gm.HalfQuadraticSplitting(model, stride),
+    }
+
+
+def stored(name: str) -> bytes:
+    """The file of a bundled model or of weights."""
+    bundled = resources.files("gmdm_prior") / "weights" / f"{name}.safetensors"
+    return bundled.read_bytes() if name in gm.bundled() else Path(name).read_bytes()
 
 
 def rival_methods(mixture: Path) -> list[Method]:
@@ -100,7 +117,7 @@ def rival_methods(mixture: Path) -> list[Method]:
     epll = functools.partial(rivals.epll_denoiser, mixture)
     numbers = rivals.COMPONENTS * rivals.SIZE**4
     methods = [
-        Method("BM3D", None, f"bm3d {package['bm3d']}", lambda: bm3d_denoiser(1)),
+        Method("BM3D", None, f"bm3d {package['bm3d']}", lambda: rivals.bm3d_denoiser(1)),
         Method("EPLL", numbers, f"deepinv {package['deepinv']} {fitted}", epll, slow=True),
     ]
     for name, weights in rivals.WEIGHTS.items():
@@ -127,16 +144,10 @@ def measure(method: Method, level: float, picture: Picture) -> tuple[float, floa
 def seconds(methods: Sequence[Method], picture: Picture) -> list[float]:
     """CPU seconds of each for one image, all in turn, median; each knows the level before."""
     y = picture.noisy(TIME_SIGMA)
-    samples: list[list[float]] = [[] for _ in methods]
     for method in methods:
         method.denoise(y[..., :64, :64], TIME_SIGMA)
-    for _ in tqdm(range(TURNS), desc="time"):
-        for method, taken in zip(methods, samples, strict=True):
-            if not taken or taken[0] < LONG:
-                start = time.process_time()
-                method.denoise(y, TIME_SIGMA)
-                taken.append(time.process_time() - start)
-    return [statistics.median(taken) for taken in samples]
+    runs = [lambda turn, m=method: m.denoise(y, TIME_SIGMA) for method in methods]
+    return medians(*runs, turns=TURNS, warm=0, clock=time.process_time, long=LONG)
 
 
 def rows_of(
@@ -185,47 +196,44 @@ def run(
     return [rows_of(methods, levels, part, images, times) for part in parts]
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Options, checked; leaves with status 2 where they cannot be used."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", help=f"folder of clean PNG images, or {SCIKIT_IMAGE}")
-    parser.add_argument("--sigmas", type=float, nargs="+", default=[15, 25, 50, 100], help="of 255")
-    parser.add_argument("--images", type=int, help="at most so many, spread over the set")
-    parser.add_argument("--methods", nargs="+", help="those whose name holds one of these words")
-    parser.add_argument("--mixture", type=Path, default=rivals.MIXTURE, help="EPLL's (rivals.py)")
-    parser.add_argument("--out", type=Path, help="default: runs/table/NAME of the data")
-    options = parser.parse_args(argv)
-    options.out = options.out or Path("runs/table") / Path(options.data).name
-    if options.images is not None and options.images < 1:
-        parser.error(f"--images must be at least 1; got {options.images}")
-    if not all(0 < level < 1000 for level in options.sigmas):
-        parser.error(f"--sigmas must be positive, in units of 1/255; got {options.sigmas}")
-    known = our_methods() + rival_methods(options.mixture)
-    words = options.methods or [""]
-    for word in words:
-        if not any(word in method.name for method in known):
-            parser.error(f"--methods {word} is in no name of {'; '.join(m.name for m in known)}")
-    options.chosen = [m for m in known if any(word in m.name for word in words)]
-    try:
-        options.pictures = read_pictures(options.data)
-        if any(method.name == "EPLL" for method in options.chosen):
-            rivals.epll_denoiser(options.mixture)
-    except OSError as error:
-        parser.error(str(error))
-    if options.images is not None:
-        options.pictures = spaced(options.pictures, options.images)
-    return options
+def chosen(options: Options) -> list[Method]:
+    """The methods whose name holds one of the words, in letters of either case."""
+    known = our_methods(options.weights, options.stride)
+    known += [] if options.weights else rival_methods(options.mixture)
+    for word in options.methods:
+        if not any(word.lower() in method.name.lower() for method in known):
+            names = "; ".join(method.name for method in known)
+            raise ValueError(f"methods: {word} is in no name of {names}")
+    found = [m for m in known if any(w.lower() in m.name.lower() for w in options.methods)]
+    if any(method.name == "EPLL" for method in found):
+        rivals.read_mixture(options.mixture)
+    return found
 
 
-def main(argv: list[str] | None = None) -> None:
+@torch.no_grad()
+def make(options: Options) -> None:
     """Measure, write, draw."""
-    options = parse(argv)
-    torch.set_grad_enabled(False)
     torch.set_num_threads(1)
-    parts = run(options.chosen, options.sigmas, options.pictures, options.out)
+    pictures, methods = read_pictures(options.data), chosen(options)
+    if options.images is not None:
+        pictures = spaced(pictures, options.images)
     name = Path(options.data).name
-    print(report(parts, name, options.pictures, options.out), end="")
+    out = options.out or Path("runs/table") / name
+    print(report(run(methods, options.sigmas, pictures, out), name, pictures, out), end="")
 
+
+main = command(
+    make,
+    place="data",
+    data=Needed("the folder of clean PNG images, or skimage"),
+    sigmas=(15.0, 25.0, 50.0, 100.0),
+    images=int,
+    methods=("",),
+    weights=(),
+    stride=int,
+    mixture=rivals.MIXTURE,
+    out=Path,
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

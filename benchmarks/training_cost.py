@@ -1,6 +1,6 @@
 """What a training step of the paper's patch model costs, beside naive autograd in the same run.
 
-    python benchmarks/training.py [patch_size=7] [threads=1] [batch_size=3200] [repeats=5]
+    python benchmarks/training_cost.py [patch_size=7] [threads=1] [batch_size=3200] [repeats=5]
 
 Prints, for a batch with per-patch noise levels from 0 to 0.4 and 125 means in float32: the time of
 loss and both gradients fused (`denoising_score_matching`) and by autograd over a tensor (N, J, L),
@@ -9,24 +9,24 @@ steps with back-tracking and projection, and what 100,000 of them take (on a bus
 is more than the processor time of one thread).
 """
 
-from __future__ import annotations
-
-import resource
-import subprocess
+import math
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from lib import table
+from lib.timing import in_fresh_process, in_turns, peak
+from lib.words import Options, command
 from torch import Tensor
 
 import gmdm_prior as gm
 from gmdm_prior.constraints import project_orthogonal
-from gmdm_prior.training.ipalm.optimiser import IPALM
-from gmdm_prior.training.score.product_loss import denoising_score_matching
+from gmdm_prior.training import IPALM, denoising_score_matching
 
 COMPONENTS, SIGMA_MAX, PAPER_STEPS = 125, 0.4, 100_000
-DEFAULTS = {"patch_size": 7, "threads": 1, "batch_size": 3200, "repeats": 5}
+STEPS = 20  # iPALM steps in one timing
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -66,21 +66,6 @@ def loss_and_gradients(kind: str, model: gm.PatchModel, batch: Batch) -> list[Te
     return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
 
 
-def seconds(
-    *functions: Callable[[], object],
-    repeats: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> list[float]:
-    """The shortest time of each, taken in turns so that other load hits them alike."""
-    best = [float("inf")] * len(functions)
-    for _ in range(repeats + 1):  # the first turn warms up, and is never the shortest
-        for i, function in enumerate(functions):
-            start = clock()
-            function()
-            best[i] = min(best[i], clock() - start)
-    return best
-
-
 def ipalm_step(model: gm.PatchModel, batch: Batch) -> Callable[[], float]:
     """A function that makes one step as in the paper."""
     optimizer = IPALM(
@@ -101,63 +86,46 @@ def ipalm_step(model: gm.PatchModel, batch: Batch) -> Callable[[], float]:
     return lambda: optimizer.step(closure)
 
 
-def peak_memory(kind: str, options: dict[str, int]) -> float:
-    """MiB by which loss and gradients raise the peak of a fresh process."""
-    words = [f"{k}={v}" for k, v in options.items()]
-    command = [sys.executable, __file__, *words, f"memory={kind}"]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def print_peak(kind: str, options: dict[str, int]) -> None:
-    """The measurement of `peak_memory`, in the fresh process."""
-    model, batch = make_problem(options["patch_size"], options["batch_size"])
+def peak_memory(kind: str, patch_size: int, batch_size: int, threads: int) -> float:
+    """Bytes that loss and gradients add at their peak, in this (fresh) process."""
+    torch.set_num_threads(threads)
+    model, batch = make_problem(patch_size, batch_size)
     small = tuple(t[:16].clone() for t in batch)
     loss_and_gradients(kind, model, small)  # loads what is loaded at first use
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    loss_and_gradients(kind, model, batch)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    return peak(lambda: loss_and_gradients(kind, model, batch))[0]
 
 
-def main(words: list[str]) -> None:
+def run(options: Options) -> None:
     """Print the table."""
-    given = dict(word.split("=", 1) for word in words)
-    kind = given.pop("memory", None)
-    unknown = set(given) - set(DEFAULTS)
-    if unknown:
-        raise SystemExit(f"unknown option {unknown.pop()}; there are {', '.join(DEFAULTS)}")
-    options = DEFAULTS | {k: int(v) for k, v in given.items()}
-    torch.set_num_threads(options["threads"])
-    if kind is not None:
-        print_peak(kind, options)
-        return
-    # first, since a process starts with the peak of the one that starts it
-    memory = {k: peak_memory(k, options) for k in LOSSES}
-    model, batch = make_problem(options["patch_size"], options["batch_size"])
+    torch.set_num_threads(options.threads)
+    model, batch = make_problem(options.patch_size, options.batch_size)
     results = [loss_and_gradients(k, model, batch) for k in LOSSES]
     error = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*results, strict=True))
-    runs = [lambda k=k: loss_and_gradients(k, model, batch) for k in LOSSES]
-    times = dict(zip(LOSSES, seconds(*runs, repeats=options["repeats"]), strict=True))
-    print("  ".join(f"{k}={v}" for k, v in options.items()))
-    print("| loss + both gradients | ms | naive / this | peak memory, MiB |")
-    print("|---|---|---|---|")
-    for k, t in times.items():
-        print(f"| {k} | {1e3 * t:.1f} | {times['naive'] / t:.1f} | {memory[k]:.0f} |")
+    runs = [lambda turn, k=k: loss_and_gradients(k, model, batch) for k in LOSSES]
+    times = [min(taken) for taken in in_turns(*runs, turns=options.repeats)]
+    print("  ".join(f"{k}={v}" for k, v in vars(options).items()))
+    rows = []
+    for kind, seconds in zip(LOSSES, times, strict=True):
+        case = kind, options.patch_size, options.batch_size, options.threads
+        on_linux = Path("/proc/self/status").exists()
+        size = in_fresh_process(peak_memory, *case) if on_linux else math.nan
+        cells = f"{1e3 * seconds:.1f}", f"{times[0] / seconds:.1f}", f"{size / 2**20:.0f}"
+        rows.append([kind, *cells])
+    heads = ["loss + both gradients", "ms", "naive / this", "peak memory, MiB"]
+    print(table.markdown(heads, rows))
     print(f"largest relative difference of the two, float32: {error:.1e}")
     step = ipalm_step(model, batch)
-    count = 20
-
-    def many() -> None:
-        for _ in range(count):
-            step()
-
     for name, clock in (("wall", time.perf_counter), ("processor", time.process_time)):
-        (taken,) = seconds(many, repeats=options["repeats"], clock=clock)
-        hours = taken / count * PAPER_STEPS / 3600
+        many = [lambda turn: [step() for _ in range(STEPS)]]
+        (taken,) = in_turns(*many, turns=options.repeats, clock=clock)
+        seconds = min(taken) / STEPS
         print(
-            f"iPALM step, {name} time: {1e3 * taken / count:.1f} ms; "
-            f"{PAPER_STEPS:,} steps: {hours:.2f} h"
+            f"iPALM step, {name} time: {1e3 * seconds:.1f} ms; "
+            f"{PAPER_STEPS:,} steps: {seconds * PAPER_STEPS / 3600:.2f} h"
         )
 
 
+main = command(run, patch_size=7, threads=1, batch_size=3200, repeats=5)
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -1,8 +1,6 @@
-"""Rows of benchmarks/table.py beside published ones, as CSV, Markdown and a figure."""
+"""Rows of denoising_table.py beside published ones, as CSV, Markdown and a figure."""
 
-from __future__ import annotations
-
-import csv
+import itertools
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -10,7 +8,9 @@ from pathlib import Path
 import matplotlib.axes
 import matplotlib.figure
 from matplotlib.lines import Line2D
-from pictures import Picture
+
+from lib import table
+from lib.data import Picture
 
 MEASURED = "measured"
 PAPER = "Zach et al. 2023, Table 1"
@@ -26,7 +26,7 @@ class Row:
     """A method at a level sigma/255: means over so many images, `seconds` for one of them.
 
     `numbers` counts stored values, None for methods without any; None also for what a published
-    row does not tell. `version` is the one that table.py keeps results by.
+    row does not tell. `version` is the one that results are kept by.
     """
 
     method: str
@@ -75,16 +75,6 @@ def is_bsd68(pictures: Sequence[Picture]) -> bool:
     )
 
 
-def save_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line a row."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow([*(field.name for field in fields(Row))])
-        for row in rows:
-            cells = [f"{v:.5g}" if isinstance(v, float) else v for v in astuple(row)]
-            lines.writerow(cells)
-
-
 def markdown(rows: Sequence[Row]) -> str:
     """A table, a line a method, the best of `FIGURE_LEVEL` (or of the first level) first."""
     levels = sorted({row.sigma for row in rows})
@@ -96,16 +86,15 @@ def markdown(rows: Sequence[Row]) -> str:
     def rank(found: dict[float, Row]) -> float:
         return -found[ranked].psnr if ranked in found else float("inf")
 
-    heads = [f"σ{level:g}" for level in levels]
-    lines = [f"| method | numbers | {' | '.join(heads)} | s/image | source |"]
-    lines.append("|---|---|" + "---|" * (len(levels) + 2))
+    lines = []
     for (method, source), found in sorted(by_method.items(), key=lambda item: rank(item[1])):
         first = next(iter(found.values()))
         numbers = "–" if first.numbers is None else f"{first.numbers:,}"
         taken = "" if first.seconds is None else f"{first.seconds:.2g}"
         cells = [cell(found[level]) if level in found else "" for level in levels]
-        lines.append(f"| {' | '.join([method, numbers, *cells, taken, source])} |")
-    return "\n".join(lines) + "\n"
+        lines.append([method, numbers, *cells, taken, source])
+    heads = ["method", "numbers", *table.sigma_heads(levels), "s/image", "source"]
+    return table.markdown(heads, lines)
 
 
 def cell(row: Row) -> str:
@@ -175,17 +164,19 @@ def report(parts: list[list[Row]], name: str, pictures: Sequence[Picture], out: 
     levels = sorted({row.sigma for part in parts for row in part})
     also = published(levels, len(pictures)) if is_bsd68(pictures) else []
     parts = [part for part in (parts[0] + also, *parts[1:]) if part]
-    save_csv(out / "denoising.csv", [row for part in parts for row in part])
+    heads, lines = [field.name for field in fields(Row)], map(astuple, itertools.chain(*parts))
+    lines = ([f"{v:.5g}" if isinstance(v, float) else v for v in line] for line in lines)
+    table.write_csv(out / "denoising.csv", heads, lines)
     text = ""
     for part in parts:
         images = part[0].images
-        text += f"{name}, {images} images: PSNR in dB / SSIM\n\n{markdown(part)}\n"
+        text += f"{name}, {images} images: PSNR in dB / SSIM\n\n{markdown(part)}\n\n"
     first = pictures[0]
     text += (
         "Noise seeded with the image's index in the whole set, results clipped to [0, 1]. s/image: "
         f"CPU seconds on one thread for {first.name} ({first.clean.shape[2]}×"
         f"{first.clean.shape[3]}) at σ = 25/255, methods in turn in one process.\n"
     )
-    (out / "denoising.md").write_text(text, encoding="utf-8")
+    table.write_text(out / "denoising.md", text)
     draw(out / "denoising.png", parts[0], parts[-1], name)
     return text

@@ -1,88 +1,100 @@
-"""Mean PSNR on a folder of clean images: `python benchmarks/denoising.py DATA [options]`.
+"""PSNR and likelihoods, the curves of training runs, and panels of pictures.
 
-Protocol: gray images in [0, 1], noise of standard deviation sigma/255 from a generator seeded with
-the image's index, result clipped to [0, 1], mean of the PSNRs over the images.
-
-    python benchmarks/denoising.py BSD68 --weights bsds-gray bsds-gray-small
-    python benchmarks/denoising.py BSD68 --weights pogmdm-patch7.pth --sigmas 15 25 50 100
+Protocol: images in [0, 1], noise of standard deviation sigma/255 from a generator seeded with the
+image's index, results clipped to [0, 1], mean of the PSNRs over the images.
 """
 
-from __future__ import annotations
-
-import argparse
+import csv
 import math
-import time
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from matplotlib.axes import Axes
+from torch import Tensor
 from tqdm import tqdm
 
 import gmdm_prior as gm
+from gmdm_prior.training import sample_patches
+from lib.data import noisy
+
+HELD_OUT_PATCHES = 20_000
+CHUNK = 4096  # patches at a time
+POINTS = 8  # of a curve
 
 
-def read_gray(path: Path) -> torch.Tensor:
-    """(1, 1, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(Image.open(path).convert("L"))).float()[None, None] / 255
+def psnr(restored: Tensor, clean: Tensor, clip: bool = True) -> float:
+    """PSNR in dB of the result, clipped to [0, 1]."""
+    error = (restored.clamp(0, 1) if clip else restored) - clean
+    square = error.square().mean().item()
+    return -10 * math.log10(square) if square else math.inf
 
 
-def psnr(restored: torch.Tensor, clean: torch.Tensor) -> float:
-    """PSNR in dB of the result clipped to [0, 1]."""
-    return -10 * math.log10((restored.clamp(0, 1) - clean).square().mean().item())
-
-
-def noisy(clean: torch.Tensor, sigma: float, index: int) -> torch.Tensor:
-    """The image of this index with its own noise."""
-    generator = torch.Generator().manual_seed(index)
-    return clean + sigma * torch.randn(clean.shape[-3:], generator=generator)
-
-
-def mean_psnr(denoise, images: list[torch.Tensor], sigma: float) -> tuple[float, float]:
-    """Mean PSNR and seconds an image of `denoise(noisy, sigma)`, sigma in units of the image."""
-    values, start = [], time.perf_counter()
-    for index, clean in enumerate(tqdm(images, leave=False, desc=f"sigma {sigma * 255:g}")):
+def mean_psnr(denoise, images: Sequence[Tensor], sigma: float) -> float:
+    """Mean PSNR of `denoise(noisy, sigma)` over images (C, H, W) or (1, C, H, W)."""
+    values = []
+    for index, image in enumerate(tqdm(images, leave=False, desc=f"sigma {sigma * 255:g}")):
+        clean = image if image.ndim == 4 else image[None]
         values.append(psnr(denoise(noisy(clean, sigma, index), sigma), clean))
-    return float(np.mean(values)), (time.perf_counter() - start) / len(images)
+    return statistics.fmean(values)
 
 
-def load(name: str) -> gm.PatchModel | gm.PatchMixture | gm.WaveletModel:
-    """A bundled model, a safetensors file or a PoGMDM checkpoint."""
-    return gm.import_pogmdm(name) if name.endswith(".pth") else gm.load(name)
+def psnr_cells(denoise, images: Sequence[Tensor], levels: Sequence[float]) -> list[str]:
+    """Mean PSNRs at noise of level/255, as a table shows them."""
+    return [f"{mean_psnr(denoise, images, level / 255):.2f}" for level in levels]
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Print one row for each model and method."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder of clean PNG images")
-    parser.add_argument("--weights", nargs="+", default=["bsds-gray", "bsds-gray-small"])
-    parser.add_argument("--methods", nargs="+", default=["average"], choices=["average", "hqs"])
-    parser.add_argument("--stride", type=int, help="default: 1 for average, tuned for hqs")
-    parser.add_argument("--sigmas", type=float, nargs="+", default=[15, 25, 50], help="of 255")
-    parser.add_argument("--every", type=int, default=1, help="take every n-th image")
-    options = parser.parse_args(argv)
-    torch.set_grad_enabled(False)
-    images = [read_gray(f) for f in sorted(options.data.glob("*.png"))[:: options.every]]
-    if not images:
-        parser.error(f"no PNG image in {options.data}")
-    heads = [f"σ{s:g}" for s in options.sigmas]
-    print(f"| weights | method | numbers | {' | '.join(heads)} | s/image |")
-    print("|---|---|---|" + "---|" * (len(heads) + 1))
-    for name in options.weights:
-        model = load(name)
-        for method in options.methods:
-            if isinstance(model, gm.WaveletModel):
-                method, denoise = "posterior", gm.WaveletDenoiser(model)
-            elif method == "average":
-                denoise = gm.PatchAveraging(model, options.stride or 1)
-            else:
-                denoise = gm.HalfQuadraticSplitting(model, options.stride)
-            rows = [mean_psnr(denoise, images, s / 255) for s in options.sigmas]
-            cells = " | ".join(f"{p:.2f}" for p, _ in rows)
-            seconds = np.mean([s for _, s in rows])
-            label = Path(name).stem
-            print(f"| {label} | {method} | {model.num_parameters} | {cells} | {seconds:.2f} |")
+def zero_mean(patches: Tensor) -> Tensor:
+    """Patches (N, C, b, b) less their means."""
+    return patches - patches.mean((-2, -1), keepdim=True)
 
 
-if __name__ == "__main__":
-    main()
+def held_out_patches(images: Sequence[Tensor], size: int, generator: torch.Generator) -> Tensor:
+    """20,000 zero-mean patches (N, C, b, b) of images (C, H, W)."""
+    return zero_mean(sample_patches(images, HELD_OUT_PATCHES, size, "none", generator))
+
+
+def with_patch_noise(patches: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+    """Zero-mean patches with zero-mean noise."""
+    return patches + sigma * zero_mean(torch.randn(patches.shape, generator=generator))
+
+
+def patch_psnr(model, patches: Tensor, sigma: float, generator: torch.Generator) -> float:
+    """PSNR in dB of exact posterior means of zero-mean patches."""
+    parts = with_patch_noise(patches, sigma, generator).split(CHUNK)
+    return psnr(torch.cat([model.denoise(y, sigma) for y in parts]), patches, clip=False)
+
+
+def patch_log_likelihood(
+    model: gm.PatchMixture, patches: Tensor, sigma: float, generator: torch.Generator
+) -> float:
+    """Log-likelihood in nats per dimension of zero-mean patches with noise."""
+    parts = with_patch_noise(patches, sigma, generator).split(CHUNK)
+    total = sum(model.log_prob(y, sigma).double().sum().item() for y in parts)
+    return total / len(patches) / model.filters.shape[1]
+
+
+def curve(run: Path) -> tuple[list[tuple[int, str, str]], float]:
+    """Some (step, held-out loss, held-out PSNR) of a training run, evenly spaced; its seconds."""
+    with open(run / "metrics.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = [row for row in rows if row["held_out_loss"]]
+    places = sorted({round(i * (len(measured) - 1) / (POINTS - 1)) for i in range(POINTS)})
+    points = [
+        (
+            int(m["step"]),
+            f"{float(m['held_out_loss']):.4g}",
+            f"{float(m['psnr']):.2f}" if m["psnr"] else "",
+        )
+        for m in (measured[i] for i in places)
+    ]
+    return points, sum(float(row["seconds"]) for row in rows)
+
+
+def panel(axes: Axes, image: Tensor, title: str, size: int = 8) -> None:
+    """Show an image (1, C, H, W) clipped to [0, 1] under its title."""
+    pixels = image[0].clamp(0, 1).permute(1, 2, 0).squeeze(-1)
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=size)
+    axes.set_axis_off()

@@ -1,96 +1,105 @@
-"""The rivals of benchmarks/table.py, each as `denoise(noisy, sigma)`, and what they are tuned on.
+"""The rivals: denoisers as `denoise(noisy, sigma)`, and densities as log-densities of float64.
 
-    python benchmarks/rivals.py data=bsds500:ROOT [out=runs/table/epll-gmm.safetensors]
-
-fits EPLL's mixture to the 390 training images and prints the best weights of total variation and
-wavelets on crops of the ten held-out ones: what `WEIGHTS` holds. Nothing here sees a test image.
+BM3D, EPLL, total variation and wavelets with the weights that recipes/rivals.py finds for them, the
+Gaussian, EPLL's mixture and Laplace densities of wavelet coefficients. Densities are fitted to
+training images of real numbers: 8-bit pixels with a uniform point of their bin.
 """
 
-from __future__ import annotations
-
 import functools
-import sys
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pywt
 import safetensors.torch
 import torch
 from deepinv.models import TVDenoiser, WaveletDictDenoiser
 from deepinv.optim import EPLL
 from deepinv.optim.utils import GaussianMixtureModel
 from deepinv.physics import Denoising, GaussianNoise
-from denoising import noisy, psnr
 from torch import Tensor
-from tqdm import tqdm
-from words import BSDS500, read, status
 
-from gmdm_prior.constraints import zero_mean_basis
-from gmdm_prior.training import find_images, read_images, sample_patches, split_held_out
-from gmdm_prior.training.likelihood.coordinates import to_coordinates
-from gmdm_prior.training.likelihood.full_mixture import expect, initial_mixture, maximise
-from gmdm_prior.training.likelihood.penalty import Penalty
+from lib.words import need
 
 Denoise = Callable[[Tensor, float], Tensor]
+LogDensity = Callable[[Tensor], Tensor]
 
 MIXTURE = Path("runs/table/epll-gmm.safetensors")
-COMPONENTS, SIZE, PATCHES, ITERATIONS = 200, 8, 200_000, 25
-PENALTY = Penalty(least=2e-6)
+FIT_MIXTURE = "`python benchmarks/recipes/rivals.py denoising data=bsds500:ROOT"
+COMPONENTS, SIZE, PATCHES = 200, 8, 200_000  # of EPLL's mixture, and what it is fitted to
 BATCH = 250  # patches that EPLL takes at a time: its fastest
 GRAY = 0.5  # what EPLL's mixture is centred on
-CROP = 128  # side of the held-out crops that weights are tuned on
 LEVELS = (15, 25, 50, 100)  # of 255, that weights are tuned at
 WEIGHTS = {
     "TV": (0.626, 0.701, 0.878, 0.983),
     "wavelets, soft": (1.07, 1.23, 1.43, 1.65),
     "wavelets, hard": (2.51, 2.51, 2.71, 3.15),
 }
-RANGES = {"TV": (0.5, 1.1), "wavelets, soft": (0.8, 2.2), "wavelets, hard": (2.0, 3.4)}
-TRIED = 8  # weights of a range
 DAUBECHIES = [f"db{order}" for order in range(1, 9)]
+FAMILIES = ("haar", "db4")  # of Laplace densities
+BANDS = 3  # levels of their wavelet transform
 
 
-def fit_mixture(images: list[Tensor], path: Path) -> None:
-    """EPLL's mixture: zero-mean Gaussians with full covariances, as Zoran and Weiss have it.
+def bm3d_denoiser(threads: int) -> Denoise:
+    """BM3D of the bm3d package, its standard profile."""
+    need("bm3d")
+    import bm3d
 
-    The direction of the mean, which our EM leaves out, gets its second moment around `GRAY` in
-    every component, so that it neither tells components apart nor is shrunk to speak of.
+    profile = bm3d.BM3DProfile()
+    profile.num_threads = threads
+
+    def denoise(y: Tensor, sigma: float) -> Tensor:
+        result = bm3d.bm3d(y[0, 0].numpy(), sigma_psd=sigma, profile=profile)
+        return torch.from_numpy(result).float()[None, None]
+
+    return denoise
+
+
+def bm3d_rgb(y: Tensor, sigma: float) -> Tensor:
+    """BM3D for colour, of the `bm3d` package."""
+    import bm3d
+
+    restored = bm3d.bm3d_rgb(y[0].permute(1, 2, 0).numpy(), sigma)
+    return torch.from_numpy(restored).permute(2, 0, 1)[None].float()
+
+
+def read_mixture(path: Path) -> tuple[Tensor, Tensor]:
+    """Covariances (K, 64, 64) and weights (K,) of EPLL's mixture.
+
+    Raises:
+        FileNotFoundError: it is not fitted yet.
     """
-    patches = sample_patches(images, PATCHES, SIZE)
-    x = to_coordinates(patches)
-    mixture = initial_mixture(x, COMPONENTS, PENALTY, torch.Generator().manual_seed(0))
-    for _ in tqdm(range(ITERATIONS), desc="EM"):
-        mixture = maximise(expect(x, mixture), PENALTY)
-    basis = zero_mean_basis(1, SIZE).double()
-    moment = (patches.mean((1, 2, 3)).double() - GRAY).square().mean()
-    covariances = basis.T @ mixture.covariances @ basis + moment  # SIZE² moment on a unit vector
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {"covariances": covariances.float(), "weights": mixture.weights.float()}
-    safetensors.torch.save_file(tensors, path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"EPLL's mixture {path} is missing: fit it with {FIT_MIXTURE} out={path}`, or leave "
+            "EPLL out"
+        )
+    stored = safetensors.torch.load_file(path)
+    return stored["covariances"], stored["weights"]
+
+
+def epll(covariances: Tensor, weights: Tensor) -> EPLL:
+    """Deepinv's EPLL with a mixture of zero-mean Gaussians of patches."""
+    mixture = GaussianMixtureModel(*covariances.shape[:2])
+    mixture.set_cov(covariances)
+    mixture.set_weights(weights)
+    return EPLL(mixture, pretrained=None, patch_size=math.isqrt(covariances.shape[1]))
 
 
 def epll_denoiser(path: Path) -> Denoise:
-    """Deepinv's EPLL with a mixture of `fit_mixture`, around `GRAY`.
+    """Deepinv's EPLL with a fitted mixture, around `GRAY`.
 
     Around zero, its inverse covariances in float32 cost 0.1 dB at a sigma of 15.
 
     Raises:
         FileNotFoundError: the mixture is not fitted yet.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"EPLL's mixture {path} does not exist: fit it with "
-            f"`python benchmarks/rivals.py data=bsds500:ROOT out={path}`, or leave EPLL out"
-        )
-    tensors = safetensors.torch.load_file(path)
-    mixture = GaussianMixtureModel(*tensors["covariances"].shape[:2])
-    mixture.set_cov(tensors["covariances"])
-    mixture.set_weights(tensors["weights"])
-    epll = EPLL(mixture, pretrained=None, patch_size=SIZE)
+    reconstruct = epll(*read_mixture(path))
 
     def denoise(y: Tensor, sigma: float) -> Tensor:
         physics = Denoising(GaussianNoise(sigma))
-        return GRAY + epll(y - GRAY, physics, sigma=sigma, batch_size=BATCH)
+        return GRAY + reconstruct(y - GRAY, physics, sigma=sigma, batch_size=BATCH)
 
     return denoise
 
@@ -122,40 +131,84 @@ def tuned_denoiser(name: str) -> Denoise:
     return denoise
 
 
-def tune(images: list[Tensor]) -> None:
-    """Print the best weight, as a multiple of sigma, of each of `TUNED` at each level."""
-    crops = [centre(image)[None] for image in images]
-    for name, rival in TUNED.items():
-        for level in LEVELS:
-            sigma = level / 255
-            pairs = [(noisy(x, sigma, i), x) for i, x in enumerate(crops)]
-            found = {
-                factor: float(np.mean([psnr(rival(y, factor * sigma), x) for y, x in pairs]))
-                for factor in tqdm(np.geomspace(*RANGES[name], TRIED), leave=False)
-            }
-            best = max(found, key=found.get)
-            print(f"{name}, sigma {level}: {best:.3g} sigma, {found[best]:.2f} dB", flush=True)
+def dequantised(images: Tensor, generator: torch.Generator, levels: int = 256) -> Tensor:
+    """8-bit images as `bits_per_dim` sees them: each pixel a uniform point of its bin, float64."""
+    k = (images.double() * (levels - 1)).round()
+    return (k + torch.rand(k.shape, generator=generator, dtype=torch.float64)) / levels
 
 
-def centre(image: Tensor) -> Tensor:
-    """The middle (C, CROP, CROP) of an image (C, H, W)."""
-    top, left = ((side - CROP) // 2 for side in image.shape[1:])
-    return image[:, top : top + CROP, left : left + CROP]
+def gaussian(patches: Tensor) -> LogDensity:
+    """The Gaussian with mean and covariance of patches (N, 1, b, b)."""
+    x = patches.flatten(1)
+    mean, centred = x.mean(0), x - x.mean(0)
+    return _mixture(mean, (centred.T @ centred / len(x))[None], torch.ones(1, dtype=x.dtype))
 
 
-def make(options: dict[str, str]) -> None:
-    """Fit and tune."""
-    training, held_out = split_held_out(find_images(options["data"]))
-    fit_mixture(list(read_images(training).values()), Path(options["out"]))
-    tune(list(read_images(held_out).values()))
+def full_mixture(path: Path) -> LogDensity:
+    """EPLL's mixture: full covariances around `GRAY`.
+
+    Raises:
+        FileNotFoundError: it is not fitted yet.
+    """
+    covariances, weights = (x.double() for x in read_mixture(path))
+    mean = torch.full((covariances.shape[-1],), GRAY, dtype=torch.float64)
+    return _mixture(mean, covariances, weights)
 
 
-def main(words: list[str]) -> int:
-    """Read the words and work; the exit status, 2 with a sentence for bad input."""
-    defaults = {"data": "", "out": str(MIXTURE)}
-    torch.set_grad_enabled(False)
-    return status(lambda w: make(read(w, defaults, BSDS500)), words)
+def _mixture(mean: Tensor, covariances: Tensor, weights: Tensor) -> LogDensity:
+    """The log-density log Σ_k p_k N(x; mean, Σ_k) of patches (N, 1, b, b)."""
+    factors = torch.linalg.cholesky(covariances)
+    halves = torch.diagonal(factors, dim1=1, dim2=2).log().sum(1)
+    constants = weights.log() - halves - 0.5 * len(mean) * math.log(2 * math.pi)
+
+    def log_density(x: Tensor) -> Tensor:
+        centred = (x.flatten(1) - mean).T
+        joint = []
+        for factor, constant in zip(factors, constants, strict=True):
+            white = torch.linalg.solve_triangular(factor, centred, upper=False)
+            joint.append(constant - 0.5 * white.square().sum(0))
+        return torch.logsumexp(torch.stack(joint), 0)
+
+    return log_density
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def divisible(image: Tensor) -> Tensor:
+    """The top left part of images (…, H, W) whose sides the wavelet transform can halve."""
+    height, width = (side - side % 2**BANDS for side in image.shape[-2:])
+    return image[..., :height, :width]
+
+
+def laplace_wavelet(images: Sequence[Tensor], family: str) -> LogDensity:
+    """Independent Laplace coefficients of an orthonormal, periodic wavelet transform of images.
+
+    Each sub-band has its own scale, by maximum likelihood: the mean |coefficient|, of the low-pass
+    band around its median.
+
+    Args:
+        images: (1, H, W) each, `divisible`.
+        family: a name PyWavelets knows.
+
+    Returns:
+        The log-density of images (B, 1, H, W).
+    """
+    pooled = [_bands(image[0].numpy(), family) for image in images]
+    bands = [np.concatenate([b.ravel() for b in same]) for same in zip(*pooled, strict=True)]
+    centres = [float(np.median(bands[0])), *(0.0 for _ in bands[1:])]
+    scales = [float(np.abs(b - c).mean()) for b, c in zip(bands, centres, strict=True)]
+
+    def log_density(x: Tensor) -> Tensor:
+        total = []
+        for image in x[:, 0].numpy():
+            parts = zip(_bands(image, family), centres, scales, strict=True)
+            total.append(
+                sum(float((-np.abs(b - c) / s - np.log(2 * s)).sum()) for b, c, s in parts)
+            )
+        return torch.tensor(total, dtype=torch.float64)
+
+    return log_density
+
+
+def _bands(image: np.ndarray, family: str) -> list[np.ndarray]:
+    """The low-pass band, then three for each level, coarse to fine."""
+    low, *details = pywt.wavedec2(image, family, mode="periodization", level=BANDS)
+    return [low, *(band for level in details for band in level)]

@@ -1,10 +1,52 @@
-"""Results of an unfinished run in a CSV file."""
-
-from __future__ import annotations
+"""Tables as Markdown and CSV, and a CSV file that keeps the results of an unfinished run."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def line(cells: Iterable[object]) -> str:
+    """A row in Markdown."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def head(heads: Sequence[object]) -> str:
+    """The two lines above the rows."""
+    return f"{line(heads)}\n{'|---' * len(heads)}|"
+
+
+def markdown(heads: Sequence[object], rows: Iterable[Iterable[object]]) -> str:
+    """A table, without a last line break."""
+    return "\n".join([head(heads), *map(line, rows)])
+
+
+def show(heads: Sequence[object], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table, each row as soon as it is known."""
+    print(head(heads), flush=True)
+    for row in rows:
+        print(line(row), flush=True)
+
+
+def sigma_heads(levels: Iterable[float]) -> list[str]:
+    """Heads of columns for noise of level/255."""
+    return [f"σ{level:g}" for level in levels]
+
+
+def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file, each row as soon as it is known."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(heads)
+        for row in rows:
+            table.writerow(row)
+            file.flush()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text with one line break at its end."""
+    path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
 
 
 class Cache:
@@ -20,8 +62,8 @@ class Cache:
         if not whole or whole != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(whole or ",".join(heads) + "\n", encoding="utf-8")
-        for line in list(csv.reader(whole.splitlines()))[1:]:
-            self.lines[tuple(line[:-values])] = tuple(map(float, line[-values:]))
+        for cells in list(csv.reader(whole.splitlines()))[1:]:
+            self.lines[tuple(cells[:-values])] = tuple(map(float, cells[-values:]))
 
     def __contains__(self, key: tuple[str, ...]) -> bool:
         """Whether there is such a line."""

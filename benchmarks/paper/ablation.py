@@ -1,6 +1,6 @@
-"""One row for each trained variant: `benchmarks/ablation.md`.
+"""One row for each trained variant: `benchmarks/results/ablation.md`.
 
-    python benchmarks/ablation.py data=bsds500:ROOT runs=FIRST[,SECOND…][;FIRST[,SECOND…]…]
+    python benchmarks/paper/ablation.py data=bsds500:ROOT runs=FIRST[,SECOND…][;FIRST[,SECOND…]…]
 
 Variants are separated by ";"; each is its training runs, one started from the other, of which the
 last gives the weights. Everything is measured on the ten held-out training images: log-likelihood
@@ -9,95 +9,69 @@ patches at sigma = 25/255, PSNR of whole images by one step and by HQS (stride 2
 seconds of default HQS on one of them. Rows of variants that the file has already are kept.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path
 
 import torch
-from bundle import curve
-from denoising import mean_psnr, noisy
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/
+
+from lib import table
+from lib.data import held_out_images, noisy
+from lib.figures import curve, held_out_patches, patch_log_likelihood, patch_psnr, psnr_cells
+from lib.timing import medians
+from lib.words import BSDS500, Needed, Options, command
 from torch import Tensor
-from weights import HELD_OUT_PATCHES, LIKELIHOOD_SIGMA, psnr
-from words import BSDS500, read, status
 
 import gmdm_prior as gm
-from gmdm_prior.training import find_images, read_images, sample_patches, split_held_out
 
-OUT = Path(__file__).with_suffix(".md")
+OUT = table.RESULTS / "ablation.md"
 SIGMAS = (15, 25, 50, 100)
-PATCH_SIGMA = 25 / 255
-HEAD = (
-    "| runs | patch | bases | classes | numbers | log-likelihood | patches σ25 | "
-    + " | ".join(f"one step σ{s}" for s in SIGMAS)
-    + " | "
-    + " | ".join(f"HQS σ{s}" for s in SIGMAS)
-    + " | s / image | training, min |"
-)
+PATCH_SIGMA, LIKELIHOOD_SIGMA = 25 / 255, 5 / 255
+HEADS = ["runs", "patch", "bases", "classes", "numbers", "log-likelihood", "patches σ25"]
+HEADS += [f"{way} {sigma}" for way in ("one step", "HQS") for sigma in table.sigma_heads(SIGMAS)]
+HEADS += ["s / image", "training, min"]
 
 
-def patch_figures(model: gm.PatchMixture, images: dict[str, Tensor]) -> tuple[float, float]:
-    """Log-likelihood per dimension, and PSNR of single patches."""
-    generator = torch.Generator().manual_seed(1)
-    clean = sample_patches(images, HELD_OUT_PATCHES, model.patch_size, "none", generator)
-    clean = clean - clean.mean((-2, -1), keepdim=True)
-    noise = torch.randn(clean.shape, generator=generator)
-    noise = noise - noise.mean((-2, -1), keepdim=True)
-    sigma = LIKELIHOOD_SIGMA / 255
-    parts = (clean + sigma * noise).split(4096)
-    total = sum(model.log_prob(y, sigma).double().sum().item() for y in parts)
-    parts = (clean + PATCH_SIGMA * noise).split(4096)
-    denoised = torch.cat([model.denoise(y, PATCH_SIGMA) for y in parts])
-    return total / len(clean) / model.filters.shape[1], psnr(denoised, clean)
+def name_of(runs: str) -> str:
+    """The names of training runs, one started from the other."""
+    return " → ".join(Path(run).name for run in runs.split(","))
 
 
-def row(runs: str, images: dict[str, Tensor]) -> str:
+def row(runs: str, images: list[Tensor]) -> str:
     """The line of a variant."""
     folders = [Path(run) for run in runs.split(",")]
     model = gm.load(folders[-1] / "model.safetensors")
     minutes = sum(curve(folder)[1] for folder in folders) / 60
-    whole = [image[None] for image in images.values()]
-    hqs = gm.HalfQuadraticSplitting(model)
-    y = noisy(whole[0], PATCH_SIGMA, 0)
-    hqs(y, PATCH_SIGMA)
-    begun = time.process_time()
-    hqs(y, PATCH_SIGMA)
-    seconds = time.process_time() - begun
-    likelihood, patches = patch_figures(model, images)
-    psnrs = [
-        f"{mean_psnr(denoise, whole, s / 255)[0]:.2f}"
-        for denoise in (gm.PatchAveraging(model), gm.HalfQuadraticSplitting(model, 2))
-        for s in SIGMAS
-    ]
+    hqs, y = gm.HalfQuadraticSplitting(model), noisy(images[0][None], PATCH_SIGMA, 0)
+    (seconds,) = medians(lambda turn: hqs(y, PATCH_SIGMA), turns=1, clock=time.process_time)
+    generator = torch.Generator().manual_seed(1)
+    patches = held_out_patches(images, model.patch_size, generator)
+    likelihood = patch_log_likelihood(model, patches, LIKELIHOOD_SIGMA, generator)
+    found = patch_psnr(model, patches, PATCH_SIGMA, generator)
+    ways = gm.PatchAveraging(model), gm.HalfQuadraticSplitting(model, 2)
     b, bases, classes = model.patch_size, len(model.filters), len(model.weights)
-    cells = [" → ".join(f.name for f in folders), f"{b}×{b}", bases, classes]
-    cells += [f"{model.num_parameters:,}", f"{likelihood:.3f}", f"{patches:.2f}", *psnrs]
-    cells += [f"{seconds:.2f}", f"{minutes:.0f}"]
-    return "| " + " | ".join(map(str, cells)) + " |"
+    cells = [name_of(runs), f"{b}×{b}", bases, classes, f"{model.num_parameters:,}"]
+    cells += [f"{likelihood:.3f}", f"{found:.2f}"]
+    cells += [cell for denoise in ways for cell in psnr_cells(denoise, images, SIGMAS)]
+    return table.line([*cells, f"{seconds:.2f}", f"{minutes:.0f}"])
 
 
-def run(options: dict[str, str]) -> None:
+@torch.no_grad()
+def run(options: Options) -> None:
     """Measure what is new, and write the table."""
     known = OUT.read_text(encoding="utf-8").splitlines()[2:] if OUT.is_file() else []
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in known if line[:1] == "|"}
-    _, held_out = split_held_out(find_images(options["data"]))
-    images = read_images(held_out)
-    torch.set_grad_enabled(False)
-    for runs in options["runs"].split(";"):
-        name = " → ".join(Path(r).name for r in runs.split(","))
-        if name not in rows:
-            rows[name] = row(runs, images)
-            print(rows[name], flush=True)
-            lines = [HEAD, "|---" * (HEAD.count("|") - 1) + "|", *rows.values()]
-            OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    images = held_out_images(options.data)
+    for runs in options.runs.split(";"):
+        if name_of(runs) not in rows:
+            rows[name_of(runs)] = row(runs, images)
+            print(rows[name_of(runs)], flush=True)
+            table.write_text(OUT, "\n".join([table.head(HEADS), *rows.values()]))
 
 
-def main(words: list[str]) -> int:
-    """The exit status."""
-    needed = BSDS500 | {"runs": "RUN[,RUN…][;…] is needed"}
-    return status(lambda given: run(read(given, {"data": "", "runs": ""}, needed)), words)
-
+main = command(run, data=BSDS500, runs=Needed("RUN[,RUN…][;…]"))
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

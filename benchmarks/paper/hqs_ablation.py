@@ -1,27 +1,29 @@
 """What each part of half-quadratic splitting is worth, on the ten held-out training images.
 
-    python benchmarks/hqs_ablation.py data=bsds500:ROOT [weights=bsds-gray] [stride=2]
+    python benchmarks/paper/hqs_ablation.py data=bsds500:ROOT [weights=bsds-gray] [stride=2]
 
 Prints PSNR at sigma = 15, 25, 50 and 100 of one step, of the paper's kind of schedule, and of the
 default one with and without its data weights, its last steps and its coarse scale. Nothing here
 looks at test images.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import sys
+from pathlib import Path
 
 import torch
-from denoising import mean_psnr
-from words import BSDS500, read, status
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/
+
+from lib import table
+from lib.data import held_out_images
+from lib.figures import psnr_cells
+from lib.words import BSDS500, Options, command
 
 import gmdm_prior as gm
 from gmdm_prior.images.schedule import DEFAULT, Schedule
-from gmdm_prior.training import find_images, read_images, split_held_out
 
-DEFAULTS = {"data": "", "weights": "bsds-gray", "stride": "2"}
 SIGMAS = (15, 25, 50, 100)
 BETAS = (1, 4, 8, 16, 32)  # of the paper's HQS: level sigma / sqrt(beta)
 
@@ -48,27 +50,20 @@ def variants() -> dict[str, Schedule]:
     }
 
 
-def run(options: dict[str, str]) -> None:
+@torch.no_grad()
+def run(options: Options) -> None:
     """Print the table, row by row."""
-    model, stride = gm.load(options["weights"]), int(options["stride"])
-    _, held_out = split_held_out(find_images(options["data"]))
-    images = [image[None] for image in read_images(held_out).values()]
-    torch.set_grad_enabled(False)
+    model, stride = gm.load(options.weights), options.stride
+    images = held_out_images(options.data)
     denoisers = {f"one step, stride {stride}": gm.PatchAveraging(model, stride)}
     for name, schedule in variants().items():
         denoisers[name] = gm.HalfQuadraticSplitting(model, stride)
         denoisers[name].schedule = schedule
-    print("| | " + " | ".join(f"σ{s}" for s in SIGMAS) + " |")
-    print("|---|" + "---|" * len(SIGMAS))
-    for name, denoise in denoisers.items():
-        values = [mean_psnr(denoise, images, s / 255)[0] for s in SIGMAS]
-        print(f"| {name} | " + " | ".join(f"{v:.2f}" for v in values) + " |", flush=True)
+    rows = ([name, *psnr_cells(denoise, images, SIGMAS)] for name, denoise in denoisers.items())
+    table.show(["", *table.sigma_heads(SIGMAS)], rows)
 
 
-def main(words: list[str]) -> int:
-    """The exit status."""
-    return status(lambda given: run(read(given, DEFAULTS, BSDS500)), words)
-
+main = command(run, data=BSDS500, weights="bsds-gray", stride=2)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

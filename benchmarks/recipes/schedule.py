@@ -1,6 +1,6 @@
 """Find the default schedule of half-quadratic splitting: levels and data weights, smooth in sigma.
 
-    python benchmarks/tune_schedule.py data=bsds500:ROOT [weights=bsds-gray] [steps=200] [crops=16]
+    python benchmarks/recipes/schedule.py data=bsds500:ROOT [weights=NAME] [steps=200] [crops=16]
 
 Adam on the sixteen coefficients of `gmdm_prior.images.schedule.DEFAULT`, from where they are, the
 model fixed: minus the mean PSNR over four noise levels of crops of the 390 training images,
@@ -8,24 +8,25 @@ denoised on grids of stride 2 to 4. Prints PSNR on the ten held-out images befor
 5, 15, 25, 50, 100; stride 2), and the coefficients.
 """
 
-from __future__ import annotations
-
 import math
 import sys
+from pathlib import Path
 
 import torch
-from denoising import mean_psnr
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/
+
+from lib.data import held_out_images, training_images
+from lib.figures import mean_psnr
+from lib.words import BSDS500, Options, command
 from torch import Tensor
 from tqdm import tqdm
-from words import BSDS500, read, status
 
 import gmdm_prior as gm
 from gmdm_prior.images.schedule import DEFAULT, Schedule
-from gmdm_prior.training import find_images, read_images, split_held_out
 from gmdm_prior.training.data.pool import ImagePool, step_generator
 from gmdm_prior.training.score.image_denoiser import CROP, JITTER, LEVELS, STRIDES, split
 
-DEFAULTS = {"data": "", "weights": "bsds-gray", "steps": "200", "crops": "16"}
 RATE = 2e-2
 SIGMAS = (5, 15, 25, 50, 100)
 
@@ -47,10 +48,8 @@ def loss(
             clean = pool.crop(CROP["hqs"][0], model.symmetries, generator)
             noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
             error = split(levels, noisy, size, stride, weights)
-            square = (
-                square
-                + (error - clean[:, size - 1 : 1 - size, size - 1 : 1 - size]).square().mean()
-            )
+            inner = clean[:, size - 1 : 1 - size, size - 1 : 1 - size]
+            square = square + (error - inner).square().mean()
         total = total + 10 * torch.log10(square / (crops // len(LEVELS))) / len(LEVELS)
     return total
 
@@ -60,23 +59,20 @@ def figures(model: gm.PatchMixture, images: list[Tensor], schedule: Schedule) ->
     hqs = gm.HalfQuadraticSplitting(model, 2)
     hqs.schedule = schedule
     with torch.no_grad():
-        return [round(mean_psnr(hqs, images, sigma / 255)[0], 3) for sigma in SIGMAS]
+        return [round(mean_psnr(hqs, images, sigma / 255), 3) for sigma in SIGMAS]
 
 
-def tune(options: dict[str, str]) -> None:
+def tune(options: Options) -> None:
     """Tune and print."""
-    model = gm.load(options["weights"])
-    training, held_out = split_held_out(find_images(options["data"]))
-    pool = ImagePool.of(read_images(training).values())
-    images = [image[None] for image in read_images(held_out).values()]
+    model = gm.load(options.weights)
+    pool, images = ImagePool.of(training_images(options.data)), held_out_images(options.data)
     print("held out before", figures(model, images, DEFAULT))
     coefficients = DEFAULT.coefficients.float().clone().requires_grad_(True)
     optimiser = torch.optim.Adam([coefficients], lr=RATE, betas=(0.9, 0.98))
-    steps = int(options["steps"])
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for step in tqdm(range(steps)):
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
+    for step in tqdm(range(options.steps)):
         optimiser.zero_grad()
-        loss(model, coefficients, pool, int(options["crops"]), step).backward()
+        loss(model, coefficients, pool, options.crops, step).backward()
         optimiser.step()
         decay.step()
     tuned = coefficients.detach().double()
@@ -85,10 +81,7 @@ def tune(options: dict[str, str]) -> None:
         print("            [" + ", ".join(f"{value:.4f}" for value in row) + "],")
 
 
-def main(words: list[str]) -> int:
-    """The exit status."""
-    return status(lambda given: tune(read(given, DEFAULTS, BSDS500)), words)
-
+main = command(tune, data=BSDS500, weights="bsds-gray", steps=200, crops=16)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

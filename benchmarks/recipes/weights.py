@@ -1,48 +1,107 @@
-"""Make a bundled model of a finished training run: the weights, and the card that says how.
+"""Make bundled weights and the card that says how: by likelihood alone, or of training runs.
 
-    python benchmarks/bundle.py data=bsds500:ROOT name=NAME runs=RUN[,RUN…] [out=FILE] [first=…]
-        [luminance=NAME]
+    python benchmarks/recipes/weights.py data=bsds500:ROOT name=bsds-gray-likelihood|bsds-gray-small
+        [patches=200000] [seed=0] [out=FILE]
+    python benchmarks/recipes/weights.py data=SOURCE name=NAME runs=RUN[,RUN…] [about=FILE.yaml]
+        [first=…] [luminance=NAME] [out=FILE]
 
-`runs` are folders of `python -m gmdm_prior.train`, each started from the one before it; the last
-one gives the weights. Where the first one has an `init` that is not bundled, `first` is the command
-that made it. `luminance` gives an `OpponentModel` another density of its first plane. `ROOT` holds
-BSDS500, on which the runs were trained: figures on the card are measured on the ten held-out
-images. Writes FILE (by default gmdm_prior/weights/NAME.safetensors) and beside it the card, with
-the suffix .md.
+`ROOT` holds BSDS500. Of its 400 training and test images, every 40th is held out, and the other 390
+are trained on. The first form fits a mixture by EM. In the second, `runs` are folders of `python -m
+gmdm_prior.train`, each started from the one before it; the last one gives the weights. Where the
+first one has an `init` that is not bundled, `first` is the command that made it. `luminance` gives
+an `OpponentModel` another density of its first plane. What the card says of the data is in `about`,
+by default bsds500.yaml beside this file; SOURCE may be any folder of images, with an `about` of its
+own. Every figure is measured on the images of SOURCE that the last run has held out.
+
+Writes FILE (by default gmdm_prior/weights/NAME.safetensors) and beside it the card, with the suffix
+.md. `denoising_table.py` measures on test images.
 """
 
-from __future__ import annotations
-
-import csv
 import hashlib
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from denoising import mean_psnr
-from weights import DATA, TERMS, WEIGHTS
-from words import BSDS500, read, status
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/
+
+from lib import table
+from lib.card import SIZE, Made, facts_of, model_card
+from lib.data import training_images
+from lib.figures import curve
+from lib.timing import timed
+from lib.words import Needed, Options, command
+from tqdm import tqdm
 
 import gmdm_prior as gm
-from gmdm_prior.training import find_images, read_images, split_held_out
+from gmdm_prior.training import fit_em, sample_patches
 from gmdm_prior.training.run.config import TrainConfig
 
-SIGMAS = (15, 25, 50, 100)
-KEYS = ("data", "name", "runs", "out", "first", "luminance")
-POINTS = 8  # of a curve
-TITLES = {
-    "one_step": "one step (`PatchAveraging`)",
-    "hqs": "`HalfQuadraticSplitting`",
-    "posterior": "posterior mean (`WaveletDenoiser`)",
-    "tweedie": "Tweedie's formula (`denoise`)",
+WEIGHTS = Path(__file__).resolve().parents[2] / "gmdm_prior" / "weights"
+ABOUT = Path(__file__).with_name("bsds500.yaml")
+OWN = {"about": ABOUT, "luminance": "", "patches": 200_000, "seed": 0}  # defaults of options
+FIT = {
+    "bsds-gray-likelihood": {"bases": 3, "classes": 40},
+    "bsds-gray-small": {"bases": 1, "classes": 16},
 }
+COMMON = {"symmetries": "d4", "components": 200, "full_iterations": 12, "iterations": 12}
 UNNAMED = ("data", "out", "resume", "init", "checkpoint_every", "measure_every", "channels")
 
 
-def command(run: Path, before: str | None) -> str:
+def by_likelihood(options: Options) -> Made:
+    """A mixture by EM; minutes of the processor for sampling and training."""
+    images, seed = training_images(options.data), options.seed
+    settings = FIT[options.name] | COMMON
+    total = COMMON["full_iterations"] + COMMON["iterations"]
+
+    def train() -> gm.PatchMixture:
+        generator = torch.Generator().manual_seed(seed)
+        patches = sample_patches(images, options.patches, SIZE, COMMON["symmetries"], generator)
+        with tqdm(total=total, desc=options.name) as bar:
+
+            def show(record) -> None:
+                bar.update()
+                bar.set_postfix_str(f"{record.stage}, {record.objective:.3f} nats per patch")
+
+            return fit_em(patches, generator=generator, on_iteration=show, **settings)
+
+    model, seconds = timed(train, time.process_time)
+    facts = {"fit": settings, "patches": options.patches, "seed": seed}
+    return Made(model, [], seconds / 60, facts=facts)
+
+
+def of_runs(options: Options, source: str) -> Made:
+    """The model of the last run."""
+    runs = [Path(run) for run in options.runs]
+    model = gm.load(runs[-1] / "model.safetensors")
+    if options.luminance:
+        planes = gm.load(options.luminance), *model.planes[1:]
+        model = gm.OpponentModel(*planes, scales=model.scales)
+    befores = [None, *(run.name for run in runs[:-1])]
+    commands = [run_command(run, b, source) for run, b in zip(runs, befores, strict=True)]
+    curves, seconds = zip(*(curve(run) for run in runs), strict=True)
+    versions = gm.card(runs[-1] / "model.safetensors")["versions"]
+    return Made(
+        model,
+        [line for line in (options.first, *commands) if line],
+        sum(seconds) / 60,
+        settings_of(runs[-1]).get("holdout", 40),
+        dict(zip(commands, curves, strict=True)),
+        {"seed": settings_of(runs[-1])["seed"], "versions": versions},
+    )
+
+
+def settings_of(run: Path) -> dict[str, Any]:
+    """What a run was trained with."""
+    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+
+
+def run_command(run: Path, before: str | None, source: str) -> str:
     """The command line of a run, from its settings; `before` is the run that it started from."""
-    stored = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    stored = settings_of(run)
     kind = TrainConfig(model=stored["model"], method=stored["method"]).fit_settings()
     usual = vars(TrainConfig()) | vars(kind.resolved())
     given = {k: v for k, v in stored.items() if k not in UNNAMED and usual[k] != v}
@@ -51,181 +110,70 @@ def command(run: Path, before: str | None) -> str:
     init = stored["init"] if before is None else f"runs/{before}/model.safetensors"
     start = [f"init={init}"] if init else []
     return " ".join(
-        ["python -m gmdm_prior.train data=bsds500:ROOT", *words, *start, f"out=runs/{run.name}"]
+        [f"python -m gmdm_prior.train data={source}", *words, *start, f"out=runs/{run.name}"]
     )
 
 
-def curve(run: Path) -> tuple[list[tuple[int, str, str]], float]:
-    """Some (step, held-out loss, held-out PSNR) of a run, evenly spaced, and its seconds."""
-    with open(run / "metrics.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    measured = [row for row in rows if row["held_out_loss"]]
-    places = sorted({round(i * (len(measured) - 1) / (POINTS - 1)) for i in range(POINTS)})
-    points = [
-        (int(m["step"]), f"{float(m['held_out_loss']):.4g}", f"{float(m['psnr']):.2f}")
-        for m in (measured[i] for i in places)
-    ]
-    return points, sum(float(row["seconds"]) for row in rows)
+def own_command(options: Options, source: str) -> str:
+    """The command line of this script."""
+    words = [f"data={source}", f"name={options.name}"]
+    if options.runs:
+        words.append("runs=" + ",".join(f"runs/{Path(run).name}" for run in options.runs))
+    given = {key: getattr(options, key) for key in OWN if getattr(options, key) != OWN[key]}
+    words += [f"{k}={v.name if k == 'about' else v}" for k, v in given.items()]
+    return f"python benchmarks/recipes/weights.py {' '.join(words)}"
 
 
-def held_out_figures(model: torch.nn.Module, data: str) -> dict[str, list[float]]:
-    """PSNR on the held-out images at SIGMAS, of one step and of HQS; see TITLES."""
-    files = split_held_out(find_images(data))[1]
-    images = [image[None] for image in read_images(files, getattr(model, "channels", 1)).values()]
-    if isinstance(model, gm.WaveletModel):
-        denoisers = {"posterior": gm.WaveletDenoiser(model)}
-    elif isinstance(model, gm.ConvolutionalModel):
-        denoisers = {"tweedie": model.denoise}
-    else:
-        denoisers = {"one_step": gm.PatchAveraging(model), "hqs": gm.HalfQuadraticSplitting(model)}
-    return {
-        name: [round(mean_psnr(denoiser, images, level / 255)[0], 2) for level in SIGMAS]
-        for name, denoiser in denoisers.items()
-    }
+def read_about(options: Options) -> dict[str, str]:
+    """What the card says of the data.
+
+    Raises:
+        ValueError: the data are no BSDS500, and nothing tells what they are.
+    """
+    if options.about == ABOUT and not options.data.startswith("bsds500:"):
+        raise ValueError("about=FILE.yaml is needed: its `source`, `data`, `terms` and `licence`")
+    return yaml.safe_load(options.about.read_text(encoding="utf-8"))
 
 
-def held_out_bits(model: gm.WaveletModel, data: str) -> float:
-    """Bits per pixel of the held-out images, mean over them; each cut to what the model takes."""
-    generator, bits = torch.Generator().manual_seed(0), []
-    for image in read_images(split_held_out(find_images(data))[1]).values():
-        height, width = (n // model.patch_size * model.patch_size for n in image.shape[1:])
-        bits.append(float(model.bits_per_dim(image[:, :height, :width], generator=generator)))
-    return round(sum(bits) / len(bits), 3)
+def check(options: Options) -> None:
+    """Refuse what cannot be made.
 
-
-def data_of(model: torch.nn.Module) -> str:
-    """What it was trained on."""
-    if isinstance(model, gm.OpponentModel):
-        return DATA.replace("as gray images", "in colour, at half the size")
-    return DATA
-
-
-def describe(model: torch.nn.Module) -> str:
-    """What the numbers are."""
-    if isinstance(model, gm.WaveletModel):
-        trees = model.experts
-        return (
-            f"A density of whole gray images, a `WaveletModel`: {model.levels} levels of the "
-            f"wavelet {model.wavelet}, in each tree of coefficients a mixture of "
-            f"{len(trees.weights)} classes on {len(trees.filters)} bases of "
-            f"{trees.filters.shape[1]} rows, symmetries: {trees.symmetries}; "
-            f"{model.num_parameters:,} numbers."
-        )
-    if isinstance(model, gm.OpponentModel):
-        luminance, size = model.planes[0], model.patch_size
-        return (
-            f"A density of colour {size}×{size} patches, an `OpponentModel`: of luminance and of "
-            f"two differences of colours a mixture each, of {len(luminance.weights)} classes on "
-            f"{len(luminance.filters)} bases; {model.num_parameters:,} numbers."
-        )
-    if isinstance(model, gm.ConvolutionalModel):
-        grid = len(model.owner)
-        return (
-            f"The paper's convolutional model, a `ConvolutionalModel`: {len(model.magnitude)} "
-            f"cyclic filters with disjoint spectra on a grid of {grid}×{grid} frequencies, each "
-            f"with a mixture of {len(model.experts.means)} equidistant Gaussians; "
-            f"{model.num_parameters:,} numbers. Unnormalised, and approximate as a statement about "
-            "noisy images (docs/math.md)."
-        )
-    size, count = model.patch_size, f"{model.num_parameters:,} numbers"
-    if isinstance(model, gm.PatchModel):
-        j, components = model.experts.logits.shape
-        return (
-            f"The paper's patch model, a `PatchModel`: {j} orthogonal zero-mean filters of "
-            f"{size}×{size} pixels, each with a mixture of {components} equidistant Gaussians; "
-            f"{count}."
-        )
-    groups, rows = model.filters.shape[:2]
-    return (
-        f"A mixture of products of Gaussian experts on gray {size}×{size} patches, a "
-        f"`PatchMixture`: bases: {groups} of {rows} filters, symmetries: {model.symmetries}, "
-        f"classes: {len(model.weights)}; {count}."
-    )
-
-
-def model_card(facts: dict, model: torch.nn.Module, curves: list, digest: str) -> str:
-    """The Markdown card."""
-    lines = [f"# {facts['name']}", "", describe(model), ""]
-    lines += [
-        f"- **Data**: {facts['data']}.",
-        f"- **Terms**: {TERMS}.",
-        "- **Made by**, one after another:",
-    ]
-    lines += [f"  - `{line}`" for line in (facts["first"], *facts["commands"]) if line]
-    lines += [f"  - `{facts['bundled_by']}`", "- **Seed**: 0"]
-    lines += [
-        f"- **Duration**: {facts['minutes']:.0f} min of one core shared with other work",
-        f"- **sha256**: `{digest}`",
-    ]
-    for line, points in zip(facts["commands"], curves, strict=True):
-        steps, losses, psnrs = zip(*points, strict=True)
-        shown = [f"{step:,}" for step in steps]
-        lines += ["", f"Held out while `{line.rsplit(' ', 1)[1]}` was trained:", ""]
-        lines += [
-            f"| step | {' | '.join(shown)} |",
-            "|---" * (len(points) + 1) + "|",
-            f"| loss | {' | '.join(losses)} |",
-            f"| PSNR in dB, σ = 25, parts of images | {' | '.join(psnrs)} |",
-        ]
-    lines += ["", "PSNR in dB on the ten held-out images, noise of σ/255:", ""]
-    lines += [f"| σ | {' | '.join(map(str, SIGMAS))} |", "|---" * (len(SIGMAS) + 1) + "|"]
-    for key, values in facts["held_out"].items():
-        row = " | ".join(f"{value:.2f}" for value in values)
-        lines.append(f"| {TITLES[key]} | {row} |")
-    if "held_out_bits_per_pixel" in facts:
-        lines += ["", f"Bits per pixel of these images: {facts['held_out_bits_per_pixel']:.3f}."]
-    return "\n".join(lines) + "\n"
-
-
-def make(options: dict[str, str]) -> None:
-    """Read the runs, measure, write."""
-    runs, name = [Path(run) for run in options["runs"].split(",")], options["name"]
-    out = Path(options["out"] or WEIGHTS / f"{name}.safetensors")
-    model = gm.load(runs[-1] / "model.safetensors")
-    if options["luminance"]:
-        planes = gm.load(options["luminance"]), *model.planes[1:]
-        model = gm.OpponentModel(*planes, scales=model.scales)
-    curves, seconds = zip(*(curve(run) for run in runs), strict=True)
-    befores = [None, *(run.name for run in runs[:-1])]
-    listed = ",".join(f"runs/{run.name}" for run in runs)
-    facts = {
-        "name": name,
-        "data": data_of(model),
-        "terms": TERMS,
-        "numbers": model.num_parameters,
-        "first": options["first"],
-        "commands": [command(run, before) for run, before in zip(runs, befores, strict=True)],
-        "bundled_by": f"python benchmarks/bundle.py data=bsds500:ROOT name={name} runs={listed}"
-        + (f" luminance={options['luminance']}" if options["luminance"] else ""),
-        "minutes": round(sum(seconds) / 60, 1),
-        "held_out": held_out_figures(model, options["data"]),
-        "held_out_sigmas": list(SIGMAS),
-        "versions": gm.card(runs[-1] / "model.safetensors")["versions"],
-    }
-    if isinstance(model, gm.WaveletModel):
-        facts["held_out_bits_per_pixel"] = held_out_bits(model, options["data"])
-    gm.save(model, out, **facts)
-    digest = hashlib.sha256(out.read_bytes()).hexdigest()
-    card = model_card(facts, model, curves, digest)
-    out.with_suffix(".md").write_text(card, encoding="utf-8")
-    print(card)
-
-
-def parse(words: list[str]) -> dict[str, str]:
-    """Options; ValueError in one sentence for what makes no sense."""
-    needed = BSDS500 | {"name": "NAME is needed", "runs": "RUN[,RUN…] is needed"}
-    options = read(words, dict.fromkeys(KEYS, ""), needed)
-    for run in options["runs"].split(","):
+    Raises:
+        ValueError: a run without weights, or no runs and a name that EM alone does not make.
+    """
+    for run in options.runs:
         if not (Path(run) / "model.safetensors").is_file():
             raise ValueError(f"runs: {run} holds no model.safetensors; is the run finished?")
-    return options
+    if not options.runs and options.name not in FIT:
+        names = ", ".join(FIT)
+        raise ValueError(f"name={options.name} needs runs=RUN[,RUN…]; without are made {names}")
 
 
 @torch.no_grad()
-def main(words: list[str]) -> int:
-    """Run; the exit status."""
-    return status(lambda given: make(parse(given)), words)
+def make(options: Options) -> None:
+    """Train or read the runs, measure, write."""
+    check(options)
+    about = read_about(options)
+    made = of_runs(options, about["source"]) if options.runs else by_likelihood(options)
+    facts = facts_of(made, options.name, options.data, about)
+    facts["commands"] = [*made.commands, own_command(options, about["source"])]
+    out = options.out or WEIGHTS / f"{options.name}.safetensors"
+    gm.save(made.model, out, **facts)
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    card = model_card(facts, made, digest)
+    table.write_text(out.with_suffix(".md"), card)
+    print(card)
 
+
+main = command(
+    make,
+    data=Needed("bsds500:ROOT, or a folder of images"),
+    name=Needed("NAME"),
+    runs=(),
+    first="",
+    out=Path,
+    **OWN,
+)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

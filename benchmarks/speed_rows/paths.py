@@ -1,28 +1,38 @@
 """The row `paths` of benchmarks/speed.py: every fast path beside the exact one that it stands for.
 
 Time, PSNR and the largest difference. The exact paths of maps evaluate every pixel's noise level by
-itself and are slow, so those are timed on a crop.
+itself and are slow, so those are timed on a crop. Only this file looks into `gmdm_prior.fast`.
 """
-
-from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
 from unittest import mock
 
 import torch
-from denoising import noisy, psnr
-from speed_rows import SIGMA, Bench, Measurement, in_torch, medians, product_model
+from lib.data import noisy
+from lib.figures import psnr
+from lib.timing import medians
 from torch import Tensor
 
 import gmdm_prior as gm
-from gmdm_prior.fast.choose import pixel_by_pixel, posterior_means_of_map
+from gmdm_prior.fast import choose
 from gmdm_prior.images.patches import interior_average
+from speed_rows.bench import SIGMA, Bench, Measurement
 
 CROP = 96  # side, where the exact path is slow
 NEGLIGIBLE = 0.01  # variance of a direction, in units of the noise variance
 
 Denoise = Callable[[Tensor], Tensor]
+
+
+def in_torch(denoise: Callable) -> Callable:
+    """The same without the compiled kernel, as without llvmlite."""
+
+    def run(*arguments: object) -> Tensor:
+        with mock.patch.object(choose, "fused", return_value=None):
+            return denoise(*arguments)
+
+    return run
 
 
 def exactly(denoise: Denoise) -> Denoise:
@@ -41,9 +51,9 @@ def by_map(model: gm.PatchModel | gm.PatchMixture, level: Tensor, way: str) -> D
     def run(y: Tensor) -> Tensor:
         image, noise = y[0], level[0].square()
         if way == "fast":
-            evaluate = posterior_means_of_map(model, image, noise, exact=False)
+            evaluate = choose.posterior_means_of_map(model, image, noise, exact=False)
         else:
-            evaluate = pixel_by_pixel(model, "posterior_mean")
+            evaluate = choose.pixel_by_pixel(model, "posterior_mean")
         return interior_average((image, noise), model.patch_size, evaluate)[None]
 
     return run
@@ -70,7 +80,7 @@ def paths(bench: Bench) -> Iterator[Measurement]:
     """All fast paths."""
     clean = bench.images[0]
     y = noisy(clean, SIGMA, 0)
-    mixture, product = gm.load("bsds-gray"), product_model(7)
+    mixture, product = gm.load("bsds-gray"), gm.load("bsds-gray-7x7")
     average = gm.PatchAveraging(mixture)
     hqs, spread = gm.HalfQuadraticSplitting(mixture), gm.HalfQuadraticSplitting(mixture, 4)
 
