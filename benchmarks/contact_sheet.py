@@ -6,9 +6,9 @@
 Noise is that of the protocol of lib/figures.py, at sigma = 25 and 50. Every method sees the crop
 and 48 pixels around it; the crop is shown pixel for pixel, doubled, with its PSNR, the best of a
 row in bold. HQS is at stride 2. BSD68 is research data: its sheet goes to runs/contact_sheet.png,
-not into the repository. EPLL's mixture is that of recipes/rivals.py (epll=FILE); where it is not fitted yet,
-the sheet says so and leaves the column out. The rivals take minutes once: their results are kept in
-runs/contact_sheet, so that a sheet of other weights takes seconds.
+not into the repository. EPLL's mixture is that of recipes/rivals.py (epll=FILE); where it is not
+fitted yet, the sheet says so and leaves the column out. The rivals take minutes once: their results
+are kept in runs/contact_sheet, so that a sheet of other weights takes seconds.
 """
 
 import hashlib

@@ -1,25 +1,22 @@
-"""benchmarks/table.py: what is measured once, what again, on which images, and how it is shown."""
+"""benchmarks/denoising_table.py: what is measured once, what again, and how it is shown."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("bm3d", reason="benchmarks need the extra `bench`")
 pytest.importorskip("skimage", reason="benchmarks need the extra `bench`")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-import denoising
-import rivals
-import safetensors.torch
-import table
-from csv_cache import Cache
-from pictures import PHOTOGRAPHS, Picture, read_pictures, spaced
-from PIL import Image
-from table import Method
-from table_report import PUBLISHED, Row, is_bsd68, markdown, published, report
+import denoising_table as table
+from denoising_table import Method
+from lib import rivals
+from lib.data import Picture, read_pictures
+from lib.denoising_report import PUBLISHED, Row, is_bsd68, markdown, published, report
+from lib.figures import mean_psnr
+
+import gmdm_prior as gm
 
 
 @pytest.fixture(autouse=True)
@@ -66,19 +63,6 @@ def measured(denoise, pictures, out, levels=(25,), version="1", slow=False):
 TIMING = 1 + table.TURNS  # calls of a method that has no time yet
 
 
-def test_a_cut_off_line_of_the_cache_is_dropped_and_the_rest_kept(tmp_path):
-    cache = Cache(tmp_path / "new" / "c.csv", ["a", "b", "x", "y"], values=2)
-    cache.add(("with, comma", "1"), [1 / 3, 2])
-    cache.add(("other", "1"), [3, 4])
-    whole = cache.path.read_text()
-    cache.path.write_text(whole[:-3])
-    again = Cache(cache.path, ["a", "b", "x", "y"], values=2)
-    assert again.lines == {("with, comma", "1"): pytest.approx((1 / 3, 2), abs=1e-6)}
-    again.add(("other", "1"), [5, 6])
-    assert Cache(cache.path, [], values=2)["other", "1"] == (5, 6)
-    assert cache.path.read_text().splitlines()[0] == "a,b,x,y"
-
-
 def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path):
     pictures = read_pictures(str(folder))
     with pytest.raises(KeyboardInterrupt):
@@ -108,20 +92,18 @@ def test_new_weights_or_another_schedule_are_another_version(monkeypatch, tmp_pa
 
     before = versions()
     assert len(before) == 3
-    schedule = table.gm.denoisers.DEFAULT
-    changed = dataclasses.replace(schedule, coefficients=schedule.coefficients + 1e-6)
-    monkeypatch.setattr(table.gm.denoisers, "DEFAULT", changed)
+
+    class Changed(gm.HalfQuadraticSplitting):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            coefficients = self.schedule.coefficients + 1e-6
+            self.schedule = dataclasses.replace(self.schedule, coefficients=coefficients)
+
+    monkeypatch.setattr(gm, "HalfQuadraticSplitting", Changed)
     after = versions()
     apart = {name for name in before if before[name] != after[name]}
     assert apart == {"bsds-gray-small, HQS at stride 2", "bsds-gray-small, HQS"}
     assert table.version_of(b"weights", b"") != table.version_of(b"Weights", b"")
-
-
-def test_few_are_every_eighth_of_bsd68():
-    assert spaced(range(68), 9) == list(range(0, 68, 8))
-    assert spaced(range(68), 2) == [0, 34]
-    assert spaced(range(9), 9) == list(range(9))
-    assert spaced(range(10), 9) == [0, 2, 4, 6, 8]
 
 
 def test_slow_methods_see_a_few_images_and_all_methods_are_shown_on_those(folder, tmp_path):
@@ -135,13 +117,11 @@ def test_slow_methods_see_a_few_images_and_all_methods_are_shown_on_those(folder
     assert few[0].psnr == few[1].psnr != many[0].psnr
 
 
-def test_means_are_those_of_the_quick_script(folder, tmp_path):
+def test_means_are_those_of_all_scripts(folder, tmp_path):
     pictures = read_pictures(str(folder))
     parts, _ = measured(Counting(), pictures, tmp_path)
-    expected, _ = denoising.mean_psnr(Counting(), [p.clean for p in pictures], 25 / 255)
+    expected = mean_psnr(Counting(), [p.clean for p in pictures], 25 / 255)
     assert parts[0][0].psnr == pytest.approx(expected, abs=1e-4)  # six digits in the file
-    third = pictures[6]
-    assert torch.equal(third.noisy(0.1), denoising.noisy(third.clean, 0.1, 6))
 
 
 def test_psnr_and_ssim_are_of_the_clipped_result():
@@ -216,69 +196,18 @@ def test_tuned_weights_are_multiples_of_sigma_interpolated(monkeypatch):
     assert weight(None, 5 / 255) == pytest.approx(0.5 * 5 / 255)
 
 
-@pytest.fixture
-def mixture(monkeypatch, tmp_path):
-    """A mixture of two components, of images of two contrasts."""
-    for name, value in {"COMPONENTS": 2, "PATCHES": 4000, "ITERATIONS": 3}.items():
-        monkeypatch.setattr(rivals, name, value)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2, 1, 64, 64, generator=generator)
-    rivals.fit_mixture([0.3 + 0.02 * noise[0], 0.8 + 0.1 * noise[1]], tmp_path / "m.safetensors")
-    return tmp_path / "m.safetensors"
-
-
-def test_the_fitted_mixture_finds_contrasts_and_the_moment_of_the_mean(mixture):
-    tensors = safetensors.torch.load_file(mixture)
-    covariances = tensors["covariances"].double()
-    assert covariances.shape == (2, 64, 64)
-    assert tensors["weights"].sum() == pytest.approx(1, abs=1e-6)
-    constant = torch.full((64,), 1 / 8, dtype=torch.float64)
-    # E (Σ (x - 0.5) / 8)² = 64 E (mean - 0.5)², with means of 0.3 and 0.8 and little around them
-    expected = (64 * 0.065 * constant).expand(2, -1)
-    torch.testing.assert_close(covariances @ constant, expected, rtol=0.02, atol=0)
-    trace = covariances.diagonal(dim1=1, dim2=2).sum(1)
-    spread = (trace - covariances @ constant @ constant) / 63
-    expected = torch.tensor([0.02**2, 0.1**2], dtype=torch.float64)
-    torch.testing.assert_close(spread.sort()[0], expected, rtol=0.1, atol=0)
-
-
-def test_epll_keeps_what_is_constant_and_removes_noise(mixture):
-    sigma = 25 / 255
-    clean = torch.full((1, 1, 24, 24), 0.8)
-    denoise = rivals.epll_denoiser(mixture)
-    restored = denoise(denoising.noisy(clean, sigma, 0), sigma)
-    assert restored.std() < 0.35 * sigma
-    # of its distance of 0.3 to gray the mean loses the share sigma² / 4.2 at the first level
-    assert denoise(clean, sigma).sub(clean).abs().mean() < 1e-3
-
-
-def test_scikit_images_pictures_are_read_without_a_download(monkeypatch):
-    def no_network(*arguments):
-        raise AssertionError("asks for the network")
-
-    monkeypatch.setattr("socket.socket.connect", no_network)
-    pictures = read_pictures("skimage")
-    assert [p.name for p in pictures] == list(PHOTOGRAPHS)
-    for picture in pictures:
-        assert 100 < min(picture.clean.shape[2:]) < 400
-        assert 0 <= picture.clean.min() < picture.clean.max() <= 1
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["nowhere"], "no PNG image in nowhere"),
-        (["{folder}", "--images", "0"], "--images must be at least 1; got 0"),
-        (["{folder}", "--sigmas", "25", "-1"], "--sigmas must be positive"),
-        (["{folder}", "--methods", "small", "BM4D"], "--methods BM4D is in no name of bsds-gray"),
-        (["{folder}", "--methods", "EPLL"], "fit it with `python benchmarks/rivals.py"),
+        (["{folder}", "--methods", "small", "BM4D"], "methods: BM4D is in no name of bsds-gray"),
+        (["{folder}", "--methods", "EPLL"], "fit it with `python benchmarks/recipes/rivals.py"),
+        (["{folder}", "weights=bsds-color"], "weights=bsds-color is a model of colour"),
     ],
 )
 def test_bad_input_leaves_with_status_2(words, message, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as left:
-        table.main([word.format(folder=folder) for word in words])
-    assert left.value.code == 2
+    assert table.main([word.format(folder=folder) for word in words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
@@ -286,11 +215,20 @@ def test_bad_input_leaves_with_status_2(words, message, folder, tmp_path, monkey
 def test_the_command_measures_and_writes(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [str(folder), "--images", "2", "--sigmas", "25", "--methods", "gray-small"]
-    table.main(words)
+    assert table.main(words) == 0
     first = capsys.readouterr().out
     assert "images, 2 images" in first
     assert first.count("bsds-gray-small") == 3
     assert (tmp_path / "runs/table/images/denoising.md").read_text(encoding="utf-8") == first
     monkeypatch.setattr(table, "measure", None)
-    table.main(words)
+    assert table.main(words) == 0
     assert capsys.readouterr().out == first
+
+
+def test_weights_of_ones_own_stand_alone_at_one_stride(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    gm.save(gm.load("bsds-gray-small"), tmp_path / "mine.safetensors")
+    words = [str(folder), "--images", "1", "--sigmas", "25", "--weights", "mine.safetensors"]
+    assert table.main([*words, "--stride", "3", "--methods", "hqs"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "5,056" in line]
+    assert [row.split(" | ")[0] for row in rows] == ["| mine, HQS at stride 3"]
