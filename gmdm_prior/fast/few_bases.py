@@ -11,8 +11,9 @@ the class's mean variance t_k over the other rows:
 
 The bases whose coarse evidence is within a factor exp(`TOLERANCE`) of the best are then evaluated
 exactly, and their responsibilities sum to one. What the others would have added is left out:
-`benchmarks/results/speed.md` has the error and the gain, which is none above `WORTH_BELOW`. A patch with
-more than a share `MOST` of all bases in question is evaluated in all of them: that is faster then.
+`benchmarks/results/speed.md` has the error and the gain, which is none above `WORTH_BELOW`. A patch
+with more than a share `MOST` of all bases in question is evaluated in all of them: that is faster
+then.
 """
 
 from __future__ import annotations
