@@ -75,7 +75,7 @@ def held_out_bits(model: gm.WaveletModel, images: list[Tensor]) -> float:
     return round(sum(bits) / len(bits), 3)
 
 
-def describe(model: torch.nn.Module) -> str:
+def describe(model: gm.DensityModel) -> str:
     """What the numbers are."""
     if isinstance(model, gm.WaveletModel):
         trees = model.experts
@@ -83,46 +83,42 @@ def describe(model: torch.nn.Module) -> str:
             f"A density of whole gray images, a `WaveletModel`: {model.levels} levels of the "
             f"wavelet {model.wavelet}, in each tree of coefficients a mixture of "
             f"{len(trees.weights)} classes on {len(trees.filters)} bases of "
-            f"{trees.filters.shape[1]} rows, symmetries: {trees.symmetries}; "
-            f"{model.num_parameters:,} numbers."
-        )
-    if isinstance(model, gm.OpponentModel):
-        luminance, size = model.planes[0], model.patch_size
-        return (
-            f"A density of colour {size}×{size} patches, an `OpponentModel`: of luminance and of "
-            f"two differences of colours a mixture each, of {len(luminance.weights)} classes on "
-            f"{len(luminance.filters)} bases; {model.num_parameters:,} numbers."
+            f"{trees.filters.shape[1]} rows, symmetries: {trees.symmetries}"
         )
     if isinstance(model, gm.ConvolutionalModel):
-        grid = len(model.owner)
         return (
-            f"The paper's convolutional model, a `ConvolutionalModel`: {len(model.magnitude)} "
-            f"cyclic filters with disjoint spectra on a grid of {grid}×{grid} frequencies, each "
-            f"with a mixture of {len(model.experts.means)} equidistant Gaussians; "
-            f"{model.num_parameters:,} numbers. Unnormalised, and approximate as a statement about "
-            "noisy images (docs/math.md)."
+            "The paper's convolutional model, a `ConvolutionalModel`, unnormalised, and "
+            f"approximate as a statement about noisy images (docs/math.md): {len(model.magnitude)} "
+            f"cyclic filters with disjoint spectra on a grid of {len(model.owner)}×"
+            f"{len(model.owner)} frequencies, each with a mixture of {len(model.experts.means)} "
+            "equidistant Gaussians"
         )
-    size, count = model.patch_size, f"{model.num_parameters:,} numbers"
+    size = f"{model.patch_size}×{model.patch_size}"
+    if isinstance(model, gm.OpponentModel):
+        luminance = model.planes[0]
+        return (
+            f"A density of colour {size} patches, an `OpponentModel`: of luminance and of two "
+            f"differences of colours a mixture each, of {len(luminance.weights)} classes on "
+            f"{len(luminance.filters)} bases"
+        )
     if isinstance(model, gm.PatchModel):
-        j, components = model.experts.logits.shape
         return (
-            f"The paper's patch model, a `PatchModel`: {j} orthogonal zero-mean filters of "
-            f"{size}×{size} pixels, each with a mixture of {components} equidistant Gaussians; "
-            f"{count}."
+            f"The paper's patch model, a `PatchModel`: {len(model.filters)} orthogonal zero-mean "
+            f"filters of {size} pixels, each with a mixture of {len(model.experts.means)} "
+            "equidistant Gaussians"
         )
-    groups, rows = model.filters.shape[:2]
     return (
-        f"A mixture of products of Gaussian experts on gray {size}×{size} patches, a "
-        f"`PatchMixture`: bases: {groups} of {rows} filters, symmetries: {model.symmetries}, "
-        f"classes: {len(model.weights)}; {count}."
+        f"A mixture of products of Gaussian experts on gray {size} patches, a `PatchMixture`: "
+        f"bases: {len(model.filters)} of {model.filters.shape[1]} filters, symmetries: "
+        f"{model.symmetries}, classes: {len(model.weights)}"
     )
 
 
 def facts_of(made: Made, name: str, data: str, about: dict[str, str]) -> dict[str, Any]:
     """What is stored with the weights, measured on the held-out images."""
-    model, in_colour = made.model, isinstance(made.model, gm.OpponentModel)
-    seen = about.get("colour" if in_colour else "gray", "")
-    images = held_out_images(data, 3 if in_colour else 1, made.holdout)
+    model, channels = made.model, getattr(made.model, "channels", 1)
+    seen = about.get("gray" if channels == 1 else "colour", "")
+    images = held_out_images(data, channels, made.holdout)
     facts = {
         "name": name,
         "data": about["data"].format(seen=seen),
@@ -145,7 +141,8 @@ def facts_of(made: Made, name: str, data: str, about: dict[str, str]) -> dict[st
 
 def model_card(facts: dict[str, Any], made: Made, digest: str) -> str:
     """The Markdown card."""
-    lines = [f"# {facts['name']}", "", describe(made.model), "", f"- **Data**: {facts['data']}."]
+    lines = [f"# {facts['name']}", "", f"{describe(made.model)}; {facts['numbers']:,} numbers.", ""]
+    lines.append(f"- **Data**: {facts['data']}.")
     lines += [f"- **{k.title()}**: {facts[k]}." for k in ("licence", "terms") if k in facts]
     lines += ["- **Made by**, one after another:", *(f"  - `{line}`" for line in facts["commands"])]
     if "fit" in facts:

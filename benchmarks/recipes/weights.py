@@ -128,11 +128,14 @@ def read_about(options: Options) -> dict[str, str]:
     """What the card says of the data.
 
     Raises:
-        ValueError: the data are no BSDS500, and nothing tells what they are.
+        ValueError: the data are no BSDS500 and nothing tells what they are, or too little.
     """
     if options.about == ABOUT and not options.data.startswith("bsds500:"):
         raise ValueError("about=FILE.yaml is needed: its `source`, `data`, `terms` and `licence`")
-    return yaml.safe_load(options.about.read_text(encoding="utf-8"))
+    about = yaml.safe_load(options.about.read_text(encoding="utf-8"))
+    if not isinstance(about, dict) or not {"source", "data"} <= set(about):
+        raise ValueError(f"about={options.about} must have the keys `source` and `data`")
+    return about
 
 
 def check(options: Options) -> None:

@@ -88,7 +88,7 @@ def test_only_what_has_changed_is_measured_again(folder, tmp_path):
 
 def test_new_weights_or_another_schedule_are_another_version(monkeypatch, tmp_path):
     def versions():
-        return {m.name: m.version for m in table.our_methods() if "bsds-gray-small," in m.name}
+        return {m.name: m.version for m in table.our_methods(["bsds-gray-small"])}
 
     before = versions()
     assert len(before) == 3
@@ -200,7 +200,10 @@ def test_tuned_weights_are_multiples_of_sigma_interpolated(monkeypatch):
     ("words", "message"),
     [
         (["nowhere"], "no PNG image in nowhere"),
-        (["{folder}", "--methods", "small", "BM4D"], "methods: BM4D is in no name of bsds-gray"),
+        (
+            ["{folder}", "weights=bsds-gray-small", "methods=hqs,BM4D"],
+            "BM4D is in no name of bsds-gray",
+        ),
         (["{folder}", "--methods", "EPLL"], "fit it with `python benchmarks/recipes/rivals.py"),
         (["{folder}", "weights=bsds-color"], "weights=bsds-color is a model of colour"),
     ],
@@ -214,7 +217,7 @@ def test_bad_input_leaves_with_status_2(words, message, folder, tmp_path, monkey
 
 def test_the_command_measures_and_writes(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = [str(folder), "--images", "2", "--sigmas", "25", "--methods", "gray-small"]
+    words = [str(folder), "--images", "2", "--sigmas", "25", "--weights", "bsds-gray-small"]
     assert table.main(words) == 0
     first = capsys.readouterr().out
     assert "images, 2 images" in first
