@@ -235,3 +235,6 @@ def test_weights_of_ones_own_stand_alone_at_one_stride(folder, tmp_path, monkeyp
     assert table.main([*words, "--stride", "3", "--methods", "hqs"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if "5,056" in line]
     assert [row.split(" | ")[0] for row in rows] == ["| mine, HQS at stride 3"]
+    hqs = gm.HalfQuadraticSplitting(gm.load("bsds-gray-small"), 3)
+    expected = mean_psnr(hqs, [read_pictures(str(folder))[0].clean], 25 / 255)
+    assert f"| {expected:.2f} / " in rows[0]
