@@ -27,6 +27,17 @@ def time_from_sigma(sigma: float | Tensor) -> float | Tensor:
     return sigma * sigma / 2
 
 
+def root(variance: Tensor) -> Tensor:
+    """Noise levels of variances; the slope at zero is zero, not infinite."""
+    positive = variance > 0
+    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
+
+
+def largest(dtype: torch.dtype) -> float:
+    """The largest level or pixel whose square, and sums of such, can be held: 2e15 in float32."""
+    return 1e-4 * torch.finfo(compute_dtype(dtype)).max ** 0.5
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type in which an input of `dtype` is worked on: half types accumulate in float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -142,7 +153,7 @@ def _as_tensor(sigma: object, like: Tensor) -> Tensor:
             )
         level = sigma.to(device=like.device, dtype=dtype)
     elif isinstance(sigma, Real) and not isinstance(sigma, bool):
-        _check_number(float(sigma))
+        _check_number(float(sigma), dtype)
         return torch.tensor(float(sigma), dtype=dtype, device=like.device)
     elif isinstance(sigma, (np.ndarray, np.generic, Sequence)) and not isinstance(sigma, str):
         try:
@@ -155,17 +166,23 @@ def _as_tensor(sigma: object, like: Tensor) -> Tensor:
             "sigma must be a number, tensor, array or sequence; got "
             f"{type(sigma).__name__} {sigma!r}"
         )
-    if readable(level) and not bool(((level >= 0) & (level < math.inf)).all()):
+    if readable(level) and not bool(((level >= 0) & (level <= largest(dtype))).all()):
         raise ValueError(
-            "sigma must be finite and not negative; the given tensor holds "
+            f"sigma must be finite and not negative, and at most {largest(dtype):.1g} in {dtype}; "
+            "the given tensor holds "
             f"{'NaN' if level.isnan().any() else f'values from {level.min():g} to {level.max():g}'}"
         )
     return level
 
 
-def _check_number(sigma: float) -> None:
+def _check_number(sigma: float, dtype: torch.dtype) -> None:
     if not 0 <= sigma < math.inf:
         raise ValueError(
             f"sigma must be finite and not negative; got {sigma}. It is a standard deviation in "
             "the units of the image, so 25/255 for images in [0, 1]"
+        )
+    if sigma > largest(dtype):
+        raise ValueError(
+            f"sigma must be at most {largest(dtype):.1g} in {dtype}, so that its square can be "
+            f"held; got {sigma:g}. Give images in other units, or in float64"
         )

@@ -24,10 +24,13 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
+from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.bits import bits_per_dim
 from gmdm_prior.sigma import compute_dtype, event_variance
 
 CHUNK = 2**24  # numbers an exact evaluation holds at a time
+PLAIN = {"log_prob", "score", "posterior", "denoise", "sample", "covariance", "responsibilities"}
+PLAIN |= {"bits_per_dim", "residual"}  # methods of densities that keep ambient modes out
 
 
 class DensityModel(nn.Module, ABC):
@@ -43,6 +46,12 @@ class DensityModel(nn.Module, ABC):
 
     event_shape: tuple[int, ...]
     normalised: bool
+
+    def __init_subclass__(cls, **options: object) -> None:
+        """The methods of every density run without torch's ambient modes."""
+        super().__init_subclass__(**options)
+        for name in PLAIN & vars(cls).keys():
+            setattr(cls, name, plain_modes(vars(cls)[name]))
 
     @abstractmethod
     def log_prob(self, x: Tensor, sigma: float | Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from gmdm_prior.densities.bits import bits_per_dim
 from gmdm_prior.densities.mixture.model import AnyNoise, PatchMixture
 from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.gaussian_noise import Covariance, Noise
-from gmdm_prior.sigma import compute_dtype, event_variance
+from gmdm_prior.sigma import compute_dtype, event_variance, root
 
 OPPONENT = (
     (1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)),
@@ -200,7 +200,7 @@ class OpponentModel(DensityModel):
 
     def levels(self, variance: Tensor) -> Tensor:
         """Noise variances of red, green and blue (…, 3, h, w) as levels of the planes."""
-        return _mix(_turn(variance).square(), variance).sqrt() / self._column(self.scales, variance)
+        return root(_mix(_turn(variance).square(), variance)) / self._column(self.scales, variance)
 
     def plane_noise(self, noise: Noise) -> list[Noise]:
         """The noise of red, green and blue, or of opponents, as that of each plane in its units.

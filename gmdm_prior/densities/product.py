@@ -14,9 +14,8 @@ flat. Because the filters are orthogonal, responses of white noise are independe
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +28,9 @@ from gmdm_prior.densities.base import (
     patch_bits_per_dim,
     with_mean,
 )
-from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D, TabulatedExperts
-from gmdm_prior.fast.cache import TableCache
-from gmdm_prior.fast.product_surfaces import SPACING, ExpertSurfaces, Sheet, make_sheet
+from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D
 from gmdm_prior.gaussian_noise import Covariance, Noise
-from gmdm_prior.sigma import compute_dtype, concrete, event_variance
-
-NUMBERS_AT_ONCE = 2**17  # of patches that are read from tables together
-ALIGNED = 64  # their count is a multiple, which matrix products like
+from gmdm_prior.sigma import compute_dtype, event_variance
 
 
 class PatchModel(DensityModel):
@@ -61,7 +55,6 @@ class PatchModel(DensityModel):
         self.experts = EquidistantExperts(logits, bound)
         self.event_shape = tuple(filters.shape[1:])
         self.mean_part = MeanPart(self.channels, self.patch_size**2)
-        self._tables = TableCache()
 
     @property
     def channels(self) -> int:
@@ -166,59 +159,7 @@ class PatchModel(DensityModel):
         filters = self.filters.to(s.dtype).flatten(1)
         level = self.at(s.diagonal().mean())
         added = ((filters @ s) * filters).sum(1)
-        return dataclasses.replace(level, experts=self.experts.diffuse(added))
-
-    def tabulated_at(self, noise: Tensor) -> DiffusedProduct:
-        """As `at` for one scalar noise variance, with tables in place of the mixtures.
-
-        They are made for patches with pixels from -1/2 to 3/2, plus the noise, and kept for the
-        next image (`table_cache`).
-
-        Where the parameters are being trained, or the noise level cannot be read (inside
-        `torch.func.vmap`), the exact level is returned: a table passes no gradient to them.
-        """
-        if self._being_trained() or not concrete(noise):
-            return self.at(noise)
-
-        def make(noise: Tensor) -> TabulatedLevel:
-            level = self.at(noise)
-            return TabulatedLevel(
-                filters=level.filters,
-                norms=level.norms,
-                experts=level.experts.tabulate(reach=level.filters.abs().sum(1)),
-                noise=noise,
-                mean_part=level.mean_part,
-            )
-
-        level = self._tables.at_level([*self.parameters(), *self.buffers()], noise, make)
-        return dataclasses.replace(level, noise=noise, mean_part=self.mean_part)
-
-    def tabulated_map(self, lowest: Tensor, highest: Tensor) -> SurfaceLevel | None:
-        """As `at` for noise variances between two numbers () that differ from pixel to pixel.
-
-        None where the parameters are being trained or the levels cannot be read.
-        """
-        if self._being_trained() or not concrete(lowest):
-            return None
-        filters = self.filters.detach().to(lowest.dtype).flatten(1)
-        squares = filters.square().sum(1)
-        parameters = [*self.parameters(), *self.buffers()]
-
-        def sheet(i: int) -> Sheet:
-            def make() -> Sheet:
-                return make_sheet(self.experts.diffuse(math.exp(i * SPACING) * squares))
-
-            key = ("sheet", i, squares.dtype)
-            return self._tables.get(parameters, key, make)
-
-        with torch.no_grad():
-            surfaces = ExpertSurfaces(
-                self.experts.diffuse, squares, float(lowest), float(highest), sheet
-            )
-        return SurfaceLevel(filters, squares, surfaces, self.mean_part)
-
-    def _being_trained(self) -> bool:
-        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        return replace(level, experts=self.experts.diffuse(added))
 
     def numbers_per_patch(self, noise: Tensor) -> int:
         """How many numbers an evaluation holds for every patch, to bound its memory."""
@@ -246,7 +187,7 @@ class DiffusedProduct:
 
     filters: Tensor
     norms: Tensor
-    experts: Mixture1D | TabulatedExperts | None
+    experts: Mixture1D | None
     noise: Tensor
     mean_part: MeanPart
 
@@ -315,60 +256,6 @@ class DiffusedProduct:
         if self.noise.ndim == 0 or self.noise.shape[1] == 1:
             return self.noise
         return self.noise.mean(1, keepdim=True)
-
-
-class TabulatedLevel(DiffusedProduct):
-    """A DiffusedProduct read from tables, for image denoisers: within 1e-5 of the exact one.
-
-    It works on columns, (J, N) and (a, N): patches that are views of a matrix (a, N) are taken
-    without a copy and given back likewise.
-    """
-
-    @property
-    def bytes(self) -> int:
-        """What the tables take."""
-        return self.experts.bytes
-
-    def log_prob(self, y: Tensor) -> Tensor:
-        """(N,) log-density of patches (N, a)."""
-        log = self.norms.log().sum() + self.experts.log_prob(self.filters @ y.T).sum(0)
-        return log + self.mean_part.log_prob(y, self._mean_noise())
-
-    def score(self, y: Tensor) -> Tensor:
-        """(N, a) gradient of `log_prob`."""
-        zero_mean = self.filters.T @ self.experts.score(self.filters @ y.T)
-        return zero_mean.T + self.mean_part.score(y, self._mean_noise())
-
-    def posterior_mean(self, y: Tensor) -> Tensor:
-        """(N, a) posterior mean: y, moved by sum_j k_j / ‖k_j‖² (E[z_j | y] - z_j)."""
-        dual = (self.filters / self.norms.square()[:, None]).T
-        wide = max(1, NUMBERS_AT_ONCE // (ALIGNED * len(dual))) * ALIGNED
-        means = []
-        for columns in y.T.split(wide, 1):
-            shift = self.experts.posterior_shift(self.filters @ columns)
-            means.append(torch.addmm(columns, dual, shift))
-        mean = (torch.cat(means, 1) if len(means) > 1 else means[0]).T
-        part = self.mean_part
-        if part.variance is None:
-            return mean
-        flat = MeanPart(part.channels, part.pixels)
-        return mean + part.posterior_mean(y, self.noise) - flat.posterior_mean(y, self.noise)
-
-
-@dataclass(frozen=True)
-class SurfaceLevel:
-    """The product for noise that varies over a patch, read from tables of response and level."""
-
-    filters: Tensor
-    squares: Tensor
-    surfaces: ExpertSurfaces
-    mean_part: MeanPart
-
-    def posterior_mean(self, y: Tensor, noise: Tensor) -> Tensor:
-        """(N, a) posterior mean of patches (N, a) with noise variances (N, a)."""
-        added = noise @ self.filters.square().T
-        level = DiffusedProduct(self.filters, self.squares.sqrt(), None, noise, self.mean_part)
-        return level.assemble(y, self.surfaces.posterior_mean(y @ self.filters.T, added))
 
 
 def _check(filters: Tensor, logits: Tensor) -> None:

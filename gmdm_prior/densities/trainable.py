@@ -22,7 +22,6 @@ from gmdm_prior.densities.base import DensityModel, trainable_copy, with_mean
 from gmdm_prior.densities.experts import EquidistantExperts
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel
-from gmdm_prior.fast.cache import TableCache
 
 LEAST_WEIGHT = 1e-30  # a softmax that rounds to zero has no logarithm
 
@@ -48,7 +47,6 @@ class TrainableMixture(PatchMixture):
         self.log_weights = nn.Parameter(start.weights.detach().log())
         self.symmetries = start.symmetries
         self.event_shape, self.mean_part = start.event_shape, start.mean_part
-        self._tables = TableCache()
 
     @property
     def filters(self) -> Tensor:
@@ -107,7 +105,6 @@ class TrainableProduct(PatchModel):
         self.rotation = nn.Parameter(_no_rotation(self.start))
         self.log_norms = nn.Parameter(norms.log().to(filters.dtype))
         self.experts = EquidistantExperts(start.experts.logits, start.experts.bound)
-        self._tables = TableCache()
 
     @property
     def filters(self) -> Tensor:

@@ -1,1 +1,6 @@
-"""How denoisers evaluate a density quickly; `choose` says which way is taken, and its error."""
+"""How denoisers evaluate a density quickly.
+
+`choose.Evaluator` is what the rest of the package uses; its file says which way is taken, and the
+error. `mixture_maps`, `product_tables`, `product_surfaces` and `kernels` are the ways; `cache`
+keeps their tables.
+"""

@@ -1,15 +1,16 @@
-"""Tables of a model, kept for the next image: a bounded memory of what was last made."""
+"""Tables of densities, kept for the next image: a bounded memory that threads may share."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import threading
 from collections.abc import Callable, Hashable
-from typing import Protocol
+from typing import Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-LIMIT = 128 * 2**20  # bytes of tables that are kept
+LIMIT = 256 * 2**20  # bytes of tables that are kept: 24 levels of a 15x15 product take 160 MB
 
 
 class Table(Protocol):
@@ -18,55 +19,67 @@ class Table(Protocol):
     bytes: int
 
 
-class TableCache:
-    """Least recently used tables, dropped beyond `LIMIT` bytes and where the parameters change.
+T = TypeVar("T", bound=Table)
 
-    Whether they have changed is read off their values, so that no way of changing them is missed.
-    A copy of a cache, or one read from a file, is empty.
+
+class TableCache:
+    """Least recently used tables, dropped beyond `LIMIT` bytes and where a model's numbers change.
+
+    Whether they have changed is read off their values, which a copy is kept of: version counters
+    miss what is changed through `.data`, and comparing takes microseconds. Models are not kept
+    alive; their tables go with them. A copy of a cache, or one read from a file, is empty.
     """
 
     def __init__(self) -> None:
-        self._made_from: int | None = None
-        self._tables: OrderedDict[Hashable, Table] = OrderedDict()
+        self._lock = threading.RLock()
+        self._models: WeakKeyDictionary[nn.Module, _TablesOfModel] = WeakKeyDictionary()
+        self._clock = 0
 
     @property
     def bytes(self) -> int:
         """What is kept."""
-        return sum(table.bytes for table in self._tables.values())
+        with self._lock:
+            kept = (table for own in self._models.values() for table in own.tables.values())
+            return sum(table.bytes for table in kept)
 
-    def get(self, parameters: list[Tensor], key: Hashable, make: Callable[[], Table]) -> Table:
-        """The table of a key, made if it is not there.
+    def get(self, model: nn.Module, key: Hashable, make: Callable[[], T]) -> T:
+        """The table of a model and a key, made if it is not there; other threads wait for it.
 
         Args:
-            parameters: that it is made from.
+            model: whose parameters and buffers the table is made from.
             key: what else decides it.
             make: makes it.
         """
-        make = _for_all_modes(make)
-        try:
-            now = fingerprint(parameters)
-        except RuntimeError:  # inside torch.func parameters have no storage to read
-            return make()
-        if now != self._made_from:
-            self._tables.clear()
-            self._made_from = now
-        if key in self._tables:
-            self._tables.move_to_end(key)
-        else:
-            self._tables[key] = make()
-        while self.bytes > LIMIT and len(self._tables) > 1:
-            self._tables.popitem(last=False)
-        return self._tables[key]
+        numbers = [t.detach() for t in (*model.parameters(), *model.buffers())]
+        with self._lock, torch.inference_mode(False):  # tables serve in all modes
+            try:
+                for values in numbers:
+                    values.data_ptr()
+            except RuntimeError:  # inside torch.func parameters have no numbers of their own
+                return make()
+            own = self._models.get(model)
+            if own is None or not own.are_of(numbers):
+                own = self._models[model] = _TablesOfModel(numbers)
+            if key not in own.tables:
+                own.tables[key] = make()
+            self._clock += 1
+            own.used[key] = self._clock
+            self._drop_oldest()
+            return own.tables[key]
 
-    def at_level(
-        self, parameters: list[Tensor], noise: Tensor, make: Callable[[Tensor], Table]
-    ) -> Table:
-        """The table of a noise variance (), made of a copy that carries no gradient."""
+    def clear(self) -> None:
+        """Drop all tables."""
+        with self._lock:
+            self._models.clear()
 
-        def make_apart() -> Table:
-            return make(torch.tensor(float(noise), dtype=noise.dtype, device=noise.device))
-
-        return self.get(parameters, ("level", float(noise), noise.dtype), make_apart)
+    def _drop_oldest(self) -> None:
+        """All but the last used, until the rest is within the bound."""
+        while self.bytes > LIMIT:
+            used = [(at, own, key) for own in self._models.values() for key, at in own.used.items()]
+            if len(used) < 2:
+                return
+            _, own, key = min(used, key=lambda entry: entry[0])
+            del own.tables[key], own.used[key]
 
     def __deepcopy__(self, memo: dict) -> TableCache:
         """A copy starts empty."""
@@ -77,22 +90,18 @@ class TableCache:
         return TableCache, ()
 
 
-def _for_all_modes(make: Callable[[], Table]) -> Callable[[], Table]:
-    """What is made under `torch.inference_mode` has to serve outside it, and holds no graph."""
+class _TablesOfModel:
+    """Tables that were made from these numbers, and when each was last used."""
 
-    def run() -> Table:
-        with torch.inference_mode(False), torch.no_grad():
-            return make()
+    def __init__(self, numbers: list[Tensor]) -> None:
+        self._numbers = [values.clone() for values in numbers]
+        self.tables: dict[Hashable, Table] = {}
+        self.used: dict[Hashable, int] = {}
 
-    return run
-
-
-def fingerprint(parameters: list[Tensor]) -> int:
-    """A hash of types, shapes and values."""
-    parts = []
-    for p in parameters:
-        values = p.detach().cpu().contiguous()
-        parts.append(
-            (str(p.device), str(p.dtype), p.shape, values.view(torch.uint8).numpy().tobytes())
+    def are_of(self, numbers: list[Tensor]) -> bool:
+        """Whether the numbers are those that the tables were made from."""
+        return len(numbers) == len(self._numbers) and all(
+            (values.dtype, values.device, values.shape) == (own.dtype, own.device, own.shape)
+            and torch.equal(values, own)
+            for values, own in zip(numbers, self._numbers, strict=True)
         )
-    return hash(tuple(parts))

@@ -1,90 +1,214 @@
-"""What evaluates the patches of an image at its noise level: exactly, from tables, or in few bases.
+"""What evaluates the patches of an image. Read this table, then the file that it names.
 
-A `PatchModel` is read from tables, to 1e-5, at one level and for maps, in float32. In float64 it is
-evaluated exactly, at many times the cost: tables have no second derivatives. A `PatchMixture` is
-evaluated exactly, at one level by a compiled kernel where that is possible (`fused_mixture`), or,
-asked for less, in the few bases that matter (`mixture_gate`).
+    density   noise    wanted            evaluated by                     error in an image
+    mixture   number   posterior means   kernels.mixture, where it can    1e-6, float32 rounding
+    mixture   number   anything          the density itself               none
+    mixture   map      means, fast       mixture_maps                     1e-3; of steep maps 4e-3
+    product   number   anything          product_tables                   1e-5
+    product   map      posterior means   product_surfaces                 1e-5
+    any       any      anything          the density itself, in pieces    none
+
+The first row that applies is taken. `kernels.mixture` says where it can: in float32 on the CPU, one
+channel, even patches, the symmetries of the square, no gradients. Tables of products are not for
+float64, nor where their parameters carry a gradient or the noise cannot be read (inside
+`torch.func.vmap`), nor those of a number that carries one. "Fast" is the default of half-quadratic
+splitting; patch averaging and `stride=` want the density itself. A density of patches from outside
+this package is evaluated by the last row.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel
-from gmdm_prior.fast.few_bases import WORTH_BELOW, GatedLevel, GatedMap
+from gmdm_prior.fast.cache import TableCache
 from gmdm_prior.fast.kernels.mixture import fused
+from gmdm_prior.fast.mixture_maps import MixtureOfMap
+from gmdm_prior.fast.product_surfaces import (
+    SPACING,
+    ExpertSurfaces,
+    Sheet,
+    SurfaceLevel,
+    make_sheet,
+)
+from gmdm_prior.fast.product_tables import TabulatedExperts, TabulatedLevel
 from gmdm_prior.sigma import concrete, readable
 
-NUMBERS = 2**24  # held at a time where every pixel has its own noise level
+NUMBERS = 2**24  # held at a time where the density itself is evaluated
 
 
-def at_one_level(
-    model: PatchModel | PatchMixture, image: Tensor, noise: Tensor, method: str
-) -> Callable[[Tensor], Tensor]:
-    """A method of the model at one noise variance (), for the patches (N, a) of an image."""
-    if isinstance(model, PatchModel) and image.dtype == torch.float64:
-        return _in_pieces(model, noise, method)
-    return getattr(model.tabulated_at(noise), method)
+class Evaluator:
+    """Evaluates patches by the table of this file, and keeps the tables that it makes.
 
+    Each denoiser, likelihood or estimator has one. Threads may share it. A copy starts without
+    tables.
 
-def _in_pieces(
-    model: PatchModel | PatchMixture, noise: Tensor, method: str
-) -> Callable[[Tensor], Tensor]:
-    """A method of the exact level at one noise variance ()."""
-    level, rows = model.at(noise), max(1, NUMBERS // model.numbers_per_patch(noise))
-    return lambda patches: torch.cat([getattr(level, method)(p) for p in patches.split(rows)])
-
-
-def posterior_means(
-    model: PatchModel | PatchMixture, image: Tensor, noise: Tensor, exact: bool
-) -> Callable[[Tensor], Tensor]:
-    """Posterior means (N, a) of patches (N, a) of an image at one noise variance ()."""
-    if isinstance(model, PatchModel):
-        return at_one_level(model, image, noise, "posterior_mean")
-    level = model.tabulated_at(noise)
-    kernel = fused(level, image)
-    if kernel is not None:
-        return kernel.posterior_mean
-    if exact or not (readable(image) and readable(noise)):
-        return level.posterior_mean
-    if noise >= WORTH_BELOW:
-        return level.posterior_mean
-    return GatedLevel(level).posterior_mean
-
-
-def posterior_means_of_map(
-    model: PatchModel | PatchMixture, image: Tensor, noise: Tensor, exact: bool
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The same of patches (N, a) and their noise variances (N, a), cut from a map (C, H, W)."""
-    if isinstance(model, PatchModel):
-        fast = image.dtype != torch.float64 and concrete(image)
-        surface = model.tabulated_map(noise.min(), noise.max()) if fast else None
-        if surface is not None:
-            return surface.posterior_mean
-    elif not exact and readable(image) and readable(noise):
-        return GatedMap(GatedLevel(model.at(noise.new_ones(())))).posterior_mean
-
-    return pixel_by_pixel(model, "posterior_mean")
-
-
-def posterior_variances(model: PatchModel | PatchMixture, noise: Tensor) -> Callable[..., Tensor]:
-    """Posterior variances (N, a) of patches (N, a), exact, in pieces.
-
-    At one noise variance (), or of patches and their noise variances cut from a map (C, H, W).
+    Methods take a density of patches, an image (or some patches) that gives the type, and the noise
+    *variance*: a number (), or a map (C, H, W). They return a function of patches (N, a), and for a
+    map of patches and the noise variances (N, a) that were cut from it.
     """
-    if noise.ndim:
-        return pixel_by_pixel(model, "posterior_variance")
-    return _in_pieces(model, noise, "posterior_variance")
+
+    def __init__(self) -> None:
+        self._tables = TableCache()
+
+    @property
+    def bytes(self) -> int:
+        """What the tables take."""
+        return self._tables.bytes
+
+    def forget(self) -> None:
+        """Drop all tables."""
+        self._tables.clear()
+
+    def posterior_means(
+        self, model: DensityModel, image: Tensor, noise: Tensor, fast: bool = False
+    ) -> Callable[..., Tensor]:
+        """Posterior means (N, a); `fast` allows the rounded levels of `mixture_maps`."""
+        if noise.ndim:
+            return self._means_of_map(model, image, noise, fast)
+        level = self._level(model, image, noise)
+        if isinstance(level, DiffusedMixture):
+
+            def keep(make: Callable[[], Any]) -> Any:
+                return self._tables.get(model, ("kernel", model.symmetries, float(noise)), make)
+
+            kernel = fused(level, image, keep)
+            if kernel is not None:
+                return kernel.posterior_mean
+        return level.posterior_mean
+
+    def scores(self, model: DensityModel, image: Tensor, noise: Tensor) -> Callable[..., Tensor]:
+        """Gradients (N, a) of `log_probs`, of the same interpolant."""
+        if noise.ndim:
+            return pixel_by_pixel(model, "score")
+        return self._level(model, image, noise).score
+
+    def log_probs(self, model: DensityModel, image: Tensor, noise: Tensor) -> Callable[..., Tensor]:
+        """Log-densities (N,)."""
+        if noise.ndim:
+            return pixel_by_pixel(model, "log_prob")
+        return self._level(model, image, noise).log_prob
+
+    def posterior_variances(self, model: DensityModel, noise: Tensor) -> Callable[..., Tensor]:
+        """Posterior variances (N, a), always of the density itself."""
+        if noise.ndim:
+            return pixel_by_pixel(model, "posterior_variance")
+        return _InPieces(model, noise).posterior_variance
+
+    def level(self, model: DensityModel, noise: Tensor) -> Any:
+        """The density at one noise variance (), from tables in any type: a `Diffused`."""
+        if isinstance(model, PatchMixture):
+            return self._mixture(model, noise)
+        if isinstance(model, PatchModel) and concrete(noise) and not _recorded(noise, model):
+            return self._tabulated(model, noise)
+        return _InPieces(model, noise)
+
+    def _level(self, model: DensityModel, image: Tensor, noise: Tensor) -> Any:
+        if isinstance(model, PatchModel) and image.dtype == torch.float64:
+            return _InPieces(model, noise)
+        return self.level(model, noise)
+
+    def _means_of_map(
+        self, model: DensityModel, image: Tensor, noise: Tensor, fast: bool
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        if isinstance(model, PatchMixture):
+            if fast and readable(image) and readable(noise):
+                return MixtureOfMap(self._mixture(model, noise.new_ones(()))).posterior_mean
+        elif isinstance(model, PatchModel) and image.dtype != torch.float64:
+            if concrete(image) and concrete(noise) and not _recorded(model):
+                return self.surfaces(model, noise.min(), noise.max()).posterior_mean
+        return pixel_by_pixel(model, "posterior_mean")
+
+    def _mixture(self, model: PatchMixture, noise: Tensor) -> DiffusedMixture:
+        """The matrices of a mixture are the same for every noise variance ()."""
+        if _recorded(model):
+            return model.at(noise)
+        key = ("mixture", model.symmetries, noise.dtype)
+        kept = self._tables.get(model, key, lambda: _Mixture(model.at(noise.new_ones(()))))
+        return dataclasses.replace(kept.level, noise=noise, mean_part=model.mean_part)
+
+    def _tabulated(self, model: PatchModel, noise: Tensor) -> TabulatedLevel:
+        """Tables for patches with pixels from -1/2 to 3/2, plus the noise."""
+
+        def make() -> TabulatedLevel:
+            apart = torch.tensor(float(noise), dtype=noise.dtype, device=noise.device)
+            level = model.at(apart)
+            experts = TabulatedExperts(level.experts, reach=level.filters.abs().sum(1))
+            return TabulatedLevel(level.filters, level.norms, experts, apart, level.mean_part)
+
+        key = ("level", model.experts.bound, noise.dtype, float(noise))
+        kept = self._tables.get(model, key, make)
+        return dataclasses.replace(kept, noise=noise, mean_part=model.mean_part)
+
+    @torch.no_grad()
+    def surfaces(self, model: PatchModel, lowest: Tensor, highest: Tensor) -> SurfaceLevel:
+        """A product at noise variances between two numbers () that differ from pixel to pixel."""
+        filters = model.filters.to(lowest.dtype).flatten(1)
+        squares = filters.square().sum(1)
+
+        def sheet(i: int) -> Sheet:
+            def make() -> Sheet:
+                return make_sheet(model.experts.diffuse(math.exp(i * SPACING) * squares))
+
+            return self._tables.get(model, ("sheet", model.experts.bound, squares.dtype, i), make)
+
+        surfaces = ExpertSurfaces(
+            model.experts.diffuse, squares, float(lowest), float(highest), sheet
+        )
+        return SurfaceLevel(filters, squares, surfaces, model.mean_part)
 
 
-def pixel_by_pixel(
-    model: PatchModel | PatchMixture, method: str
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """A method of the exact level, of patches and their noise variances (N, a), in pieces."""
+@dataclass(frozen=True)
+class _Mixture:
+    """The matrices of a mixture, as a table that can be kept."""
+
+    level: DiffusedMixture
+
+    @property
+    def bytes(self) -> int:
+        """What they take."""
+        level = self.level
+        tensors = [*level.bases, *level.members, *level.variances, *level.log_weights]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+class _InPieces:
+    """A density itself at one noise variance (), a few patches (N, a) at a time."""
+
+    def __init__(self, model: DensityModel, noise: Tensor) -> None:
+        self._level = model.at(noise)
+        self._rows = max(1, NUMBERS // model.numbers_per_patch(noise))
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """(N,) log-densities."""
+        return torch.cat([self._level.log_prob(some) for some in y.split(self._rows)])
+
+    def score(self, y: Tensor) -> Tensor:
+        """(N, a) gradients of `log_prob`."""
+        return torch.cat([self._level.score(some) for some in y.split(self._rows)])
+
+    def posterior_mean(self, y: Tensor) -> Tensor:
+        """(N, a) posterior means."""
+        return torch.cat([self._level.posterior_mean(some) for some in y.split(self._rows)])
+
+    def posterior_variance(self, y: Tensor) -> Tensor:
+        """(N, a) posterior variances."""
+        return torch.cat([self._level.posterior_variance(some) for some in y.split(self._rows)])
+
+
+def pixel_by_pixel(model: DensityModel, method: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """A method of the density itself, of patches and their noise variances (N, a), in pieces."""
 
     def evaluate(patches: Tensor, noises: Tensor) -> Tensor:
         rows = max(1, NUMBERS // model.numbers_per_patch(noises))
@@ -92,3 +216,14 @@ def pixel_by_pixel(
         return torch.cat([getattr(model.at(n), method)(p) for p, n in pairs])
 
     return evaluate
+
+
+def _recorded(*sources: Tensor | DensityModel) -> bool:
+    """Whether a gradient, backward or forward, is wanted with respect to any of these."""
+    for source in sources:
+        for values in (source,) if isinstance(source, Tensor) else source.parameters():
+            if values.requires_grad and torch.is_grad_enabled():
+                return True
+            if forward_ad.unpack_dual(values).tangent is not None:
+                return True
+    return False

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmdm_prior.densities.base import MeanPart
 from gmdm_prior.densities.experts import Mixture1D
+from gmdm_prior.densities.product import DiffusedProduct
 
 CELLS, SPACING = 1024, 0.075
 NEGLIGIBLE = 1e-3  # share q of noise below which c, of weight q, is read at that level
@@ -111,3 +113,19 @@ class ExpertSurfaces:
             for i in at.split(max(1, 2**22 // (z.shape[1] * len(self._diffuse(noise[0]).means))))
         ]
         return centre.index_copy(0, at, torch.cat(parts).to(centre))
+
+
+@dataclass(frozen=True)
+class SurfaceLevel:
+    """The product for noise that varies over a patch, read from tables of response and level."""
+
+    filters: Tensor
+    squares: Tensor
+    surfaces: ExpertSurfaces
+    mean_part: MeanPart
+
+    def posterior_mean(self, y: Tensor, noise: Tensor) -> Tensor:
+        """(N, a) posterior mean of patches (N, a) with noise variances (N, a)."""
+        added = noise @ self.filters.square().T
+        level = DiffusedProduct(self.filters, self.squares.sqrt(), None, noise, self.mean_part)
+        return level.assemble(y, self.surfaces.posterior_mean(y @ self.filters.T, added))

@@ -11,22 +11,16 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from gmdm_prior.densities.base import DensityModel
-from gmdm_prior.fast.choose import (
-    at_one_level,
-    pixel_by_pixel,
-    posterior_means,
-    posterior_means_of_map,
-    posterior_variances,
-)
+from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.images.patches import Run, interior_average, pad
-from gmdm_prior.images.planes import PlaneModel, check_options, per_plane
+from gmdm_prior.images.planes import check_options, per_plane
 
 
 class PatchAveraging(nn.Module):
     """Empirical-Bayes patch averaging: the mean of the posterior means of all patches over a pixel.
 
     Args:
-        model: a `PatchModel`, `PatchMixture` or `OpponentModel`.
+        model: a density of patches, a `PatchModel`, `PatchMixture`, `OpponentModel` or your own.
         stride: distance of neighbouring patches; 1 takes all of them.
         boundary: `"reflect"` (tiles give the same result as the whole image) or `"circular"`, for
             which with stride 1 the Jacobian of the denoiser is symmetric.
@@ -36,6 +30,7 @@ class PatchAveraging(nn.Module):
         super().__init__()
         check_options(model, stride, boundary)
         self.model, self.stride, self.boundary = model, stride, boundary
+        self._evaluator = Evaluator()
 
     @property
     def halo(self) -> int:
@@ -108,17 +103,17 @@ class PatchAveraging(nn.Module):
         """
         return per_plane(self.model, self._scores, images, sigma, kind="gradient")
 
-    def _scores(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+    def _scores(self, model: DensityModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
         return self._step(model, run).score(*self._padded(image, level))
 
-    def _average(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+    def _average(self, model: DensityModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
         return self._step(model, run)(*self._padded(image, level))
 
-    def _spread(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+    def _spread(self, model: DensityModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
         return self._step(model, run).variance(*self._padded(image, level))
 
-    def _step(self, model: PlaneModel, run: Run) -> Step:
-        return Step(model, self.stride, (0, 0), exact=True, run=run)
+    def _step(self, model: DensityModel, run: Run) -> Step:
+        return Step(self._evaluator, model, self.stride, run)
 
     def _padded(self, image: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         border = self.model.patch_size - 1
@@ -129,31 +124,28 @@ class PatchAveraging(nn.Module):
 class Step:
     """One averaging of posterior means, of which images lose a border of b - 1 pixels."""
 
-    model: PlaneModel
+    evaluator: Evaluator
+    model: DensityModel
     stride: int
-    phase: tuple[int, int]
-    exact: bool
     run: Run
+    phase: tuple[int, int] = (0, 0)
+    fast: bool = False
 
     def __call__(self, image: Tensor, level: Tensor) -> Tensor:
         """An image (C, H, W) at a level () or a map, denoised."""
         noise = level.square()
-        means = posterior_means_of_map if noise.ndim else posterior_means
-        return self._average(means(self.model, image, noise, self.exact), image, noise)
+        means = self.evaluator.posterior_means(self.model, image, noise, self.fast)
+        return self._average(means, image, noise)
 
     def variance(self, image: Tensor, level: Tensor) -> Tensor:
         """The average of posterior variances instead."""
         noise = level.square()
-        return self._average(posterior_variances(self.model, noise), image, noise)
+        return self._average(self.evaluator.posterior_variances(self.model, noise), image, noise)
 
     def score(self, image: Tensor, level: Tensor) -> Tensor:
         """The average of scores instead."""
         noise = level.square()
-        if noise.ndim:
-            evaluate = pixel_by_pixel(self.model, "score")
-        else:
-            evaluate = at_one_level(self.model, image, noise, "score")
-        return self._average(evaluate, image, noise)
+        return self._average(self.evaluator.scores(self.model, image, noise), image, noise)
 
     def _average(self, evaluate: Callable[..., Tensor], image: Tensor, noise: Tensor) -> Tensor:
         images, size = ((image, noise) if noise.ndim else (image,)), self.model.patch_size

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gmdm_prior.images.patches import inner
+from gmdm_prior.sigma import root
 
 MARGIN = 2  # pixels around an image that `double(halve(x))` reads, and `double` takes off
 
@@ -21,7 +22,7 @@ def halve(image: Tensor) -> Tensor:
 
 def halve_level(level: Tensor) -> Tensor:
     """The noise level of the half-size image: of a number (), or of a map (C, H, W)."""
-    return halve(level.square()).sqrt() / 2 if level.ndim else level / 2
+    return root(halve(level.square())) / 2 if level.ndim else level / 2
 
 
 def double(image: Tensor) -> Tensor:

@@ -22,10 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.fast.choose import Evaluator
+from gmdm_prior.gaussian_noise import Noise
+from gmdm_prior.images import correlated
 from gmdm_prior.images.averaging import Step, multiple, pad_both
 from gmdm_prior.images.half_size import MARGIN, double, halve, halve_level
 from gmdm_prior.images.patches import Run, inner
-from gmdm_prior.images.planes import PlaneModel, check_options, per_plane
+from gmdm_prior.images.planes import check_options, per_plane
 from gmdm_prior.images.schedule import DEFAULT, Schedule
 from gmdm_prior.sigma import readable
 
@@ -36,11 +39,10 @@ class HalfQuadraticSplitting(nn.Module):
     """A few empirical-Bayes steps at falling noise levels, on shifting grids of patches.
 
     Args:
-        model: a `PatchModel`, `PatchMixture` or `OpponentModel`.
+        model: a density of patches, as for `PatchAveraging`.
         stride: distance of neighbouring patches, each of them evaluated exactly. None is the fast
-            default: up to `DEFAULT_STRIDE` but at most half a patch; where no compiled kernel
-            applies (`fused_mixture`), a `PatchMixture` looks at a patch only in the few bases that
-            explain it, and noise maps are rounded patch by patch (`mixture_gate`).
+            default: up to `DEFAULT_STRIDE` but at most half a patch; a `PatchMixture` then takes a
+            noise map patch by patch, at rounded levels (`fast.mixture_maps`).
         boundary: `"reflect"` or `"circular"`.
         levels: noise level of each step, in units of the input sigma, at full size only; None is
             the default schedule.
@@ -57,7 +59,7 @@ class HalfQuadraticSplitting(nn.Module):
     ) -> None:
         super().__init__()
         check_options(model, 1 if stride is None else stride, boundary)
-        self.exact = stride is not None
+        self.exact, self._evaluator = stride is not None, Evaluator()
         if stride is None:
             stride = min(DEFAULT_STRIDE, max(1, model.patch_size // 2))
         self.model, self.stride, self.boundary = model, stride, boundary
@@ -84,8 +86,12 @@ class HalfQuadraticSplitting(nn.Module):
         """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
         return per_plane(self.model, self._restore, noisy, sigma)
 
-    def _restore(self, model: PlaneModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+    def _restore(
+        self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run
+    ) -> Tensor:
         """An image (c, H, W) at both scales."""
+        if isinstance(level, Noise):
+            return self._restore_correlated(model, image, level, run)
         share, (height, width) = self.schedule.coarse_share(level), image.shape[1:]
         small = min(height + 1, width + 1) // 2 < model.patch_size
         if small or (readable(share) and not bool(share.any())):
@@ -101,8 +107,22 @@ class HalfQuadraticSplitting(nn.Module):
         x, correction = inner(x, MARGIN), double(coarse - halve(x))
         return x[:, :height, :width] + share * correction[:, :height, :width]
 
+    def _restore_correlated(
+        self, model: DensityModel, image: Tensor, noise: Noise, run: Run
+    ) -> Tensor:
+        """An image (c, H, W) with noise that is not white."""
+
+        def denoise(x: Tensor, level: Tensor, i: int) -> Tensor:
+            phase = grid(i, self.stride)
+            return Step(self._evaluator, model, self.stride, run, phase, fast=not self.exact)(
+                x, level
+            )
+
+        border = model.patch_size - 1
+        return correlated.restore(image, noise, self.schedule, denoise, border, self.boundary)
+
     def _split(
-        self, model: PlaneModel, image: Tensor, level: Tensor, run: Run, margin: int = 0
+        self, model: DensityModel, image: Tensor, level: Tensor, run: Run, margin: int = 0
     ) -> Tensor:
         """All steps on an image (c, H, W) at one scale, less the border that each takes.
 
@@ -113,7 +133,8 @@ class HalfQuadraticSplitting(nn.Module):
         for i, (at, weight) in enumerate(self.schedule.at(level)):
             beyond = margin + self._reach - (i + 1) * border  # of the result
             phase = tuple((first + beyond) % s for first in grid(i, s))
-            x = Step(model, s, phase, self.exact, run)(x, inner(at, i * border))
+            step = Step(self._evaluator, model, s, run, phase, fast=not self.exact)
+            x = step(x, inner(at, i * border))
             taken = (i + 1) * border
             x = torch.lerp(x, inner(image, taken), inner(weight, taken))
         return x

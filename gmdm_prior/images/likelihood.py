@@ -15,12 +15,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.opponent import OpponentModel
-from gmdm_prior.fast.choose import at_one_level, pixel_by_pixel
-from gmdm_prior.images.planes import PlaneModel, check_options, planes_of, prepare
-from gmdm_prior.images.patches import overlap_add, pad, strips
-from gmdm_prior.images.patches import untraced
+from gmdm_prior.fast.choose import Evaluator
+from gmdm_prior.images.patches import overlap_add, pad, strips, untraced
+from gmdm_prior.images.planes import check_options, planes_of, prepare
 
 LIKELIHOOD_BOUNDARIES = ("circular", "valid")
 
@@ -29,7 +29,7 @@ class PatchLikelihood(nn.Module):
     """Composite log-likelihood of images under a density of patches, and its gradient.
 
     Args:
-        model: a `PatchModel`, `PatchMixture` or `OpponentModel`.
+        model: a density of patches, as for `PatchAveraging`.
         boundary: `"circular"` (patches wrap around, every pixel counts the same) or `"valid"` (only
             patches inside the image).
     """
@@ -41,9 +41,10 @@ class PatchLikelihood(nn.Module):
             raise ValueError(
                 f"boundary must be one of {', '.join(LIKELIHOOD_BOUNDARIES)}; got {boundary!r}"
             )
-        self.model, self.boundary = model, boundary
+        self.model, self.boundary, self._evaluator = model, boundary, Evaluator()
 
     @untraced
+    @plain_modes
     def log_prob(self, images: Tensor, sigma: object) -> Tensor:
         """Composite log-likelihood (B,) of images (B, C, H, W); sigma as in `PatchAveraging`."""
         sums = [
@@ -58,16 +59,14 @@ class PatchLikelihood(nn.Module):
         return total.to(images.dtype)
 
     @untraced
+    @plain_modes
     def score(self, images: Tensor, sigma: object) -> Tensor:
         """Gradient of `log_prob` with respect to the images, analytic, shaped like them."""
         size, out = self.model.patch_size, []
         for model, plane, level in self._planes(images, sigma):
-            if level.ndim == 0:
-                score = at_one_level(model, plane, level.square(), "score")
-                total = overlap_add((plane,), size, score)
-            else:
-                score = pixel_by_pixel(model, "score")
-                total = overlap_add((plane, level.square()), size, score)
+            noise = level.square()
+            score = self._evaluator.scores(model, plane, noise)
+            total = overlap_add((plane, noise) if noise.ndim else (plane,), size, score)
             out.append(self._unwrap(total, images.shape[2], images.shape[3]))
         if not out:
             return images.clone()
@@ -89,7 +88,9 @@ class PatchLikelihood(nn.Module):
         """Largest curvature of `-log_prob`, that of one patch: for the descent lemma."""
         return self.model.lipschitz(sigma)
 
-    def _planes(self, images: Tensor, sigma: object) -> Iterator[tuple[PlaneModel, Tensor, Tensor]]:
+    def _planes(
+        self, images: Tensor, sigma: object
+    ) -> Iterator[tuple[DensityModel, Tensor, Tensor]]:
         """Each plane's density, the plane as `boundary` has it, and its level () or map."""
         planes, level, _ = prepare(self.model, images, sigma)
         return zip(
@@ -99,18 +100,13 @@ class PatchLikelihood(nn.Module):
             strict=False,
         )
 
-    def _sum(self, model: PlaneModel, plane: Tensor, level: Tensor) -> Tensor:
+    def _sum(self, model: DensityModel, plane: Tensor, level: Tensor) -> Tensor:
         """The log-density () of all patches of a plane (c, H, W)."""
-        total, parts = plane.new_zeros(()), strips(plane, model.patch_size)[1]
-        if level.ndim == 0:
-            log_prob = at_one_level(model, plane, level.square(), "log_prob")
-            for part in parts:
-                total = total + log_prob(part.flatten(0, 1).flatten(1)).sum()
-            return total
-        log_prob = pixel_by_pixel(model, "log_prob")
-        for part, noise in zip(parts, strips(level.square(), model.patch_size)[1], strict=True):
-            flat = part.flatten(0, 1).flatten(1)
-            total = total + log_prob(flat, noise.flatten(0, 1).flatten(1)).sum()
+        total, noise = plane.new_zeros(()), level.square()
+        log_prob = self._evaluator.log_probs(model, plane, noise)
+        images = (plane, noise) if noise.ndim else (plane,)
+        for parts in zip(*(strips(image, model.patch_size)[1] for image in images), strict=True):
+            total = total + log_prob(*(part.flatten(0, 1).flatten(1) for part in parts)).sum()
         return total
 
     def _places(self, images: Tensor) -> int:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.base import DensityModel
-from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.opponent import OpponentModel
-from gmdm_prior.densities.product import PatchModel
+from gmdm_prior.gaussian_noise import Noise
 from gmdm_prior.images.patches import Run, untraced
 from gmdm_prior.images.threads import Workers
-from gmdm_prior.sigma import compute_dtype, image_level, readable
+from gmdm_prior.sigma import compute_dtype, image_level, largest, readable
 
-PlaneModel = PatchModel | PatchMixture
 BOUNDARIES = ("reflect", "circular")
+
+
+def is_of_patches(model: object) -> bool:
+    """Whether it is a density of patches: it has events of one shape, at any noise variance."""
+    if not isinstance(model, DensityModel) or not hasattr(model, "event_shape"):
+        return False
+    return isinstance(model, OpponentModel) or hasattr(model, "at")
 
 
 def check_options(model: object, stride: int, boundary: str) -> None:
     """Refuse what image denoisers cannot work with."""
-    if not isinstance(model, (PatchModel, PatchMixture, OpponentModel)):
+    if not is_of_patches(model):
         raise TypeError(
-            "model must be a PatchModel, PatchMixture or OpponentModel; got "
-            f"{type(model).__name__}. gmdm_prior.load('bsds-gray') gives one. Densities of whole "
-            "images have a `denoise` of their own (WaveletDenoiser for batches)"
+            "model must be a density of patches (PatchModel, PatchMixture, OpponentModel or one of "
+            f"your own); got {type(model).__name__}. gmdm_prior.load('bsds-gray') gives one. "
+            "Densities of whole images have a `denoise` of their own (WaveletDenoiser for batches)"
         )
     if not isinstance(stride, int) or not 1 <= stride <= model.patch_size:
         raise ValueError(
@@ -42,9 +49,12 @@ def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor,
 
     Returns:
         Planes (M, c, H, W) with the c channels of `planes_of(model)`, whose densities take turns,
-        in the working dtype; levels, (M,) or maps (M, c, H, W); and whether they are maps.
+        in the working dtype; levels, (M,) or maps (M, c, H, W), of a `Noise` a list of levels () or
+        noises; and whether they are maps.
     """
     check_images(model, images)
+    if isinstance(sigma, Noise):
+        return prepare(model, images, 0.0)[0], plane_noises(model, images, sigma), False
     channels = images.shape[1]
     level, is_map = image_level(sigma, images)
     planes = images.to(compute_dtype(images.dtype))
@@ -58,7 +68,45 @@ def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor,
     return planes, level, is_map
 
 
-def planes_of(model: PlaneModel | OpponentModel) -> list[PlaneModel]:
+def plane_noises(model: DensityModel, images: Tensor, noise: Noise) -> list[Tensor | Noise]:
+    """The noise of every plane of `prepare`: a level () where it is white, or a `Noise` of its own.
+
+    Raises:
+        ValueError: the noise is that of other images, or it depends on their brightness.
+    """
+    count, channels = images.shape[:2]
+    if len(noise) not in (1, count) or noise.channels not in (1, channels):
+        raise ValueError(
+            f"sigma is a Noise of {len(noise)} image(s) and {noise.channels} channel(s), for images "
+            f"{tuple(images.shape)}; it must be one, or one for each"
+        )
+    if noise.curve is not None:
+        raise ValueError(
+            "sigma is a Noise that depends on the brightness. Stabilise its variance first, or "
+            "leave the curve out: dataclasses.replace(noise, curve=None)"
+        )
+    if noise.opponent and not isinstance(model, OpponentModel):
+        raise ValueError(
+            "sigma is a Noise of luminance and colour differences, which an OpponentModel takes"
+        )
+    found: list[Tensor | Noise] = []
+    for i in range(count):
+        own = noise[i % len(noise)]
+        if isinstance(model, OpponentModel):
+            planes = model.plane_noise(own)
+        elif model.channels == 1:
+            planes = [own.channel(c) for c in range(channels)]
+        else:
+            planes = [own]
+        found += [p if not p.white else p.sigma[0].to(_like(images)) for p in planes]
+    return found
+
+
+def _like(images: Tensor) -> Tensor:
+    return images.new_empty((), dtype=compute_dtype(images.dtype))
+
+
+def planes_of(model: DensityModel) -> list[DensityModel]:
     """The densities that look at the planes of `prepare`, in turns."""
     return list(model.planes) if isinstance(model, OpponentModel) else [model]
 
@@ -91,7 +139,7 @@ def check_images(model: DensityModel, images: Tensor) -> None:
             f"images must have {model.channels} channels for this model; got {images.shape[1]} in "
             f"{tuple(images.shape)}"
         )
-    home = next(model.parameters()).device
+    home = next((p.device for p in model.parameters()), images.device)
     if images.device != home:
         raise ValueError(
             f"images must be on the device of the model, {home}; got {images.device}. Move one of "
@@ -103,17 +151,27 @@ def check_images(model: DensityModel, images: Tensor) -> None:
             f"images must be at least one patch, {size}x{size} pixels; got "
             f"{images.shape[2]}x{images.shape[3]}"
         )
-    if readable(images) and not bool(torch.isfinite(images.detach()).all()):
+    if not readable(images) or not images.numel():
+        return
+    least, most = (float(end) for end in torch.aminmax(images.detach()))  # NaN where any is
+    if not (math.isfinite(least) and math.isfinite(most)):
         raise ValueError(
             "images must be finite; they hold NaN or infinity. Replace those pixels "
             "(torch.nan_to_num) or inpaint them"
         )
+    bound = largest(images.dtype)
+    if max(-least, most) > bound:
+        raise ValueError(
+            f"images must lie within ±{bound:.1g} in {images.dtype}, so that squares can be held; "
+            f"got values from {least:g} to {most:g}. Scale them to [0, 1]"
+        )
 
 
 @untraced
+@plain_modes
 def per_plane(
-    model: PlaneModel | OpponentModel,
-    restore: Callable[[PlaneModel, Tensor, Tensor, Run], Tensor],
+    model: DensityModel,
+    restore: Callable[[DensityModel, Tensor, Tensor, Run], Tensor],
     noisy: Tensor,
     sigma: object,
     kind: str = "image",
@@ -131,6 +189,9 @@ def per_plane(
         if isinstance(model, OpponentModel):
             back = {"image": model.leave, "variance": model.spread, "gradient": model.gradient}
             out = back[kind](out)
+        if isinstance(sigma, Noise):
+            level = (sigma.sigma.expand(len(noisy)) if len(planes) else sigma.sigma).to(planes)
+            level = level.repeat_interleave(max(1, len(planes) // max(1, len(noisy))))
         if not is_map and kind != "gradient":
             of_one = max(1, len(planes) // max(1, len(noisy)))  # planes of an image: one level
             noiseless = (level[::of_one] == 0)[:, None, None, None]

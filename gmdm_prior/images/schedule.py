@@ -70,8 +70,8 @@ class Schedule:
             )
         if not all(0 < v < math.inf for v in levels) or not all(0 <= w <= 1 for w in shares):
             raise ValueError("levels must be positive and data_shares between 0 and 1")
-        logs = torch.tensor(levels, dtype=torch.float64).log()
-        weights = torch.logit(torch.tensor(shares, dtype=torch.float64))
+        logs = torch.tensor(levels, dtype=torch.float64, device="cpu").log()
+        weights = torch.logit(torch.tensor(shares, dtype=torch.float64, device="cpu"))
         return cls(torch.stack([logs, torch.zeros_like(logs), weights, torch.zeros_like(logs)]))
 
 
@@ -84,6 +84,7 @@ DEFAULT = Schedule(
             [-0.1770, -0.0354, 0.1249, -0.4082],
         ],
         dtype=torch.float64,
+        device="cpu",
     ),
     coarse=(0.3, 0.42),
 )

@@ -1,1 +1,5 @@
-"""How much noise an image holds."""
+"""How much noise an image holds.
+
+`level.noise_level` and `estimate_sigma` read one level by likelihood, `map.estimate_sigma_map` one
+for each pixel; `evidence` and `patches` are what they share. `prior_free` needs no density.
+"""

@@ -10,7 +10,7 @@ weight and those of the other classes are those of the image at hand, found by e
 maximisation: under the weights of the training set, an image flatter than those reads too low a
 noise level (by 10 to 50 %), a rougher one too high.
 
-A `PatchModel` has no classes: it counts as one, and its likelihood is the plain one.
+Another density has no classes: it counts as one, and its likelihood is the plain one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.model import PatchMixture
-from gmdm_prior.densities.product import PatchModel
+from gmdm_prior.fast.choose import Evaluator
 
 FLAT_WEIGHT = 0.2  # of the flat class, before the image has been looked at
 STEPS = 8  # of expectation maximisation at each noise level
@@ -116,21 +117,23 @@ class PlainPatches:
         start: (1,), the weight of the only class.
     """
 
-    def __init__(self, model: PatchModel, patches: Tensor) -> None:
-        self._model, self._patches = model, patches
+    def __init__(self, model: DensityModel, patches: Tensor, evaluator: Evaluator) -> None:
+        self._model, self._patches, self._evaluator = model, patches, evaluator
         self.start = patches.new_ones(1)
 
     def at(self, sigma: float, every: int = 1) -> Evidence:
         """At a noise level, of all patches or `every` so many."""
         patches = self._patches[::every]
-        level = self._model.tabulated_at(patches.new_tensor(sigma * sigma))
+        level = self._evaluator.level(self._model, patches.new_tensor(sigma * sigma))
         return Evidence(patches.new_ones(len(patches), 1), level.log_prob(patches))
 
 
-def evidence_of(model: PatchModel | PatchMixture, patches: Tensor) -> MixturePatches | PlainPatches:
+def evidence_of(
+    model: DensityModel, patches: Tensor, evaluator: Evaluator
+) -> MixturePatches | PlainPatches:
     """What evaluates these patches (N, a) at one noise level after another."""
     if not isinstance(model, PatchMixture):
-        return PlainPatches(model, patches)
+        return PlainPatches(model, patches, evaluator)
     level = model.at(patches.new_zeros(()))
     weights = torch.cat([model.weights[m] for m in level.members]).to(patches)
     return MixturePatches(level.bases, level.variances, weights, patches)

@@ -35,9 +35,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.opponent import OpponentModel
+from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.images.planes import check_images, check_options
 from gmdm_prior.noise.evidence import evidence_of
 from gmdm_prior.noise.patches import informative
@@ -96,6 +98,7 @@ def estimate_sigma(model: DensityModel, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@plain_modes
 def noise_level(model: DensityModel, images: Tensor) -> NoiseLevel:
     """Noise levels of images, with standard errors.
 
@@ -104,7 +107,7 @@ def noise_level(model: DensityModel, images: Tensor) -> NoiseLevel:
     out.
 
     Args:
-        model: a `PatchMixture`; with a `PatchModel`, a plain likelihood without class weights, a
+        model: a `PatchMixture`; with another density, a plain likelihood without class weights, a
             warning says so. `load("bsds-gray-likelihood")` is best.
         images: (B, C, H, W), floating point, clean values in [0, 1]; from two patches a side. A
             model of one channel reads one level from all channels.
@@ -163,7 +166,7 @@ def level_of_image(model: DensityModel, image: Tensor) -> Reading:
 
 def level_of_patches(model: DensityModel, patches: Tensor, overlap: float = 1.0) -> Reading:
     """The noise level of patches (N, C b²), each pixel of which is in `overlap` of them."""
-    evidence = evidence_of(model, patches)
+    evidence = evidence_of(model, patches, Evaluator())
     centred = patches.unflatten(1, (model.channels, -1))
     centred = centred - centred.mean(2, keepdim=True)
     dimensions = model.channels * (model.patch_size**2 - 1)

@@ -22,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.noise.evidence import Evidence, evidence_of
 from gmdm_prior.noise.level import LEAST, check, level_of_image
 from gmdm_prior.noise.patches import clipped_pixels, cut
@@ -38,6 +40,7 @@ RAREST = 1e-5  # added to rho
 
 
 @torch.no_grad()
+@plain_modes
 def estimate_sigma_map(model: DensityModel, images: Tensor, window: int = 12) -> Tensor:
     """Noise levels of images pixel by pixel.
 
@@ -71,6 +74,7 @@ class _Field:
 
     def __init__(self, model: DensityModel, image: Tensor) -> None:
         self.model, self.shape, size = model, image.shape[1:], model.patch_size
+        self.evaluator = Evaluator()
         self.overall = level_of_image(model, image).sigma
         self.planes = image.reshape(-1, model.channels, *self.shape)
         self.clipped = clipped_pixels(image).reshape(self.planes.shape)
@@ -102,9 +106,9 @@ class _Field:
         patches, useful = self._cut(self.rows[::share], self.columns[::share])
         own = found[::share, ::share].flatten().repeat(len(self.planes))[useful]
         nearest = (own - self.ladder[:, None]).abs().argmin(0)
-        densities, start = [], evidence_of(self.model, patches[:1]).start
+        densities, start = [], evidence_of(self.model, patches[:1], self.evaluator).start
         for i in nearest.unique().tolist():
-            evidence = evidence_of(self.model, patches[useful][nearest == i])
+            evidence = evidence_of(self.model, patches[useful][nearest == i], self.evaluator)
             densities.append(evidence.at(self.ladder[i].exp().item()).densities)
         weights = start if weights is None else weights
         if not densities:
@@ -118,7 +122,7 @@ class _Field:
         strips = []
         for rows in self.rows.split(step):
             patches, useful = self._cut(rows, self.columns)
-            evidence = evidence_of(self.model, patches)
+            evidence = evidence_of(self.model, patches, self.evaluator)
             logs = [evidence.at(t.exp().item()).log_prob(weights) for t in self.ladder]
             told = torch.stack(logs) * useful
             strips.append(told.unflatten(1, (len(self.planes), len(rows), -1)).sum(1))
@@ -135,7 +139,8 @@ class _Field:
 def _places(count: int, like: Tensor) -> Tensor:
     """Starts of patches about `SPACING` apart, from the first place to the last."""
     number = 1 if count == 1 else math.ceil((count - 1) / SPACING) + 1
-    return torch.linspace(0, count - 1, number, device=like.device).round().long()
+    places = torch.linspace(0, count - 1, number, dtype=torch.float32, device=like.device)
+    return places.round().long()
 
 
 def _mean_field(logs: Tensor, ladder: Tensor, radius: int) -> Tensor:

@@ -90,4 +90,5 @@ def _spread(count: int, share: float, like: Tensor) -> Tensor:
     Their distances vary by one, so that they do not follow the blocks of a compressed image.
     """
     number = max(1, round(share * count))
-    return torch.linspace(0, count - 1, number, device=like.device).round().long()
+    places = torch.linspace(0, count - 1, number, dtype=torch.float32, device=like.device)
+    return places.round().long()

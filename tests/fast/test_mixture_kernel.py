@@ -19,7 +19,7 @@ from gmdm_prior.fast import choose as image_levels
 from gmdm_prior.fast.kernels import llvm as vector_code
 from gmdm_prior.fast.kernels import mixture_code as fused_kernel
 from gmdm_prior.fast.kernels import square_coordinates as isotypic
-from gmdm_prior.fast.kernels.mixture import FusedLevel, fused
+from gmdm_prior.fast.kernels.mixture import FusedLevel, Tables, fused
 
 COUNTS = {1: (7,), 2: (1, 4), 3: (5, 1, 3)}  # classes of each basis, by the number of bases
 NOISE = torch.tensor(0.01)
@@ -117,7 +117,7 @@ def test_every_width_agrees(size, lanes):
     layout = fused_kernel.Layout(size, counts, lanes, fused_kernel.BLOCKING[lanes])
     kernel = fused_kernel.Kernel(layout, vector_code.Host(vector_code.host().features, lanes))
     y = noisy_patches(model, 37, 0.1)
-    found = FusedLevel(model.at(NOISE), kernel).posterior_mean(y)
+    found = FusedLevel(model.at(NOISE), kernel, Tables(model.at(NOISE), layout)).posterior_mean(y)
     assert largest(found - exact(model, y)) < 5e-6
 
 

@@ -8,7 +8,7 @@ import torch
 from models import product
 
 import gmdm_prior as gm
-from gmdm_prior.densities import experts
+from gmdm_prior.fast import product_tables
 from gmdm_prior.fast.kernels import llvm as vector_code
 from gmdm_prior.fast.kernels import tables as fused_tables
 from gmdm_prior.fast.kernels.tables import read_table
@@ -119,10 +119,10 @@ def test_images_are_those_of_torch(make, monkeypatch):
         used.append(read_table(*args) is not None)
         return read_table(*args)
 
-    monkeypatch.setattr(experts, "read_table", counted)
+    monkeypatch.setattr(product_tables, "read_table", counted)
     fast = [make(model)(x, 0.1) for x in (image, bright)]
     assert True in used
     assert False in used
-    monkeypatch.setattr(experts, "read_table", lambda *_: None)
+    monkeypatch.setattr(product_tables, "read_table", lambda *_: None)
     for x, found in zip((image, bright), fast, strict=True):
         torch.testing.assert_close(found, make(model)(x, 0.1), rtol=0, atol=2e-6)

@@ -1,5 +1,6 @@
 """Image denoisers against loops over patches: shapes, maps, tiles and types."""
 
+import copy
 import math
 
 import pytest
@@ -8,7 +9,10 @@ from models import mixture, product
 from reference import patch_average
 
 import gmdm_prior as gm
+from gmdm_prior.fast import choose
+from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.images.patches import interior_average, pad
+from gmdm_prior.sigma import largest
 
 CHECKED = {"product": lambda: product(3), "mixture": lambda: mixture(3)}
 
@@ -68,7 +72,7 @@ def test_tables_agree_with_the_exact_path(sigma):
     model = product(3, components=125)
     patches = 0.5 + max(0.3, sigma) * torch.randn(500, 9, dtype=torch.float64)
     noise = torch.tensor(sigma**2, dtype=torch.float64)
-    exact, table = model.at(noise), model.tabulated_at(noise)
+    exact, table = model.at(noise), Evaluator().level(model, noise)
     error = (table.posterior_mean(patches) - exact.posterior_mean(patches)).abs().max()
     assert error < 1e-5
     slope = (table.score(patches) - exact.score(patches)).abs().max()
@@ -80,7 +84,7 @@ def test_tables_agree_with_the_exact_path(sigma):
 def test_tabulated_value_and_slope_belong_to_one_function():
     """The value is the integral of the interpolated slope: finite differences agree."""
     model = product(2)
-    table = model.tabulated_at(torch.tensor(0.01, dtype=torch.float64))
+    table = Evaluator().level(model, torch.tensor(0.01, dtype=torch.float64))
     y = 0.3 * torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     step = 1e-6
     for i in range(4):
@@ -334,6 +338,10 @@ def test_every_patch_of_a_model_with_channels_sees_all_of_them():
         (torch.full((1, 1, 9, 9), math.nan), 0.1, ValueError, "finite"),
         (torch.zeros(1, 1, 9, 9).numpy(), 0.1, TypeError, "tensor"),
         (torch.zeros(1, 1, 9, 9), -1, ValueError, "not negative"),
+        (torch.zeros(1, 1, 9, 9), 1e20, ValueError, "sigma must be at most .* got 1e.20"),
+        (torch.zeros(2, 1, 9, 9), torch.tensor([0.1, 1e20]), ValueError, "to 1e.20"),
+        (torch.full((1, 1, 9, 9), 1e20), 0.1, ValueError, "images must lie within"),
+        (torch.full((1, 1, 9, 9), -math.inf), 0.1, ValueError, "finite"),
         (torch.zeros(1, 1, 9, 9), math.nan, ValueError, "finite"),
         (torch.zeros(1, 1, 9, 9), torch.zeros(2), ValueError, "map"),
         (torch.zeros(2, 1, 9, 9), torch.zeros(3), ValueError, "map"),
@@ -363,6 +371,110 @@ def test_refuses_bad_input(y, sigma, error, match):
 def test_refuses_bad_options(options, error, match):
     with pytest.raises(error, match=match):
         gm.HalfQuadraticSplitting(product(3), **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_the_largest_numbers_give_numbers(model, dtype):
+    """What is not refused is never NaN."""
+    most = min(0.9 * largest(dtype), torch.finfo(dtype).max)
+    y = (2 * image(1, 1, 12, 13) - 1).mul(most).to(dtype)
+    level = torch.full((1, 1, 12, 13), float(most), dtype=torch.float64)
+    level[..., 3:] *= 0.5
+    for sigma in (float(most), 0.1):
+        for name, denoise in denoisers(model).items():
+            assert denoise(y, sigma).isfinite().all(), name
+            assert denoise(y / most, sigma).isfinite().all(), name
+    assert gm.HalfQuadraticSplitting(model)(y, level).isfinite().all()
+
+
+@pytest.mark.parametrize("make", [lambda: mixture(4), lambda: mixture(3), lambda: product(3)])
+def test_gradients_and_types_change_no_value(make):
+    """Float64 is the exact one; float32 errs by rounding, maps by their rounded levels."""
+    model = make()
+    y, flat = 0.5 + 0.1 * image(1, 1, 24, 25), torch.tensor(6 / 255).double()
+    level = 0.02 + 0.02 * torch.linspace(0, 1, 25).double().expand(1, 1, 24, 25)
+    for sigma in (flat, level):
+        for single in (False, True):
+            denoise = gm.HalfQuadraticSplitting(copy.deepcopy(model).float() if single else model)
+            exact = gm.HalfQuadraticSplitting(model, denoise.stride)(y, sigma)
+            x, s = (v.float() if single else v for v in (y, sigma))
+            found = [denoise(x, s), denoise(x.clone().requires_grad_(), s)]
+            found += [denoise(x, s.clone().requires_grad_())]
+            for one in found:
+                bound = 1e-3 if sigma.ndim else 2e-5 if single else 1e-12
+                assert (one.detach() - exact).abs().max() < bound
+
+
+@pytest.mark.parametrize("make", [lambda: mixture(3), lambda: product(3)])
+@pytest.mark.parametrize("method", [gm.PatchAveraging, gm.HalfQuadraticSplitting])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_map_with_zeros_has_gradients(make, method, channels):
+    model = make() if channels == 1 else gm.OpponentModel(make())
+    level = 0.2 * image(1, channels, 10, 10, seed=1)
+    level[..., :5] = 0
+    level.requires_grad_()
+    denoise = method(model)
+    denoise(image(1, channels, 10, 10), level).square().sum().backward()
+    assert level.grad.isfinite().all()
+    assert level.grad[..., 6:].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("by_map", [False, True])
+def test_the_gradient_of_the_noise_level_is_that_of_the_density(model, by_map, dtype):
+    """In float32 too, where the levels' tables have none; against central differences."""
+    y = image(1, 1, 9, 9)
+    level = (0.1 + 0.1 * image(1, 1, 9, 9, seed=1)) if by_map else torch.tensor(0.1).double()
+    denoise, probe = gm.PatchAveraging(model), image(1, 1, 9, 9, seed=2)
+    moving = level.to(dtype).requires_grad_()
+    (denoise(y.to(dtype), moving).double() * probe).sum().backward()
+    step = 1e-5
+    slope = (probe * (denoise(y, level + step) - denoise(y, level - step))).sum() / (2 * step)
+    assert moving.grad.sum().item() == pytest.approx(slope.item(), rel=2e-3)
+    assert abs(slope.item()) > 0.01
+
+
+class Toy(gm.DensityModel):
+    """A density of patches from outside, all its own: a mixture in disguise."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+        self.event_shape, self.channels, self.patch_size = inside.event_shape, 1, 3
+        self.dimensions = inside.dimensions
+
+    def at(self, noise):
+        return self.inside.at(noise)
+
+    def numbers_per_patch(self, noise):
+        return self.inside.numbers_per_patch(noise)
+
+    log_prob = score = posterior = sample = denoise = None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_density_from_outside_is_evaluated_exactly(dtype, monkeypatch):
+    """In pieces of a few patches."""
+    monkeypatch.setattr(choose, "NUMBERS", 10_000)
+    model = mixture(3).to(dtype)
+    y = image(1, 2, 10, 11).to(dtype)
+    level = (0.05 + 0.1 * image(1, 1, 10, 11, seed=1)).to(dtype)
+    tolerance = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 2e-5}
+
+    def results(density):
+        average, likelihood = gm.PatchAveraging(density), gm.PatchLikelihood(density)
+        for sigma in (0.1, level):
+            yield average(y, sigma)
+            yield average.score(y, sigma)
+            yield average.variance(y, sigma)
+            yield gm.HalfQuadraticSplitting(density, 2)(y, sigma)
+            yield likelihood.log_prob(y, sigma) / 100
+            yield likelihood.score(y, sigma) / 100
+
+    for found, expected in zip(results(Toy(model)), results(model), strict=True):
+        torch.testing.assert_close(found, expected, **tolerance)
+    with pytest.warns(UserWarning, match="no classes"):
+        assert gm.estimate_sigma(Toy(model), y).isfinite().all()
 
 
 def test_refuses_what_is_no_model():

@@ -38,6 +38,13 @@ def test_levels_are_those_of_the_mean_of_four():
     assert halve_level(torch.tensor(0.3)) == pytest.approx(0.15)
 
 
+def test_a_level_of_zero_has_a_slope():
+    level = torch.tensor([[[0.0, 0.0, 0.1, 0.2], [0.0, 0.0, 0.3, 0.4]]], requires_grad=True)
+    halve_level(level).sum().backward()
+    assert level.grad.isfinite().all()
+    assert (level.grad[..., 2:] > 0).all()
+
+
 def test_doubling_keeps_constants_and_slopes():
     flat = torch.full((1, 4, 5), 0.7, dtype=torch.float64)
     assert double(flat).shape == (1, 4, 6)

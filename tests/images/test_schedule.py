@@ -29,6 +29,18 @@ def test_factors_stay_what_they_are_beyond_the_range():
     assert steps_at(DEFAULT, 0.0)[0][0] == 0
 
 
+def test_the_default_is_constant_from_150_of_255_on_and_below_1():
+    """In numbers: the range within which it was fitted."""
+    for inside, end, beyond in ((149, 150, 151), (1.02, 1, 0.98)):
+        factors = [
+            [(level / sigma, weight) for level, weight in steps_at(DEFAULT, sigma)]
+            for sigma in (inside / 255, end / 255, beyond / 255)
+        ]
+        for before, at, after in zip(*factors, strict=True):
+            assert at == pytest.approx(after, abs=1e-12)
+            assert at != pytest.approx(before, abs=1e-6)
+
+
 def test_no_jumps():
     sigmas = torch.logspace(math.log10(LEAST) - 0.1, math.log10(MOST) + 0.1, 2000).double()
     for level, weight in DEFAULT.at(sigmas):

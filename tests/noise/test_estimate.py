@@ -10,6 +10,7 @@ from models import mixture, product
 from reference import mixture_density
 
 import gmdm_prior as gm
+from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.noise.evidence import PRIOR, evidence_of
 from gmdm_prior.noise.level import level_of_patches
 from gmdm_prior.noise.map import _Field, _to_pixels
@@ -38,7 +39,7 @@ def test_evidence_is_the_density_of_the_classes_and_the_flat_one():
     """Against the mixture by the book, at every fourth patch too."""
     model = mixture(3)
     patches = 0.5 + 0.2 * noise(9, 9, dtype=torch.float64)
-    evidence = evidence_of(model, patches)
+    evidence = evidence_of(model, patches, Evaluator())
     weights = evidence.start
     found = evidence.at(0.15).log_prob(weights)
     for i in range(9):
@@ -53,7 +54,9 @@ def test_evidence_is_the_density_of_the_classes_and_the_flat_one():
 
 def test_fitting_the_weights_does_not_lower_the_likelihood():
     """With the prior of its docstring."""
-    evidence = evidence_of(mixture(3), 0.5 + 0.2 * noise(50, 9, dtype=torch.float64)).at(0.1)
+    evidence = evidence_of(
+        mixture(3), 0.5 + 0.2 * noise(50, 9, dtype=torch.float64), Evaluator()
+    ).at(0.1)
     start = torch.full((4,), 0.25, dtype=torch.float64)
 
     def objective(weights):
@@ -129,6 +132,15 @@ def test_constant_images_have_no_noise(model):
     assert all(torch.isfinite(end).all() for end in level.interval())
     with pytest.warns(UserWarning, match="constant"):
         assert torch.equal(gm.estimate_sigma_map(model, images), torch.zeros(3, 1, 32, 32))
+
+
+def test_large_numbers_are_read_or_refused_and_never_nan(model):
+    for scale in (1e3, 1e10, 1e15):
+        level = gm.noise_level(model, scale * torch.rand(1, 1, 32, 32))
+        assert level.sigma.item() == pytest.approx(scale / 12**0.5, rel=0.1)
+        assert all(end.isfinite().all() for end in (level.error, *level.interval()))
+    with pytest.raises(ValueError, match="images must lie within"):
+        gm.noise_level(model, 1e20 * torch.rand(1, 1, 32, 32))
 
 
 def test_noise_free_images_are_told(model):

@@ -30,12 +30,6 @@ class DiffusedMixture:
     noise: Tensor
     mean_part: MeanPart
 
-    @property
-    def bytes(self) -> int:
-        """What the matrices take."""
-        tensors = [*self.bases, *self.variances, *self.log_weights]
-        return sum(t.numel() * t.element_size() for t in tensors)
-
     def log_prob(self, y: Tensor) -> Tensor:
         """(N,) log-density."""
         joint = torch.cat(self._log_joint(self._responses(y)), 1)

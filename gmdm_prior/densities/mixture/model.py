@@ -17,7 +17,6 @@ taken by its diagonal, sum_i a_ji² s_i: exact where it is constant over a patch
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import torch
@@ -39,9 +38,8 @@ from gmdm_prior.densities.mixture.covariance import (
     on_patches_at,
 )
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
-from gmdm_prior.fast.cache import TableCache
 from gmdm_prior.gaussian_noise import Covariance, Noise
-from gmdm_prior.sigma import compute_dtype, concrete, event_variance
+from gmdm_prior.sigma import compute_dtype, event_variance
 
 AnyNoise = float | Tensor | Noise | Covariance
 
@@ -81,7 +79,6 @@ class PatchMixture(DensityModel):
         self.symmetries = symmetries
         self.event_shape = tuple(filters.shape[2:])
         self.mean_part = MeanPart(self.channels, self.patch_size**2)
-        self._tables = TableCache()
 
     @property
     def channels(self) -> int:
@@ -202,22 +199,6 @@ class PatchMixture(DensityModel):
             noise=noise,
             mean_part=self.mean_part,
         )
-
-    def tabulated_at(self, noise: Tensor) -> DiffusedMixture:
-        """As `at` for one scalar noise variance, kept for the next image (`table_cache`).
-
-        Not where the parameters are being trained, the variance carries a gradient, or it cannot be
-        read (inside `torch.func.vmap`).
-        """
-        recorded = torch.is_grad_enabled()
-        if recorded and any(t.requires_grad for t in (noise, *self.parameters())):
-            return self.at(noise)
-        if not concrete(noise):
-            return self.at(noise)
-        level = self._tables.at_level([*self.parameters(), *self.buffers()], noise, self.at)
-        if level.mean_part is self.mean_part:
-            return level
-        return dataclasses.replace(level, mean_part=self.mean_part)
 
     def numbers_per_patch(self, noise: Tensor) -> int:
         """How many numbers an evaluation holds for every patch, to bound its memory."""

@@ -1,1 +1,5 @@
-"""Compiled loops (llvmlite) for mixtures and for tables; each has its equal in plain torch."""
+"""Loops that llvmlite compiles for the CPU at hand, where it is installed.
+
+`mixture.fused` evaluates mixtures, `tables.read_table` reads the tables of products. `llvm` is the
+language that both are written in; `mixture_code` and `square_coordinates` are how the first works.
+"""

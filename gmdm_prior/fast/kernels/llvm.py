@@ -11,9 +11,11 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 OLDEST_LLVM = 17  # the first whose pointers have no type
 NUMBER_BYTES = 4
@@ -22,6 +24,7 @@ ROUNDING = 1.5 * 2**MANTISSA_BITS  # adding it leaves the nearest integer in the
 EXP2_DEGREE = 6  # Taylor, for |x| <= 1/2: off by 1.2e-7 at most
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -258,22 +261,6 @@ def exp2(x: Vector) -> Vector:
     return power * Vector(code, builder.bitcast(scale, code.vector))
 
 
-def made_for_host(make: Callable[[Host], Any], fallback: str) -> Any:
-    """What `make` compiles for this CPU; None without llvmlite, or where it fails, which is logged.
-
-    Args:
-        make: a kernel from what the CPU can do.
-        fallback: what the log then says is done without it.
-    """
-    if not installed():
-        return None
-    try:
-        return make(host())
-    except Exception:  # whatever another version or platform may raise: torch can do it all
-        log.warning("%s without the fused kernel: llvmlite failed", fallback, exc_info=True)
-        return None
-
-
 class Compiled:
     """A module in machine code: `function` takes addresses, then integers, and leaves the GIL."""
 
@@ -286,6 +273,43 @@ class Compiled:
         kinds = [ctypes.c_void_p] * len(entry.memory) + [ctypes.c_int64] * len(entry.integers)
         address = self._engine.get_function_address(entry.function.name)
         self.function = ctypes.CFUNCTYPE(None, *kinds)(address)
+
+
+def made_for_host(
+    fallback: str, kept: int
+) -> Callable[[Callable[..., T]], Callable[..., T | None]]:
+    """Decorate what makes a kernel, from its arguments and the CPU, `make(*arguments, target)`.
+
+    The result takes the arguments, makes each kernel once, and gives None without llvmlite or where
+    that fails, which is logged.
+
+    Args:
+        fallback: what the log then says is done without it.
+        kept: so many kernels.
+    """
+
+    def decorate(make: Callable[..., T]) -> Callable[..., T | None]:
+        making = threading.Lock()
+
+        @lru_cache(maxsize=kept)
+        def made(*arguments: Any) -> T | None:
+            if not installed():
+                return None
+            try:
+                return make(*arguments, host())
+            except Exception:  # whatever another version or platform may raise: torch can do it all
+                log.warning("%s without the kernel: llvmlite failed", fallback, exc_info=True)
+                return None
+
+        @wraps(make)
+        def once(*arguments: Any) -> T | None:
+            with making:
+                return made(*arguments)
+
+        once.cache_clear = made.cache_clear
+        return once
+
+    return decorate
 
 
 def _parsed(module: Module, target: Host) -> tuple[Any, Any]:

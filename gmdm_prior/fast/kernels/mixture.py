@@ -3,12 +3,13 @@
 `fused(level, image)` is a `FusedLevel`, or None where torch has to do it: without llvmlite, on a
 GPU, in float64, where a gradient is wanted, inside `torch.func` or a compilation, for several
 channels, odd or tiny patches, other symmetries, or noise that varies. It is exact: the sums of the
-torch path in another order (the maths: `isotypic`, `fused_kernel`).
+torch path in another order (the maths: `square_coordinates`, `mixture_code`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -21,11 +22,18 @@ from gmdm_prior.fast.kernels.square_coordinates import TURNS, coordinate_matrix
 from gmdm_prior.sigma import plain
 
 SMALLEST = 4  # side of a patch
-LEVELS_KEPT = 8  # whose tables are kept, below 1 MB each
 
 
-def fused(level: DiffusedMixture, like: Tensor) -> FusedLevel | None:
-    """The level as a compiled kernel, for patches of an image `like`; None where torch does it."""
+def fused(
+    level: DiffusedMixture,
+    like: Tensor,
+    keep: Callable[[Callable[[], Tables]], Tables] = lambda make: make(),
+) -> FusedLevel | None:
+    """The level as a compiled kernel, for patches of an image `like`; None where torch does it.
+
+    `keep` gives the kernel's tables of this level: those that it has kept, or what it is handed
+    makes.
+    """
     tensors = [like, level.noise, *level.bases, *level.variances, *level.log_weights]
     if not all(plain(t) for t in tensors):
         return None
@@ -36,15 +44,16 @@ def fused(level: DiffusedMixture, like: Tensor) -> FusedLevel | None:
     if size % 2 or size < SMALLEST:
         return None
     kernel = compiled(size, tuple(len(v) for v in level.variances))
-    return None if kernel is None else FusedLevel(level, kernel)
+    if kernel is None:
+        return None
+    return FusedLevel(level, kernel, keep(lambda: Tables(level, kernel.layout)))
 
 
 class FusedLevel:
     """A `DiffusedMixture` at a scalar noise variance, evaluated by a compiled kernel."""
 
-    def __init__(self, level: DiffusedMixture, kernel: Kernel) -> None:
-        self._level, self._kernel = level, kernel
-        self._tables = _tables(level, kernel.layout)
+    def __init__(self, level: DiffusedMixture, kernel: Kernel, tables: Tables) -> None:
+        self._level, self._kernel, self._tables = level, kernel, tables.tensors
 
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) posterior mean of patches (N, a).
@@ -91,27 +100,33 @@ def _to_coordinates(size: int) -> Tensor:
     return (matrix / matrix.square().sum(1, keepdim=True)).T
 
 
-@lru_cache(maxsize=LEVELS_KEPT)
-def _tables(level: DiffusedMixture, layout: Layout) -> list[Tensor]:
+class Tables:
     """What `Kernel.run` wants of a level: bases, half precisions, constants and gains."""
-    change, padding = _to_coordinates(layout.size), layout.padded_rows - layout.rows
-    noise = level.noise.double()
-    bases, half_precisions, constants, gains = [], [], [], []
-    for rows, variances, weights in zip(
-        level.bases, level.variances, level.log_weights, strict=True
-    ):
-        first_position = rows[: layout.rows].double()  # of eight; any of them would do
-        bases.append(F.pad(first_position @ change, (0, 0, 0, padding)))
-        v = variances.double()
-        half_precisions.append((-0.5 / (v + noise)).T.flatten())
-        constants.append(weights.double() - 0.5 * (v + noise).log().sum(1))
-        gains.append(F.pad(v / (v + noise), (0, padding)))
-    logs = torch.cat(constants)
-    logs -= logs.max()  # a common constant cancels, and small numbers keep their digits
-    tables = (
-        torch.cat(bases),
-        torch.cat(half_precisions) / math.log(2),
-        logs / math.log(2),
-        torch.cat(gains),
-    )
-    return [table.float().contiguous() for table in tables]
+
+    def __init__(self, level: DiffusedMixture, layout: Layout) -> None:
+        change, padding = _to_coordinates(layout.size), layout.padded_rows - layout.rows
+        noise = level.noise.double()
+        bases, half_precisions, constants, gains = [], [], [], []
+        for rows, variances, weights in zip(
+            level.bases, level.variances, level.log_weights, strict=True
+        ):
+            first_position = rows[: layout.rows].double()  # of eight; any of them would do
+            bases.append(F.pad(first_position @ change, (0, 0, 0, padding)))
+            v = variances.double()
+            half_precisions.append((-0.5 / (v + noise)).T.flatten())
+            constants.append(weights.double() - 0.5 * (v + noise).log().sum(1))
+            gains.append(F.pad(v / (v + noise), (0, padding)))
+        logs = torch.cat(constants)
+        logs -= logs.max()  # a common constant cancels, and small numbers keep their digits
+        tables = (
+            torch.cat(bases),
+            torch.cat(half_precisions) / math.log(2),
+            logs / math.log(2),
+            torch.cat(gains),
+        )
+        self.tensors = [table.float().contiguous() for table in tables]
+
+    @property
+    def bytes(self) -> int:
+        """What they take."""
+        return sum(t.numel() * t.element_size() for t in self.tensors)

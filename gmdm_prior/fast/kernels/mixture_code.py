@@ -1,8 +1,8 @@
 """Posterior means of patches under a D4 mixture, the zero-mean part, as one compiled kernel.
 
-In the coordinates of `isotypic` the eight responses u_jh = <a_j, h y> of a row a_j cost little more
-than one. A tile of W patches, one per lane, is turned into coordinates and goes through five
-stages, with all it needs in the cache:
+In `square_coordinates` the eight responses u_jh = <a_j, h y> of a row a_j cost little more than
+one. A tile of W patches, one per lane, is turned into coordinates and goes through five stages,
+with all it needs in the cache:
 
     responses      u_jh and u_jh², for each basis
     log_joint      l_kh = c_k - 1/2 sum_j u_jh² / (v_kj + s), for its classes k, and the maximum
@@ -20,7 +20,6 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from gmdm_prior.fast.kernels.llvm import (
@@ -369,7 +368,7 @@ class Kernel:
         workspace: numbers of memory that a call needs for itself.
         run: the kernel. Its arguments are the addresses of float32 numbers: patches (b², N) and
             result (b², N); a workspace; bases (G, padded rows, b²), in coordinates
-            (`isotypic.coordinate_matrix`); for each basis -1 / 2 (v + s) over log 2, (J, K_g);
+            (`coordinate_matrix`); for each basis -1 / 2 (v + s) over log 2, (J, K_g);
             constants c over log 2, (K,); gains v / (v + s), (K, padded rows). Then the number of
             tiles of W patches to do, and N.
     """
@@ -381,16 +380,7 @@ class Kernel:
         self.run = self._compiled.function
 
 
-@lru_cache(maxsize=KEPT)
-def compiled(size: int, counts: tuple[int, ...]) -> Kernel | None:
-    """The kernel for this CPU; None without llvmlite, or where it fails, which is logged.
-
-    Args:
-        size: side b of a patch, even.
-        counts: classes of each basis.
-    """
-
-    def make(target: Host) -> Kernel:
-        return Kernel(Layout(size, counts, target.lanes, BLOCKING[target.lanes]), target)
-
-    return made_for_host(make, "mixtures run")
+@made_for_host("mixtures run", KEPT)
+def compiled(size: int, counts: tuple[int, ...], target: Host) -> Kernel:
+    """The kernel for patches of an even side and so many classes of each basis."""
+    return Kernel(Layout(size, counts, target.lanes, BLOCKING[target.lanes]), target)

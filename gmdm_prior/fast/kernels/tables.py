@@ -8,7 +8,6 @@ memory; torch's `gather` needs two, and eight bytes for the cell of each respons
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from torch import Tensor
 
 from gmdm_prior.fast.kernels.llvm import Code, Compiled, Host, Module, Vector, fma, made_for_host
 from gmdm_prior.sigma import plain
+
+KEPT = 8  # kernels, one for each range of cells
 
 
 def read_table(
@@ -90,7 +91,7 @@ def emit(first: int, end: int, lanes: int) -> tuple[Module, Code]:
     return module, code.finish()
 
 
-@lru_cache
-def compiled(first: int, end: int) -> Kernel | None:
-    """The kernel for this CPU; None without llvmlite, or where it fails, which is logged."""
-    return made_for_host(partial(Kernel, first, end), "tables are read")
+@made_for_host("tables are read", KEPT)
+def compiled(first: int, end: int, target: Host) -> Kernel:
+    """The kernel for these cells."""
+    return Kernel(first, end, target)

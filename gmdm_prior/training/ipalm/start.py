@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from gmdm_prior.constraints import polar_factor, project_orthogonal, zero_mean_basis
-from gmdm_prior.densities.experts import Mixture1D, TabulatedExperts
+from gmdm_prior.densities.experts import Mixture1D
 from gmdm_prior.densities.product import PatchModel
+from gmdm_prior.fast.product_tables import TabulatedExperts
 
 OUTER, INSIDE = 0.9999, 0.95  # this quantile of |response| comes to lie at 0.95 gamma
 BINS_PER_MEAN, ITERATIONS = 8, 100
@@ -122,7 +123,7 @@ def tabulated(norms: Tensor, weights: Tensor, bound: float) -> TabulatedExperts:
         base=(2 * bound / (components - 1)) ** 2,
         noise=(norms * LEVEL).square(),
     )
-    return experts.tabulate(reach=20 * norms)
+    return TabulatedExperts(experts, reach=20 * norms)
 
 
 def rotated(basis: Tensor, x: Tensor, norms: Tensor, experts: TabulatedExperts) -> Tensor:
