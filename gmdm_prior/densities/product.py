@@ -32,6 +32,12 @@ from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D
 from gmdm_prior.gaussian_noise import Covariance, Noise
 from gmdm_prior.sigma import compute_dtype, event_variance
 
+NO_CLOSED_FORM = (
+    "a product of experts has no closed form under correlated noise, which couples its responses. "
+    "Take a PatchMixture, or ask for the approximation by its diagonal, "
+    "model.at_diagonal(covariance); HalfQuadraticSplitting takes any Noise"
+)
+
 
 class PatchModel(DensityModel):
     """A diffused product of experts on orthogonal, zero-mean filters (Zach et al., 2023).
@@ -135,6 +141,8 @@ class PatchModel(DensityModel):
 
     def at(self, noise: Tensor) -> DiffusedProduct:
         """The model at a noise *variance*: () for all, (N, 1) per patch, (N, a) per pixel."""
+        if isinstance(noise, Covariance):
+            raise TypeError(NO_CLOSED_FORM)
         filters = self.filters.to(noise.dtype).flatten(1)
         squares = filters.square()
         if noise.ndim and noise.shape[1] > 1:
@@ -167,11 +175,7 @@ class PatchModel(DensityModel):
 
     def _run(self, x, sigma, method) -> tuple[Tensor, ...]:
         if isinstance(sigma, (Noise, Covariance)):
-            raise TypeError(
-                "a product of experts has no closed form under correlated noise, which couples its "
-                "responses. Take a PatchMixture, or ask for the approximation by its diagonal, "
-                "model.at_diagonal(covariance); HalfQuadraticSplitting takes any Noise"
-            )
+            raise TypeError(NO_CLOSED_FORM)
         return on_patches(
             self.event_shape,
             x,

@@ -77,8 +77,8 @@ def plane_noises(model: DensityModel, images: Tensor, noise: Noise) -> list[Tens
     count, channels = images.shape[:2]
     if len(noise) not in (1, count) or noise.channels not in (1, channels):
         raise ValueError(
-            f"sigma is a Noise of {len(noise)} image(s) and {noise.channels} channel(s), for images "
-            f"{tuple(images.shape)}; it must be one, or one for each"
+            f"sigma is a Noise of {len(noise)} image(s) and {noise.channels} channel(s), for "
+            f"images {tuple(images.shape)}; it must be one, or one for each"
         )
     if noise.curve is not None:
         raise ValueError(
@@ -190,8 +190,8 @@ def per_plane(
             back = {"image": model.leave, "variance": model.spread, "gradient": model.gradient}
             out = back[kind](out)
         if isinstance(sigma, Noise):
-            level = (sigma.sigma.expand(len(noisy)) if len(planes) else sigma.sigma).to(planes)
-            level = level.repeat_interleave(max(1, len(planes) // max(1, len(noisy))))
+            of_one = len(planes) // max(1, len(noisy))
+            level = sigma.sigma.expand(len(noisy)).repeat_interleave(of_one).to(planes)
         if not is_map and kind != "gradient":
             of_one = max(1, len(planes) // max(1, len(noisy)))  # planes of an image: one level
             noiseless = (level[::of_one] == 0)[:, None, None, None]
