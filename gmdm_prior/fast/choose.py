@@ -14,8 +14,8 @@ channel, even patches, the symmetries of the square, no gradients. A matrix is t
 the noise of a patch; `covariances` takes flat means in float32 without gradients. Tables of
 products are not for float64, nor where their parameters carry a gradient or the noise cannot be
 read (inside `torch.func.vmap`), nor those of a number that carries one. "Fast" is the default of
-half-quadratic splitting; patch averaging and `stride=` want the density itself. A density of patches from outside
-this package is evaluated by the last row.
+half-quadratic splitting; patch averaging and `stride=` want the density itself. A density of
+patches from outside this package is evaluated by the last row.
 """
 
 from __future__ import annotations
