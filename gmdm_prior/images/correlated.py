@@ -16,8 +16,9 @@ is `hqs`, step for step.
 Noise that is wide becomes stronger, against white noise, in images of half the size: as in
 `hqs` a share of what they restore otherwise is added, there as well, `HALVINGS` times at most.
 
-The step of the data is not local, but what is `REACH` pixels away hardly matters: tiles that
-overlap by the denoiser's `halo` agree with the whole image to about 1e-3.
+The step of the data is not local, but what is far away hardly matters. Tiles that overlap by the
+denoiser's `halo` agree with the whole image to 3e-5 for noise filtered by a 3×3 binomial, and to
+6e-3 at a few pixels (4e-4 root mean square) for a row of 7 at 50/255.
 """
 
 from __future__ import annotations

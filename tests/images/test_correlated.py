@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 import gmdm_prior as gm
 from gmdm_prior.fast.covariances import FastCovariance
+from gmdm_prior.images.schedule import DEFAULT, Schedule
 
 sys.path.append(str(Path(__file__).parent.parent / "laws"))
 from models import mixture, product
@@ -80,13 +81,13 @@ def test_white_noise_takes_the_scalar_path(gray, denoiser):
     assert error(restore(y, gm.Noise(autocovariance=delta)), expected) < 1e-6
 
 
-def test_correlated_path_of_white_noise_restores_as_well(gray):
-    """The Fourier path, told that white noise is not white, is half-quadratic splitting."""
-    restore, delta = gm.HalfQuadraticSplitting(gray), F.pad(torch.full((1, 1), SIGMA**2), (4,) * 4)
-    clean = picture()
-    y = noisy(gm.Noise(SIGMA), clean)
+def test_of_white_noise_the_fourier_path_is_half_quadratic_splitting_step_for_step(gray):
+    restore, delta = gm.HalfQuadraticSplitting(gray, 4, "circular"), torch.zeros(9, 9)
+    restore.schedule = Schedule(DEFAULT.coefficients)  # at one scale
+    delta[4, 4] = SIGMA**2
+    y = noisy(gm.Noise(SIGMA), picture())
     forced = restore(y, gm.Noise(autocovariance=delta, white=False))
-    assert error(forced, clean) < 1.05 * error(restore(y, SIGMA), clean)
+    assert torch.allclose(forced, restore(y, SIGMA), atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", [BINOMIAL, ROW], ids=["binomial", "row"])
