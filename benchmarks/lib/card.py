@@ -117,7 +117,8 @@ def describe(model: gm.DensityModel) -> str:
 def facts_of(made: Made, name: str, data: str, about: dict[str, str]) -> dict[str, Any]:
     """What is stored with the weights, measured on the held-out images."""
     model, channels = made.model, getattr(made.model, "channels", 1)
-    seen = about.get("gray" if channels == 1 else "colour", "")
+    usual = {"gray": "as gray images", "colour": "in colour"} | about
+    seen = usual["gray" if channels == 1 else "colour"]
     images = held_out_images(data, channels, made.holdout)
     facts = {
         "name": name,

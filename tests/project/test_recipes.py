@@ -149,7 +149,7 @@ def test_weights_of_a_run_on_any_folder_get_their_card(photographs, tmp_path, ca
     assert card + "\n" == capsys.readouterr().out
     lines = card.splitlines()
     assert lines[0] == "# mine"
-    assert "- **Data**: Six made-up pictures in gray." in lines
+    assert "- **Data**: Six made-up pictures as gray images." in lines
     assert "- **Licence**: CC0." in lines
     assert "**Terms**" not in card
     command = "python -m gmdm_prior.train data=FOLDER model=mixture method=em holdout=3"
