@@ -8,9 +8,9 @@ from deepinv_gmdm import build_physics
 from deepinv_gmdm.command.config import load_config, shipped
 from deepinv_gmdm.command.restore import scene_of, solve, visible
 from deepinv_gmdm.operators import as_picture
-from gmdm_prior.files.pictures import read_picture
 from torch import Tensor
 
+from gmdm_prior.files.pictures import read_picture
 from lib.data import middle
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmdm_prior.ambient import plain_modes
-from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.base import DensityModel, PatchDensity
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.gaussian_noise import Noise
 from gmdm_prior.images.patches import Run, untraced
@@ -20,16 +20,9 @@ from gmdm_prior.sigma import compute_dtype, image_level, largest, readable
 BOUNDARIES = ("reflect", "circular")
 
 
-def is_of_patches(model: object) -> bool:
-    """Whether it is a density of patches: it has events of one shape, at any noise variance."""
-    if not isinstance(model, DensityModel) or not hasattr(model, "event_shape"):
-        return False
-    return isinstance(model, OpponentModel) or hasattr(model, "at")
-
-
 def check_options(model: object, stride: int, boundary: str) -> None:
     """Refuse what image denoisers cannot work with."""
-    if not is_of_patches(model):
+    if not isinstance(model, (PatchDensity, OpponentModel)):
         raise TypeError(
             "model must be a density of patches (PatchModel, PatchMixture, OpponentModel or one of "
             f"your own); got {type(model).__name__}. gmdm_prior.load('bsds-gray') gives one. "
