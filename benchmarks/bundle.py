@@ -26,6 +26,7 @@ from words import BSDS500, read, status
 
 import gmdm_prior as gm
 from gmdm_prior.training import find_images, read_images, split_held_out
+from gmdm_prior.training.methods import resolved
 from gmdm_prior.training.run.config import TrainConfig
 
 SIGMAS = (15, 25, 50, 100)
@@ -44,7 +45,7 @@ def command(run: Path, before: str | None) -> str:
     """The command line of a run, from its settings; `before` is the run that it started from."""
     stored = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     kind = TrainConfig(model=stored["model"], method=stored["method"]).fit_settings()
-    usual = vars(TrainConfig()) | vars(kind.resolved())
+    usual = vars(TrainConfig()) | vars(resolved(kind))
     given = {k: v for k, v in stored.items() if k not in UNNAMED and usual[k] != v}
     given = {"model": stored["model"], "method": stored["method"]} | given
     words = [f"{key}={value}" for key, value in given.items()]

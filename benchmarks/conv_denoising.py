@@ -5,7 +5,7 @@
 On the ten held-out images, or on a folder `images`. The Wiener filter is the posterior mean of the
 Gaussian whose power spectrum is that of the training images (3,200 windowed crops of 64 x 64
 pixels): it knows the same second moments, and nothing else. The model is read from tables (to 1e-3
-of sigma, `training/moving_convolution.py`), which changes no PSNR by 0.01 dB.
+of sigma, `training/score/convolutional.py`), which changes no PSNR by 0.01 dB.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from words import BSDS500, read, status
 import gmdm_prior as gm
 from gmdm_prior.training import find_images, read_images, split_held_out
 from gmdm_prior.training.data.pool import ImagePool, step_generator
-from gmdm_prior.training.score.moving_convolution import MovingConvolution
+from gmdm_prior.training.score.convolutional import denoise
 
 SIGMAS = (15, 25, 50)
 GRID, CROPS = 64, 3200
@@ -62,10 +62,10 @@ def run(options: dict[str, str]) -> None:
         clean = [image[None] for image in read_images(held_out).values()]
     if not clean:
         raise ValueError(f"images={options['images']} holds no PNG image")
-    moving = MovingConvolution(gm.load(options["weights"]))
+    model = gm.load(options["weights"])
     denoisers = {
         "Wiener filter": lambda y, sigma: wiener(y, sigma, power),
-        options["weights"]: lambda y, sigma: moving.denoise(y[:, 0], sigma)[:, None],
+        options["weights"]: lambda y, sigma: denoise(model, y[:, 0], sigma)[:, None],
     }
     print(f"{len(clean)} images\n| | " + " | ".join(f"σ{s}" for s in SIGMAS) + " |")
     print("|---" * (len(SIGMAS) + 1) + "|")

@@ -29,7 +29,7 @@ from gmdm_prior.constraints import zero_mean_basis
 from gmdm_prior.training import find_images, read_images, sample_patches, split_held_out
 from gmdm_prior.training.likelihood.coordinates import to_coordinates
 from gmdm_prior.training.likelihood.full_mixture import expect, initial_mixture, maximise
-from gmdm_prior.training.likelihood.penalty import Penalty
+from gmdm_prior.training.likelihood.statistics import Penalty
 
 Denoise = Callable[[Tensor, float], Tensor]
 

@@ -36,6 +36,7 @@ from gmdm_prior.training import FitSettings, fit_em, sample_patches
 from gmdm_prior.training.data.pool import ImagePool
 from gmdm_prior.training.ipalm.product import ProductTrainer, initial_product
 from gmdm_prior.training.likelihood.coordinates import to_coordinates
+from gmdm_prior.training.methods import resolved
 from gmdm_prior.training.score.image_denoiser import ScoreTrainer
 
 HEIGHT, WIDTH, SIGMA = 321, 481, 25 / 255
@@ -399,8 +400,8 @@ def threads(bench: Bench) -> Iterator[Measurement]:
     model, pool = gm.load("bsds-gray"), ImagePool.of(bench.training)
     y, wide = noisy(bench.images[0], SIGMA, 0), large(1024)
     hqs, average = gm.HalfQuadraticSplitting(model), gm.PatchAveraging(product_model(7))
-    score = ScoreTrainer(pool, FitSettings(method="score", patch_size=8).resolved(), model)
-    ipalm = ProductTrainer(pool, FitSettings(model="patch").resolved())
+    score = ScoreTrainer(pool, resolved(FitSettings(method="score", patch_size=8)), model)
+    ipalm = ProductTrainer(pool, resolved(FitSettings(model="patch")))
     for _ in range(2 * STEPS_AT_ONCE):  # until the Lipschitz constants are found
         ipalm.advance()
     cases = {
