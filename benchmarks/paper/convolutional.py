@@ -33,7 +33,8 @@ from torch import Tensor
 import gmdm_prior as gm
 from gmdm_prior.training import FitSettings, sample_patches
 from gmdm_prior.training.data.pool import ImagePool
-from gmdm_prior.training.score.convolutional_start import band_pass_start
+from gmdm_prior.training.methods import resolved
+from gmdm_prior.training.score.convolutional import band_pass_start
 
 LEVELS = (2, 5, 10, 25, 50, 100, 200)  # of 255
 COMPONENTS = (1, 9, 17, 33, 125)
@@ -51,7 +52,7 @@ def picture() -> Tensor:
 
 def model(bank: tuple[int, int], components: int) -> gm.ConvolutionalModel:
     """A band-pass model in float64; of one component it has the second moments of the picture."""
-    settings = FitSettings(model="conv", octaves=bank[0], orientations=bank[1]).resolved()
+    settings = resolved(FitSettings(model="conv", octaves=bank[0], orientations=bank[1]))
     fitted = band_pass_start(ImagePool.of([picture()]), settings, max(components, 3)).double()
     if components > 1:
         return fitted

@@ -48,7 +48,7 @@ from gmdm_prior.constraints import zero_mean_basis
 from gmdm_prior.training import sample_patches
 from gmdm_prior.training.likelihood.coordinates import to_coordinates
 from gmdm_prior.training.likelihood.full_mixture import expect, initial_mixture, maximise
-from gmdm_prior.training.likelihood.penalty import Penalty
+from gmdm_prior.training.likelihood.statistics import Penalty
 
 ITERATIONS, PENALTY = 25, Penalty(least=2e-6)  # of EPLL's mixture
 CROP = 128  # side of the held-out crops that weights are tuned on

@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 import gmdm_prior as gm
 from gmdm_prior.training import fit_em, sample_patches
+from gmdm_prior.training.methods import resolved
 from gmdm_prior.training.run.config import TrainConfig
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "gmdm_prior" / "weights"
@@ -103,7 +104,7 @@ def run_command(run: Path, before: str | None, source: str) -> str:
     """The command line of a run, from its settings; `before` is the run that it started from."""
     stored = settings_of(run)
     kind = TrainConfig(model=stored["model"], method=stored["method"]).fit_settings()
-    usual = vars(TrainConfig()) | vars(kind.resolved())
+    usual = vars(TrainConfig()) | vars(resolved(kind))
     given = {k: v for k, v in stored.items() if k not in UNNAMED and usual[k] != v}
     given = {"model": stored["model"], "method": stored["method"]} | given
     words = [f"{key}={value}" for key, value in given.items()]

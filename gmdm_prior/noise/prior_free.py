@@ -8,7 +8,7 @@ are few, so the median of its size is taken (Donoho and Johnstone 1994):
 
 `local_levels` takes the median in overlapping windows and joins them smoothly. Texture is read as
 noise: levels come out high where there is much of it and little noise. They are a start, which
-`training.refine_levels` improves with the model that is being fitted.
+`likelihood.noise_groups` of the training improves with the model that is being fitted.
 """
 
 from __future__ import annotations

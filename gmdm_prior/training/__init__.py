@@ -1,6 +1,8 @@
 """Training: likelihood, iPALM, score matching of the image denoiser, and the data they need.
 
 `fit` drives them all, step by step, with checkpoints; `fit_em` is likelihood alone in one call.
+Which kind of model is trained how is a table, `methods.KINDS`. The rooms: `likelihood`, `score` and
+`ipalm` are ways to train, `data` is what they draw from, `run` is the command line.
 """
 
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints
@@ -8,9 +10,9 @@ from gmdm_prior.training.data.images import (
     find_images,
     read_image,
     read_images,
-    sample_patches,
     split_held_out,
 )
+from gmdm_prior.training.data.pool import sample_patches
 from gmdm_prior.training.fit import StepRecord, fit
 from gmdm_prior.training.ipalm.nmse import nmse
 from gmdm_prior.training.ipalm.optimiser import IPALM

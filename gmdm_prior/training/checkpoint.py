@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ import torch
 from gmdm_prior.files.safetensors import UNREADABLE, write_aside
 from gmdm_prior.training.settings import FitSettings
 
-FORMAT = "gmdm-prior training/1"
+FORMAT = "gmdm-prior training/2"
 KEPT = 2
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(FitSettings) if f.default is not None}
 NAME = re.compile(r"step-(\d{8})\.pt")
+PART = re.compile(r".+\.(\d+)\.part")  # of a file that the process of this number writes
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,7 @@ class Checkpoints:
         write_aside(path, buffer.getvalue())
         for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)
-        for part in self.folder.glob("step-*.part"):  # left by a killed run
-            part.unlink(missing_ok=True)
+        remove_parts(self.folder)
 
     def files(self) -> list[Path]:
         """The checkpoints, newest first."""
@@ -71,13 +72,15 @@ class Checkpoints:
         return sorted(found, key=lambda p: p.name, reverse=True)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that can be read; a damaged one is named in a warning."""
+        """The newest checkpoint that can be read; a damaged one is named in a warning.
+
+        Raises:
+            ValueError: the newest one was written by another version of this package.
+        """
         for path in self.files():
             try:
                 content = torch.load(path, map_location="cpu", weights_only=True)
-                if content.pop("format") != FORMAT:
-                    raise ValueError("it is no checkpoint of this version")
-                return Checkpoint(**content)
+                version, found = content.pop("format"), Checkpoint(**content)
             except (*UNREADABLE, AttributeError, KeyError, TypeError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 warnings.warn(
@@ -85,7 +88,35 @@ class Checkpoints:
                     "before it",
                     stacklevel=2,
                 )
+                continue
+            if version != FORMAT:
+                raise ValueError(
+                    f"checkpoint {path} is of another version of gmdm_prior ({version}, not "
+                    f"{FORMAT}): go on with that one, or begin anew in another folder"
+                )
+            return found
         return None
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that run no more have left half written in a folder."""
+    for path in folder.glob("*.part"):
+        name = PART.fullmatch(path.name)
+        if name and not _runs(int(name[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine runs."""
+    if os.name != "posix":
+        return True  # nobody knows
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
 
 
 def disagreement(stored: dict[str, Any], given: dict[str, Any]) -> str:

@@ -13,23 +13,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from gmdm_prior.densities.base import DensityModel
-from gmdm_prior.densities.mixture.model import PatchMixture
-from gmdm_prior.densities.opponent import OpponentModel
-from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints, disagreement
-from gmdm_prior.training.data.image_noise import image_sigmas
+from gmdm_prior.training.data.noise import image_sigmas
 from gmdm_prior.training.data.pool import ImagePool, Images, usable
 from gmdm_prior.training.measure import HeldOut
-from gmdm_prior.training.methods import Trainer, make_trainer
-from gmdm_prior.training.noisy_held_out import NoisyHeldOut, draw_held_out
-from gmdm_prior.training.settings import FROM_INIT, FitSettings
-
-Settings = TypeVar("Settings", bound=FitSettings)
+from gmdm_prior.training.methods import KINDS, method_of, of_init, resolved
+from gmdm_prior.training.settings import FitSettings
+from gmdm_prior.training.trainers import Trainer
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def fit(
     held_out: Images,
     settings: FitSettings | None = None,
     *,
-    init: PatchMixture | PatchModel | OpponentModel | None = None,
+    init: DensityModel | None = None,
     checkpoints: Checkpoints | None = None,
     resume: Checkpoint | None = None,
 ) -> Iterator[StepRecord]:
@@ -75,8 +70,8 @@ def fit(
             a sequence.
         held_out: images that are only measured on.
         settings: what to train; None is a mixture by EM.
-        init: the model that method=score or hqs starts from; it decides model, patch_size, channels
-            and, for a mixture, symmetries.
+        init: the `PatchMixture`, `PatchModel` or `OpponentModel` that method=score or hqs starts
+            from; it decides model, patch_size, channels and, for a mixture, symmetries.
         checkpoints: where to write them; None writes none.
         resume: go on from here, as `checkpoints.latest()` gives it: to the same bits as a run that
             never stopped, on one machine with one number of threads.
@@ -91,13 +86,13 @@ def fit(
         FloatingPointError: a loss that is not finite; the last good state is a checkpoint.
         OSError: a checkpoint that cannot be written; the older ones stay.
     """
-    settings = (settings or FitSettings()).resolved()
-    if settings.method in FROM_INIT and init is not None:
+    settings = resolved(settings or FitSettings())
+    if init is not None and "init" in method_of(settings).uses:
         settings = of_init(settings, init)
+    method = method_of(settings)
     pool = image_pool(images, settings, training=True)
-    trainer = make_trainer(pool, settings, init)
-    needs_init = settings.method in FROM_INIT and settings.model in ("mixture", "opponent")
-    if needs_init and init is None and resume is None:
+    trainer = method.make(pool, settings, init)
+    if method.needs_init and init is None and resume is None:
         raise ValueError(f"method={settings.method} needs init, the model to start from")
     facts = dataclasses.asdict(settings) | {"images": pool.fingerprint}
     if resume is not None:
@@ -105,13 +100,13 @@ def fit(
         if differing:
             raise ValueError(f"the checkpoint is of another run: {differing}")
         trainer.restore(resume.state)
-    measure = draw_held_out(image_pool(held_out, settings, training=False), settings)
-    return _steps(trainer, measure, settings, facts, checkpoints, resume)
+    measured = method.draw(image_pool(held_out, settings, training=False), settings)
+    return _steps(trainer, measured, settings, facts, checkpoints, resume)
 
 
 def _steps(
     trainer: Trainer,
-    held_out: HeldOut | NoisyHeldOut,
+    held_out: HeldOut,
     settings: FitSettings,
     facts: dict[str, Any],
     checkpoints: Checkpoints | None,
@@ -154,7 +149,7 @@ def _steps(
 
 def _record(
     trainer: Trainer,
-    held_out: HeldOut | NoisyHeldOut,
+    held_out: HeldOut,
     loss: float,
     seconds: float,
     measured: bool,
@@ -172,44 +167,19 @@ def _record(
     )
 
 
-def of_init(settings: Settings, init: PatchMixture | PatchModel | OpponentModel) -> Settings:
-    """The settings with what the start of score matching decides."""
-    kinds = {PatchMixture: "mixture", PatchModel: "patch", OpponentModel: "opponent"}
-    kind = next((name for cls, name in kinds.items() if isinstance(init, cls)), None)
-    if kind is None or settings.model == "conv":
-        raise ValueError(
-            "init must be a PatchMixture, a PatchModel or an OpponentModel, and model the same; "
-            f"got a {type(init).__name__} and model={settings.model}. Other models begin by "
-            "themselves"
-        )
-    changes = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
-    if settings.model == "opponent" and init.channels == 1:  # it begins on every plane
-        kind, changes["channels"] = "opponent", 3
-    of_plane = init.planes[0] if isinstance(init, OpponentModel) else init
-    if isinstance(of_plane, PatchMixture):
-        changes["symmetries"] = of_plane.symmetries
-    return dataclasses.replace(settings, model=kind, **changes)
-
-
 def image_pool(images: Images, settings: FitSettings, training: bool) -> ImagePool:
     """The images that can be used, and the levels of their noise where `settings` asks for them.
 
     Raises:
         ValueError: images too small or of other channels, or a table of levels that cannot be used.
     """
-    size, what = settings.patch_size, f"a patch of patch_size={settings.patch_size}"
-    if settings.model == "conv":
-        what = f"the grid of patch_size={size}"
-    elif training and settings.method in ("em+score", *FROM_INIT):
-        size, what = 2 * size - 1, f"score matching with patch_size={size}"
-    kept = usable(images, size, what)
-    wrong = [tuple(i.shape) for i in kept if i.ndim != 3 or i.shape[0] != settings.channels]
+    size, what = settings.patch_size, KINDS[settings.model].extent
+    if training and method_of(settings).whole_crops:
+        size, what = 2 * size - 1, "score matching"
+    kept = usable(images, size, f"{what} with patch_size={settings.patch_size}")
+    wrong = [tuple(i.shape) for i in kept.values() if i.ndim != 3 or len(i) != settings.channels]
     if wrong:
         raise ValueError(
             f"images must be (C, H, W) with C = channels = {settings.channels}; got {wrong[0]}"
         )
-    if isinstance(images, Mapping):
-        images = {name: i for name, i in images.items() if min(i.shape[-2:]) >= size}
-    else:
-        images = kept
-    return ImagePool.of(kept, image_sigmas(images, settings.noise))
+    return ImagePool.of(kept.values(), image_sigmas(kept, settings.noise))

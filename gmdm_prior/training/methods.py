@@ -1,229 +1,307 @@
-"""The methods of `fit` behind one contract, `Trainer`, and likelihood among them.
+"""How each kind of model is trained: a row of `KINDS` says it, and nothing else does.
 
-A trainer makes one step at a time, and its whole state is a dictionary of tensors and numbers. What
-a step draws depends on the seed and its number only (`pool.step_generator`), so a state is all that
-is needed to go on to the same bits. iPALM is in `training.product_trainer`, score matching of the
-image denoiser in `training.score_matching`.
+To add a kind of density, write its trainer (`trainers.Trainer`) and give it a row.
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from functools import partial
 
-import torch
+from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.densities.product import PatchModel
-from gmdm_prior.training.data.images import sample_noisy_patches, sample_patches
+from gmdm_prior.training import measure
 from gmdm_prior.training.data.pool import ImagePool, step_generator
 from gmdm_prior.training.ipalm.product import ProductTrainer
-from gmdm_prior.training.likelihood import em, refine_levels
+from gmdm_prior.training.likelihood.trainer import LikelihoodTrainer, em_settings
+from gmdm_prior.training.likelihood.wavelet import WaveletTrainer, check_wavelet, held_out_tiles
 from gmdm_prior.training.measure import HeldOut
-from gmdm_prior.training.noisy_held_out import NoisyHeldOut
-from gmdm_prior.training.score.convolutional import ConvolutionalTrainer
+from gmdm_prior.training.opponent import OpponentTrainer
+from gmdm_prior.training.score.convolutional import (
+    ConvolutionalTrainer,
+    check_convolutional,
+    held_out_crops,
+)
 from gmdm_prior.training.score.image_denoiser import ScoreTrainer
-from gmdm_prior.training.settings import FROM_INIT, FitSettings
+from gmdm_prior.training.settings import FitSettings, check_numbers, choice
+from gmdm_prior.training.trainers import LikelihoodThenScore, Trainer
 
-FULL_ITERATIONS = 12  # EM iterations of the full-covariance mixture
-COMPONENTS = 200  # of it, where there are enough patches:
-PATCHES_PER_COMPONENT = 100
+HQS_CROP = 128  # pixels: its steps reach far, and at the border of a crop they see reflections
+SHOWN, SHOWN_STREAM = 16_384, 8  # patches in the report, and their stream of `step_generator`
 
 
-class Trainer(Protocol):
-    """What `fit` drives.
+def nothing(settings: FitSettings) -> None:
+    """The check of what has no settings of its own."""
+
+
+Shown = Callable[[DensityModel, HeldOut, ImagePool, FitSettings], tuple[DensityModel, Tensor]]
+
+
+def sampled(held_out: HeldOut, pool: ImagePool, settings: FitSettings) -> Tensor:
+    """Patches of held-out images for a report."""
+    generator = step_generator(settings.seed, SHOWN_STREAM)
+    return pool.patches(SHOWN, settings.patch_size, "none", generator)
+
+
+def itself(model: DensityModel, *drawn) -> tuple[DensityModel, Tensor]:
+    """A density and its patches, for a report."""
+    return model, sampled(*drawn)
+
+
+def luminance(model: OpponentModel, *drawn) -> tuple[DensityModel, Tensor]:
+    """The density of luminance and its patches, for a report."""
+    return model.planes[0], model.enter(sampled(*drawn))[:, :1]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train a kind of model.
 
     Attributes:
-        steps: in all.
-        step: completed.
-        stage: what is being fitted, for the log.
+        make: makes the trainer, from the images, the settings and the model to start from.
+        steps: how many, if nothing else is asked for.
+        uses: settings that it looks at and other methods do not.
+        check: refuses settings that it cannot take.
+        noise: what it can learn from: `"none"` is clean images, `"one"` known level, or `"any"`.
+        needs_init: whether it must be given a model to start from.
+        whole_crops: whether training images must have crops with an interior, of 2 b - 1 pixels.
+        several: whether several processes can share a step.
+        measure_every: steps between measurements.
+        checkpoint_every: at most so many steps between checkpoints; None takes any number.
+        draw: what is measured on held-out images.
     """
 
+    make: Callable[[ImagePool, FitSettings, DensityModel | None], Trainer]
     steps: int
-    step: int
-    stage: str
-
-    def advance(self) -> float:
-        """Make a step; returns its loss. FloatingPointError where that is not finite."""
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and numbers that later steps do not change."""
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-
-    def model(self) -> DensityModel | None:
-        """The present model, apart from later steps; None where there is none yet."""
-
-    def held_out_loss(self, held_out: HeldOut, model: DensityModel) -> float | None:
-        """The loss, on held-out images."""
+    uses: frozenset[str]
+    check: Callable[[FitSettings], object] = nothing
+    noise: str = "none"
+    needs_init: bool = False
+    whole_crops: bool = False
+    several: bool = True
+    measure_every: int = 20
+    checkpoint_every: int | None = 10
+    draw: Callable[[ImagePool, FitSettings], HeldOut] = measure.draw
 
 
-class LikelihoodTrainer:
-    """`training.em` step by step; the loss is minus the log-likelihood in nats per dimension."""
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model.
 
-    def __init__(
-        self,
-        pool: ImagePool,
-        settings: FitSettings,
-        problem: Callable[[ImagePool, FitSettings], em.EMProblem] | None = None,
-    ) -> None:
-        self.steps, self.step, self.stage = FULL_ITERATIONS + settings.iterations, 0, "full"
-        self._pool, self._settings = pool, settings
-        self._make_problem = problem or em_problem
-        self._problem: em.EMProblem | None = None
-        self._state: em.EMState | None = None
+    Attributes:
+        methods: by name; the first is taken if no other is asked for.
+        patch_size: side of a patch, if no other is asked for.
+        start: the class of the models that its score matching can start from.
+        init: weights that score matching starts from on the command line.
+        channels: of its images, where they must be so many.
+        check: refuses settings that it cannot take.
+        extent: what must fit into an image.
+        psnr: what the PSNR is that of, as a run says when it begins.
+        card: what the figures on a model's card are.
+        noisy_card: the same where the images are noisy; None for no difference.
+        shown: the model and the patches (N, C, b, b) in the report.
+    """
 
-    def advance(self) -> float:
-        """One EM iteration."""
-        if self._problem is None:
-            self._problem = self._make_problem(self._pool, self._settings)
-        if self._state is None:
-            self._state = em.start(self._problem, step_generator(self._settings.seed, 1))
-        state, record = em.advance(self._problem, self._state)
-        loss = -record.log_likelihood / self._problem.coordinates.shape[1]
-        tensors = vars(state.mixture).values()
-        if not math.isfinite(loss) or not all(bool(torch.isfinite(t).all()) for t in tensors):
-            raise FloatingPointError(f"the log-likelihood is {record.log_likelihood}")
-        self._state, self.step, self.stage = state, self.step + 1, state.stage
-        return loss
+    methods: dict[str, Method]
+    patch_size: int
+    start: type[DensityModel] | None = None
+    init: str | None = None
+    channels: int | None = None
+    check: Callable[[FitSettings], None] = nothing
+    extent: str = "a patch"
+    psnr: str = "one step of patch averaging on crops of held-out images"
+    card: str = "nats per zero-mean dimension; PSNR in dB of PatchAveraging on crops"
+    noisy_card: str | None = None
+    shown: Shown = itself
 
-    def state(self) -> dict[str, Any]:
-        """The EM state, whose tensors are never written to."""
-        state = None if self._state is None else self._state.to_dict()
-        return {"step": self.step, "em": state}
+    def announced(self, noisy: bool) -> str:
+        """What the numbers of a run are, as it says when it begins."""
+        if noisy:
+            return "held-out loss is minus the log-likelihood of noisy patches, nats per dimension"
+        return f"PSNR is that of {self.psnr} at noise 25/255"
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state; the patches are drawn anew, the same ones."""
-        self.step = state["step"]
-        if state["em"] is not None:
-            self._state = em.EMState.from_dict(state["em"])
-            self.stage = self._state.stage
-
-    def model(self) -> PatchMixture | None:
-        """The mixture; None in the full-covariance stage."""
-        if self._state is None or self._state.stage != "tied":
-            return None
-        if self._problem is None:
-            self._problem = self._make_problem(self._pool, self._settings)
-        return em.to_model(self._problem, self._state).requires_grad_(False)
-
-    def held_out_loss(self, held_out: HeldOut | NoisyHeldOut, model: DensityModel) -> float | None:
-        """Minus the held-out log-likelihood of the patches as they are, per dimension."""
-        if isinstance(held_out, NoisyHeldOut):
-            return -held_out.log_likelihood(model)
-        noise = self._settings.noise
-        dimension = model.filters.shape[1]
-        with torch.no_grad():
-            return -float(model.log_prob(held_out.patches, noise).double().mean()) / dimension
+    def on_card(self, noisy: bool) -> str:
+        """What the figures on the card are."""
+        return self.noisy_card or self.card if noisy else self.card
 
 
-def em_problem(pool: ImagePool, settings: FitSettings) -> em.EMProblem:
-    """Draw the patches and say what to fit to them."""
-    available = pool.positions(settings.patch_size)
-    count = min(settings.patches, available)
-    chosen = em_settings(settings, count, available)
-    generator = step_generator(settings.seed, 0)
-    place = count, settings.patch_size, settings.symmetries, generator
-    noise = None
-    if pool.sigmas is None:
-        patches = sample_patches(pool.images, *place)
-    else:
-        patches, sigma, image = sample_noisy_patches(pool.images, pool.sigmas, *place)
-        groups = {"auto": lambda: image, "map": lambda: refine_levels.alike(sigma, image)}
-        noise = em.PatchNoise(sigma, groups.get(settings.noise, lambda: None)())
-    return em.EMProblem.from_patches(patches, chosen, noise)
+EM_USES = frozenset({"bases", "classes", "components", "patches"})
+EM = Method(
+    lambda pool, settings, init: LikelihoodTrainer(pool, settings, settings.steps),
+    steps=12,
+    uses=EM_USES,
+    check=em_settings,
+    noise="any",
+    measure_every=1,
+    checkpoint_every=1,
+)
+EM_AND_SCORE = Method(
+    lambda pool, settings, init: LikelihoodThenScore(pool, settings),
+    steps=160,
+    uses=EM_USES | {"crops"},
+    check=em_settings,
+    whole_crops=True,
+)
+SCORE = Method(ScoreTrainer, steps=160, uses=frozenset({"crops", "init"}), whole_crops=True)
+HQS = dataclasses.replace(
+    SCORE,
+    make=partial(ScoreTrainer, stage="hqs"),
+    steps=300,
+    draw=partial(measure.draw, crop=HQS_CROP),
+)
+IPALM = Method(
+    lambda pool, settings, init: ProductTrainer(pool, settings),
+    steps=100_000,
+    uses=frozenset({"batch_size", "start", "sigma_min", "sigma_max"}),
+    several=False,
+    measure_every=500,
+    checkpoint_every=None,
+)
+WAVELET_EM = dataclasses.replace(
+    EM,
+    make=lambda pool, settings, init: WaveletTrainer(pool, settings),
+    uses=EM_USES | {"wavelet"},
+    noise="one",
+    draw=held_out_tiles,
+)
+CONVOLUTIONAL_SCORE = Method(
+    lambda pool, settings, init: ConvolutionalTrainer(pool, settings),
+    steps=1000,
+    uses=frozenset({"crops", "octaves", "orientations", "init"}),
+    several=False,
+    measure_every=100,
+    draw=held_out_crops,
+)
 
 
-def em_settings(settings: FitSettings, count: int, available: int) -> em.EMSettings:
-    """What EM is told, for `count` of the `available` patches; ValueError if they are too few."""
-    components = settings.components
-    if components is None:
-        components = min(COMPONENTS, max(settings.classes, count // PATCHES_PER_COMPONENT))
-    if count < components:
+def started(method: Method) -> Method:
+    """The method, where nothing but a model that is given can be the start."""
+    return dataclasses.replace(method, needs_init=True)
+
+
+def plane_by_plane(method: Method) -> Method:
+    """The method for each of the planes of an `OpponentModel`."""
+    noise = "none" if method.noise == "none" else "one"
+    make = partial(OpponentTrainer, make=method.make)
+    return dataclasses.replace(method, make=make, noise=noise)
+
+
+OF_MIXTURES = {"em": EM, "em+score": EM_AND_SCORE, "score": started(SCORE), "hqs": started(HQS)}
+KINDS = {
+    "mixture": Kind(OF_MIXTURES, patch_size=8, start=PatchMixture, init="bsds-gray"),
+    "patch": Kind({"ipalm": IPALM, "score": SCORE, "hqs": HQS}, patch_size=7, start=PatchModel),
+    "wavelet": Kind(
+        {"em": WAVELET_EM},
+        patch_size=8,
+        check=check_wavelet,
+        psnr="the posterior mean of held-out images",
+        card="bits per 8-bit pixel and PSNR in dB of the posterior mean, on parts of whole images",
+        noisy_card="nats per pixel of noisy images",
+        shown=lambda model, held_out, *_: (model.experts, held_out.patches),
+    ),
+    "conv": Kind(
+        {"score": CONVOLUTIONAL_SCORE},
+        patch_size=64,
+        check=check_convolutional,
+        extent="the grid",
+        psnr="Tweedie's formula on crops of held-out images",
+        card="PSNR in dB of Tweedie's formula on crops, less a border",
+        shown=lambda model, held_out, *_: (model, held_out.patches),
+    ),
+    "opponent": Kind(
+        {name: plane_by_plane(method) for name, method in OF_MIXTURES.items()},
+        patch_size=8,
+        start=OpponentModel,
+        init="bsds-gray",
+        channels=3,
+        shown=luminance,
+    ),
+}
+
+
+def method_of(settings: FitSettings) -> Method:
+    """The row of a resolved model and method."""
+    return KINDS[settings.model].methods[settings.method]
+
+
+def every_method() -> list[Method]:
+    """The methods of all kinds."""
+    return [method for kind in KINDS.values() for method in kind.methods.values()]
+
+
+def resolved(settings: FitSettings) -> FitSettings:
+    """A checked copy without `None`, but for `components`, which needs the number of patches.
+
+    Raises:
+        ValueError: for what cannot be trained, with the remedy.
+    """
+    choice("model", settings.model, KINDS)
+    kind = KINDS[settings.model]
+    name = next(iter(kind.methods)) if settings.method is None else settings.method
+    choice("method", name, dict.fromkeys(m for k in KINDS.values() for m in k.methods))
+    if name not in kind.methods:
         raise ValueError(
-            f"components={components} need at least as many patches; there are {count} (the images "
-            f"hold {available}): give more images or lower classes and components"
+            f"method={name} does not fit model={settings.model}, whose methods are "
+            f"{', '.join(kind.methods)}"
         )
-    return em.EMSettings(
-        bases=settings.bases,
-        classes=settings.classes,
-        symmetries=settings.symmetries,
-        noise=0.0 if isinstance(settings.noise, str) else settings.noise,
-        components=components,
-        full_iterations=FULL_ITERATIONS,
-        iterations=settings.iterations,
-    )
+    method = kind.methods[name]
+    defaults = {
+        "method": name,
+        "patch_size": kind.patch_size,
+        "steps": method.steps,
+        "checkpoint_every": 1000,
+        "measure_every": method.measure_every,
+    }
+    missing = {k: v for k, v in defaults.items() if getattr(settings, k) is None}
+    settings = dataclasses.replace(settings, **missing)
+    settings.channels = kind.channels or settings.channels
+    most = method.checkpoint_every or settings.checkpoint_every
+    settings.checkpoint_every = min(settings.checkpoint_every, most)
+    check_numbers(settings)
+    _check_noise(settings, method)
+    kind.check(settings)
+    method.check(settings)
+    return settings
 
 
-class LikelihoodThenScore:
-    """EM, then score matching from what it found."""
-
-    def __init__(self, pool: ImagePool, settings: FitSettings) -> None:
-        self._pool, self._settings = pool, settings
-        self._now: Trainer = LikelihoodTrainer(pool, settings)
-        self._em_steps = self._now.steps
-        self.steps = self._em_steps + settings.steps
-
-    @property
-    def step(self) -> int:
-        """Completed steps of both."""
-        done = self._now.step
-        return done + self._em_steps if self.stage == "score" else done
-
-    @property
-    def stage(self) -> str:
-        """`"full"`, `"tied"` or `"score"`."""
-        return self._now.stage
-
-    def advance(self) -> float:
-        """A step of the method at hand."""
-        if self.stage != "score" and self._now.step == self._em_steps:
-            self._now = ScoreTrainer(self._pool, self._settings, self._now.model())
-        return self._now.advance()
-
-    def state(self) -> dict[str, Any]:
-        """Stage and state of the method at hand."""
-        return {"stage": self.stage, "inner": self._now.state()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        if state["stage"] == "score":
-            self._now = ScoreTrainer(self._pool, self._settings, None)
-        self._now.restore(state["inner"])
-
-    def model(self) -> PatchMixture | None:
-        """The model of the method at hand."""
-        return self._now.model()
-
-    def held_out_loss(self, held_out: HeldOut, model: DensityModel) -> float | None:
-        """That of the method at hand."""
-        return self._now.held_out_loss(held_out, model)
+def _check_noise(settings: FitSettings, method: Method) -> None:
+    noise = settings.noise
+    if noise and method.noise == "none":
+        shown = noise if isinstance(noise, str) else f"{noise:g}"
+        raise ValueError(
+            f"method={settings.method} needs clean images, so noise must be 0; got {shown}: "
+            "method=em learns from noisy ones"
+        )
+    if isinstance(noise, str) and method.noise == "one":
+        raise ValueError(
+            f"noise must be one known level with model={settings.model}; got {noise}: levels that "
+            "differ or are estimated can be learnt from by model=mixture"
+        )
 
 
-def make_trainer(
-    pool: ImagePool,
-    settings: FitSettings,
-    init: PatchMixture | PatchModel | OpponentModel | None,
-) -> Trainer:
-    """The trainer of a method."""
-    if settings.model == "wavelet":
-        from gmdm_prior.training.likelihood.wavelet import WaveletTrainer
+def of_init(settings: FitSettings, init: DensityModel) -> FitSettings:
+    """The settings with what the start of score matching decides.
 
-        return WaveletTrainer(pool, settings)
-    if settings.model == "opponent":
-        from gmdm_prior.training.opponent import OpponentTrainer
-
-        return OpponentTrainer(pool, settings, init)
-    if settings.model == "conv":
-        return ConvolutionalTrainer(pool, settings)
-    if settings.method == "em":
-        return LikelihoodTrainer(pool, settings)
-    if settings.method == "em+score":
-        return LikelihoodThenScore(pool, settings)
-    if settings.method in FROM_INIT:
-        return ScoreTrainer(pool, settings, init)
-    return ProductTrainer(pool, settings)
+    Raises:
+        ValueError: the model is none that anything starts from.
+    """
+    name = next((n for n, k in KINDS.items() if k.start and isinstance(init, k.start)), None)
+    if name is None or KINDS[settings.model].start is None:
+        raise ValueError(
+            "init must be a PatchMixture, a PatchModel or an OpponentModel, and model the same; "
+            f"got a {type(init).__name__} and model={settings.model}. Other models begin by "
+            "themselves"
+        )
+    changes = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
+    if settings.model == "opponent" and init.channels == 1:  # it begins on every plane
+        name, changes["channels"] = "opponent", 3
+    of_plane = init.planes[0] if isinstance(init, OpponentModel) else init
+    if isinstance(of_plane, PatchMixture):
+        changes["symmetries"] = of_plane.symmetries
+    return dataclasses.replace(settings, model=name, **changes)

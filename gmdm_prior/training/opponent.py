@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,11 +23,13 @@ from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.files import safetensors as storage
 from gmdm_prior.training.data.pool import ImagePool
 from gmdm_prior.training.measure import HeldOut
-from gmdm_prior.training.methods import Trainer, make_trainer
 from gmdm_prior.training.settings import FitSettings
+from gmdm_prior.training.trainers import Trainer
 
 SCALES = (math.sqrt(3), 0.7, 0.7)  # differences at levels that score matching and HQS know
 PLANES = ("luminance", "red-blue", "green")
+
+MakeTrainer = Callable[[ImagePool, FitSettings, PatchMixture | None], Trainer]
 
 
 class OpponentTrainer:
@@ -36,15 +39,17 @@ class OpponentTrainer:
         pool: training images of three channels.
         settings: of every plane's mixture, in the units of the images.
         init: the model whose planes score matching begins with; a gray one begins on every plane.
+        make: makes the trainer of a plane.
     """
 
     def __init__(
         self,
         pool: ImagePool,
         settings: FitSettings,
-        init: OpponentModel | PatchMixture | PatchModel | None = None,
+        init: OpponentModel | PatchMixture | PatchModel | None,
+        make: MakeTrainer,
     ) -> None:
-        self._pool, self._settings = pool, settings
+        self._pool, self._settings, self._make = pool, settings, make
         if init is not None and not isinstance(init, OpponentModel):
             init = OpponentModel(init, scales=SCALES)
         self._scales = SCALES if init is None else init.scales
@@ -73,9 +78,9 @@ class OpponentTrainer:
     def state(self) -> dict[str, Any]:
         """The planes that are done, the state of the one at hand, and the start of the others."""
         return {
-            "done": [storage.pack(plane) for plane in self._done],
+            "done": [tuple(storage.pack(plane)) for plane in self._done],
             "inner": self._now.state(),
-            "init": None if self._init is None else [storage.pack(p) for p in self._init],
+            "init": None if self._init is None else [tuple(storage.pack(p)) for p in self._init],
             "scales": list(self._scales),
         }
 
@@ -100,9 +105,7 @@ class OpponentTrainer:
         """Of all planes: minus the log-likelihood per dimension, or minus the denoiser's PSNR."""
         if self._now.stage in ("score", "hqs"):
             return self._now.held_out_loss(held_out, model)
-        with torch.no_grad():
-            log_prob = model.log_prob(held_out.patches, self._settings.noise).double()
-        return -float(log_prob.mean()) / model.dimensions
+        return -held_out.log_likelihood(model)
 
     def _trainer(self, j: int) -> Trainer:
         """The trainer of plane j."""
@@ -111,7 +114,7 @@ class OpponentTrainer:
             self._settings, model="mixture", channels=1, noise=self._settings.noise / scale
         )
         init = None if self._init is None else self._init[j]
-        return make_trainer(self._plane(j, scale), settings, init)
+        return self._make(self._plane(j, scale), settings, init)
 
     def _plane(self, j: int, scale: float) -> ImagePool:
         """The images of plane j in the units of its density."""

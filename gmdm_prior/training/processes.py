@@ -23,7 +23,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 TIMEOUT = timedelta(minutes=30)  # after which a process that waits for a dead one gives up
-SPLIT = ("em", "em+score", "score", "hqs")  # methods whose steps are shared
 
 Thing = TypeVar("Thing")
 
@@ -91,14 +90,18 @@ def from_first(make: Callable[[], Thing]) -> Thing:
     return box[0]
 
 
-def check(method: str, model: str) -> None:
+def check(several: bool, what: str) -> None:
     """Refuse what cannot be shared.
 
+    Args:
+        several: whether `what` can be trained by several processes.
+        what: a model and its method.
+
     Raises:
-        ValueError: several processes, and a method that takes one.
+        ValueError: there are several processes, and it takes one.
     """
-    if world() > 1 and (method not in SPLIT or model == "conv"):
+    if world() > 1 and not several:
         raise ValueError(
-            f"method={method} with model={model} takes one process; there are {world()}. Start it "
-            f"without torchrun, or choose a method of mixtures: {', '.join(SPLIT)}"
+            f"{what} takes one process; there are {world()}. Start it without torchrun, or choose "
+            "a method of mixtures: em, em+score, score, hqs"
         )

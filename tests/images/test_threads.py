@@ -14,6 +14,7 @@ from gmdm_prior.images.patches import interior_average
 from gmdm_prior.images.threads import Workers
 from gmdm_prior.training import FitSettings
 from gmdm_prior.training.data.pool import ImagePool
+from gmdm_prior.training.methods import resolved
 from gmdm_prior.training.score.image_denoiser import ScoreTrainer
 
 CHECKED = {
@@ -185,10 +186,10 @@ def test_what_inference_mode_leaves_behind_serves_gradients(kind, threads, small
 @pytest.mark.parametrize("method", ["score", "hqs"])
 def test_score_matching_gives_the_same_bits(method, threads, seen):
     pool, model = ImagePool.of([image(1, 64, 64).float()]), CHECKED["mixture"]().float()
-    settings = FitSettings(method=method, patch_size=3, crops=12, steps=2).resolved()
+    settings = resolved(FitSettings(method=method, patch_size=3, crops=12, steps=2))
 
     def run():
-        trainer = ScoreTrainer(pool, settings, model)
+        trainer = ScoreTrainer(pool, settings, model, method)
         losses = [trainer.advance(), trainer.advance()]
         return losses, trainer.model().filters
 

@@ -1,1 +1,1 @@
-"""Training data: images, patches and the noise they contain."""
+"""What is trained on: `images` (found and read), `pool` (drawn from), `noise` (what is in them)."""

@@ -1,23 +1,30 @@
-"""Training data: images from a folder, patches from images.
-
-Nothing here needs deepinv.
-"""
+"""Training images: found in a folder or in BSDS500, split, and read."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from gmdm_prior import symmetry
 from gmdm_prior.files.pictures import read_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 BSDS500 = "bsds500:"
 BSDS500_FOLDERS = ("BSDS500-master/BSDS500", "BSDS500", "BSR/BSDS500", ".")
+
+
+def expanded(key: str, path: str | Path) -> Path:
+    """A path with a user's home in place of its ~; `key` is what the message of an error names.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{key}={path} names a home that does not exist: write it out") from None
 
 
 def _sorted_images(folder: Path) -> list[Path]:
@@ -51,7 +58,7 @@ def find_images(source: str | Path) -> list[Path]:
         ValueError: the source is no folder, or no image is in it.
     """
     bsds = str(source).startswith(BSDS500)
-    folder = Path(str(source).removeprefix(BSDS500)).expanduser()
+    folder = expanded("data", str(source).removeprefix(BSDS500))
     if not folder.exists():
         raise FileNotFoundError(f"data={source} does not exist: give an existing folder of images")
     if not folder.is_dir():
@@ -101,121 +108,3 @@ def read_images(files: Iterable[str | Path], channels: int = 1) -> dict[Path, Te
         message = f"skipped {len(problems)} of {total} images: " + "; ".join(problems)
         warnings.warn(message, stacklevel=2)
     return images
-
-
-def named(images: Mapping[Path, Tensor] | Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-    """Images with names for messages."""
-    if isinstance(images, Mapping):
-        return [(str(name), image) for name, image in images.items()]
-    return [(f"image {i}", image) for i, image in enumerate(images)]
-
-
-def _large_enough(images: Mapping[Path, Tensor] | Sequence[Tensor], size: int) -> list[Tensor]:
-    pairs = named(images)
-    small = [name for name, image in pairs if min(image.shape[-2:]) < size]
-    kept = [image for _, image in pairs if min(image.shape[-2:]) >= size]
-    if not kept:
-        raise ValueError(
-            f"images must hold one of at least {size}×{size} pixels; none of {len(pairs)} does: "
-            "give larger images or a smaller patch"
-        )
-    if small:
-        message = f"skipped {len(small)} images smaller than a {size}×{size} patch: "
-        warnings.warn(message + ", ".join(small), stacklevel=3)
-    return kept
-
-
-def sample_patches(
-    images: Mapping[Path, Tensor] | Sequence[Tensor],
-    count: int,
-    size: int,
-    symmetries: str = "d4",
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Draw patches at random positions, equally many from each image as far as that goes.
-
-    Args:
-        images: (C, H, W) each, of any sizes, as `read_images` returns them or in a sequence.
-        count: number of patches N.
-        size: b.
-        symmetries: each patch is seen in a random element of this group: `"d4"`, `"flips"`,
-            `"none"`.
-        generator: source of randomness (CPU); `None` is a generator seeded with 0.
-
-    Returns:
-        Patches (N, C, b, b) in random order.
-
-    Raises:
-        ValueError: `count` or `size` is below 1, or no image is as large as a patch.
-    """
-    kept = _large_enough(images, size)
-    return _draw(kept, [None] * len(kept), count, size, symmetries, generator)[0]
-
-
-def sample_noisy_patches(
-    images: Sequence[Tensor],
-    sigmas: Sequence[Tensor],
-    count: int,
-    size: int,
-    symmetries: str = "d4",
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The patches of `sample_patches`, with their noise and where they come from.
-
-    Args:
-        images: (C, H, W) each, none smaller than a patch.
-        sigmas: standard deviation of the noise of each, () or a map (1, H, W).
-        count: number of patches N.
-        size: b.
-        symmetries: as in `sample_patches`.
-        generator: as in `sample_patches`; its draws are the same ones.
-
-    Returns:
-        Patches (N, C, b, b); the standard deviation of the noise of each, (N,), of a map the root
-        mean square over the patch; and the number of its image, (N,).
-    """
-    return _draw(images, sigmas, count, size, symmetries, generator)
-
-
-def _draw(
-    images: Sequence[Tensor],
-    sigmas: Sequence[Tensor | None],
-    count: int,
-    size: int,
-    symmetries: str,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Patches, the levels of their noise (0 where none is given) and their images."""
-    if count < 1 or size < 1:
-        raise ValueError(f"count and size must be at least 1; got count={count}, size={size}")
-    elements = symmetry.group(symmetries)
-    if generator is None:
-        generator = torch.Generator().manual_seed(0)
-
-    def draw(bound: int, number: int) -> Tensor:
-        return torch.randint(bound, (number,), generator=generator)
-
-    each, rest = divmod(count, len(images))
-    extra = set(torch.randperm(len(images), generator=generator)[:rest].tolist())
-    drawn, levels, source = [], [], []
-    for i, (image, sigma) in enumerate(zip(images, sigmas, strict=True)):
-        windows = image.unfold(1, size, 1).unfold(2, size, 1)
-        number = each + (i in extra)
-        top, left = draw(windows.shape[1], number), draw(windows.shape[2], number)
-        drawn.append(windows[:, top, left].movedim(1, 0))
-        levels.append(_levels(sigma, top, left, size))
-        source.append(torch.full((number,), i))
-    order = torch.randperm(count, generator=generator)
-    patches, sigma, image_of = (torch.cat(parts)[order] for parts in (drawn, levels, source))
-    seen = draw(len(elements), count)
-    for i, element in enumerate(elements):
-        patches[seen == i] = symmetry.act(patches[seen == i], element)
-    return patches.contiguous(), sigma, image_of
-
-
-def _levels(sigma: Tensor | None, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """The noise level of patches at these corners."""
-    if sigma is None or sigma.ndim == 0:
-        return torch.full((len(top),), 0.0 if sigma is None else float(sigma))
-    windows = sigma[0].square().unfold(0, size, 1).unfold(1, size, 1)
-    return windows[top, left].mean((-2, -1)).sqrt()

@@ -1,6 +1,8 @@
-"""Noise levels as they are written: a number or fraction, a table of files, `auto` or `map`.
+"""The noise in training images: how it is written, what it is of each image, what is said of it.
 
-A table is a CSV file whose first line names its columns, `file` and `sigma` among them:
+It is written as a number or fraction, as a table of files, as `auto` (one estimate of each image)
+or as `map` (one of each pixel). A table is a CSV file whose first line names its columns, `file`
+and `sigma` among them:
 
     file,sigma
     monday/01.png,25/255
@@ -12,18 +14,27 @@ A table is a CSV file whose first line names its columns, `file` and `sigma` amo
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import io
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from gmdm_prior.files.safetensors import write_aside
+from gmdm_prior.noise.prior_free import SIDE, global_level, local_levels
 from gmdm_prior.sigma import parse
+from gmdm_prior.training.data.images import expanded
+from gmdm_prior.training.data.pool import Images
 
 ESTIMATED = ("auto", "map")
 COLUMNS = ("file", "sigma")
 NAMED = 3  # files named in a message
 
 
-def training_noise(key: str, value: Any) -> float | str:
+def parse_noise(key: str, value: Any) -> float | str:
     """What training images are said to contain: a level, `auto`, `map` or the name of a table."""
     text = str(value).strip()
     if text in ESTIMATED or is_table(text):
@@ -46,7 +57,7 @@ def read_table(path: str | Path) -> dict[str, float]:
         ValueError: the file cannot be read, lacks a column, has no row, names a file twice or gives
             it no level of at least 0.
     """
-    path = Path(path).expanduser()
+    path = expanded("noise", path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -97,3 +108,68 @@ def look_up(table: dict[str, float], files: Iterable[Path], source: str) -> list
             f"noise={source} says nothing of {len(missing)} images: {shown}; add a row for each"
         )
     return levels
+
+
+def write_table(path: Path, files: Iterable[Path], levels: Tensor) -> None:
+    """Write a table that `read_table` reads; files whose level is NaN, or is missing, are left out.
+
+    Args:
+        path: of the table.
+        files: the images.
+        levels: of the files, (M,); of the first ones, where there are fewer.
+    """
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    named = zip(files, levels.tolist(), strict=False)
+    rows.writerows([file, f"{level:.6g}"] for file, level in named if math.isfinite(level))
+    write_aside(path, text.getvalue().encode())
+
+
+def image_sigmas(images: Images, noise: float | str) -> list[Tensor] | None:
+    """Standard deviations of the noise in images (C, H, W).
+
+    Args:
+        images: by file, or in a sequence.
+        noise: a level, `"auto"` (one estimate per image), `"map"` (one per pixel) or a table.
+
+    Returns:
+        A level () or a map (1, H, W) for each image, in their order; None for one level of all.
+
+    Raises:
+        ValueError: a table that cannot be used (`read_table`), or images without names for it.
+    """
+    if not isinstance(noise, str):
+        return None
+    named = dict(images if isinstance(images, Mapping) else enumerate(images))
+    if is_table(noise):
+        if not all(isinstance(name, (str, Path)) for name in named):
+            raise ValueError(f"noise={noise} needs images by file, as read_images gives them")
+        return [torch.tensor(level) for level in look_up(read_table(noise), named, noise)]
+    if any(min(image.shape[-2:]) < SIDE for image in named.values()):
+        raise ValueError(
+            f"noise={noise} needs images of at least {SIDE}x{SIDE} pixels: leave smaller ones out, "
+            "or give their levels"
+        )
+    estimate = global_level if noise == "auto" else local_levels
+    return [estimate(image) for image in named.values()]
+
+
+def in_words(noise: float | str, levels: Tensor | None = None) -> str:
+    """What a model's card says of the noise in its training images.
+
+    Args:
+        noise: a level above 0, or as in `image_sigmas`.
+        levels: of the images, (M,), where each has one.
+    """
+    text = "Gaussian, its level estimated at each pixel"
+    if levels is not None:
+        source = f"read from {noise}" if is_table(noise) else "estimated of each image"
+        low, high, middle = levels.min(), levels.max(), levels.median()
+        text = (
+            f"Gaussian, its standard deviation {source}: {low:.4f} to {high:.4f}, median "
+            f"{middle:.4f}"
+        )
+    elif not isinstance(noise, str):
+        text = f"Gaussian, standard deviation {noise:.6g}"
+    return f"{text}; no clean image was used"

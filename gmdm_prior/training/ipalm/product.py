@@ -5,7 +5,7 @@ Eq. 4 on fresh patches at every step, each with its own sigma ~ U[sigma_min, sig
     zeta_jl = 0.1 sqrt(alpha) / (1 + alpha mu_l²),   alpha = 1000,   L = 125 means in [-1, 1]
     filters ~ N(0, 1 / b²), then projected by three alternations of Algorithm 1
 
-(`start="likelihood"`: `training.product_start` instead) in two blocks, filters (proximal map: the
+(`start="likelihood"`: `ipalm.start` instead) in two blocks, filters (proximal map: the
 projection) and logits (free). Over the last tenth of the steps the inertia falls to zero: iterates
 that fresh batches keep tossing about come to rest.
 """

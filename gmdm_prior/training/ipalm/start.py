@@ -1,14 +1,10 @@
 """A likelihood start for the paper's product model: rotated principal axes, and marginals by EM.
 
-The filters are an orthonormal basis u = A x of zero-mean patches, each row as long as its expert
-can hold: the outer quantile of its responses lies just inside the outermost mean. For given filters
-the weights of fixed components are a convex problem; EM on the binned responses h_jb solves it,
-
-    w_jl <- w_jl sum_b h_jb G_bl / (sum_m w_jm G_bm),     G_bl = N(z_b; mu_l, sigma_0²).
-
-For given experts psi_j the basis climbs the log-likelihood at a small noise level. With phi_j the
-slope of log psi_j and G = E[phi(u) uᵀ], the rotation exp(S) A raises it at first order by
-<S, G>, S skew; a quasi-Newton step is (after Picard-O, Ablin, Cardoso and Gramfort, 2018)
+The filters are an orthonormal basis u = A x of zero-mean patches, whose lengths and weights
+`likelihood.marginals` fits. For given experts psi_j the basis climbs the log-likelihood at a small
+noise level. With phi_j the slope of log psi_j and G = E[phi(u) uᵀ], the rotation exp(S) A raises it
+at first order by <S, G>, S skew; a quasi-Newton step is (after Picard-O, Ablin, Cardoso and
+Gramfort, 2018)
 
     S_ij = (G_ij - G_ji) / H_ij,     H_ij = E[-phi_i'] E[u_j²] + E[-phi_j'] E[u_i²] + G_ii + G_jj,
 
@@ -25,13 +21,10 @@ from gmdm_prior.constraints import polar_factor, project_orthogonal, zero_mean_b
 from gmdm_prior.densities.experts import Mixture1D
 from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.fast.product_tables import TabulatedExperts
+from gmdm_prior.training.likelihood.marginals import fit_marginals
 
-OUTER, INSIDE = 0.9999, 0.95  # this quantile of |response| comes to lie at 0.95 gamma
-BINS_PER_MEAN, ITERATIONS = 8, 100
-SMALLEST = 1e-8  # weight of a component that no response needs
 LEVEL = 0.02  # noise at which the basis is rotated
 REFIT = 10  # rotations for which the experts stay
-QUANTILES_FROM = 60_000  # patches
 
 
 def likelihood_start(
@@ -83,35 +76,6 @@ def principal_axes(x: Tensor) -> Tensor:
     """Eigenvectors of the second moments of x (N, J), as rows by falling variance."""
     moments = x.double().T @ x.double() / len(x)
     return torch.linalg.eigh(moments)[1].flip(1).T.to(x)
-
-
-def fit_marginals(responses: Tensor, components: int, bound: float) -> tuple[Tensor, Tensor]:
-    """Lengths (J,) of filters and expert weights (J, L) for responses (N, J) of unit filters."""
-    some = responses[:QUANTILES_FROM].abs()
-    outer = torch.stack([r.quantile(OUTER) for r in some.T])
-    if not bool((outer > 0).all()):
-        raise ValueError("patches must have contrast in every direction; some have none at all")
-    norms = INSIDE * bound / outer
-    return norms, fit_weights(responses * norms, components, bound)
-
-
-def fit_weights(responses: Tensor, components: int, bound: float) -> Tensor:
-    """Maximum-likelihood weights (J, L) of each expert for its responses (N, J), by EM."""
-    step = 2 * bound / (components - 1)
-    means = torch.linspace(-bound, bound, components, dtype=torch.float64)
-    count = BINS_PER_MEAN * (components + 1)
-    reach = bound + step
-    places = (torch.arange(count, dtype=torch.float64) + 0.5) * (2 * reach / count) - reach
-    inside = responses.clamp(-reach, reach)
-    histogram = torch.stack([torch.histc(r, count, -reach, reach) for r in inside.T]).double()
-    histogram /= histogram.sum(1, keepdim=True)
-    kernel = (-0.5 * ((places[:, None] - means) / step).square()).exp()
-    weights = torch.full((len(histogram), components), 1 / components, dtype=torch.float64)
-    for _ in range(ITERATIONS):
-        weights = weights * ((histogram / (weights @ kernel.T)) @ kernel)
-        weights = weights.clamp(min=SMALLEST)
-        weights = weights / weights.sum(1, keepdim=True)
-    return weights
 
 
 def tabulated(norms: Tensor, weights: Tensor, bound: float) -> TabulatedExperts:

@@ -7,7 +7,7 @@ the component (a Kullback-Leibler divergence),
     ℓ_k(g, h) = ½ Σ_j log (A_g P_h Σ_k P_hᵀ A_gᵀ)_jj - ½ log det Σ_k ≥ 0.
 
 k-means on this loss, Σ_k p_k min_{g,h} ℓ_k(g, h): assignment is a table look-up, a basis's centre
-is the common diagonalisation of its members (`training.diagonalise`). First centres are eigenbases
+is the common diagonalisation of its members (`diagonalise`). First centres are eigenbases
 of components drawn in proportion to p_k times their loss so far (as k-means++), several restarts,
 the best kept. Then classes of the same basis are merged two by two, always the pair whose merging
 costs least likelihood, until K are left:

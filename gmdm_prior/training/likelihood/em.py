@@ -1,16 +1,16 @@
 """Likelihood training of a `PatchMixture` by expectation-maximisation, in minutes on a CPU.
 
-Patches x_i are taken in zero-mean coordinates (`training.coordinates`), R^J. Three stages:
+Patches x_i are taken in zero-mean coordinates (`coordinates`), R^J. Three stages:
 
 1. `full`: EM of a mixture of `components` zero-mean Gaussians with full covariances
-   (`training.full_mixture`).
+   (`full_mixture`).
 2. Clustering of its covariances into `bases` eigenbases up to the model's symmetries, merging to
-   `classes` (`training.clustering`); the patches are not looked at.
+   `classes` (`clustering`); the patches are not looked at.
 3. `tied`: EM of the model itself, variances and weights in closed form, bases by common
-   diagonalisation (`training.tied_mixture`, `training.diagonalise`).
+   diagonalisation (`tied_mixture`, `diagonalise`).
 
 The objective. Stages 1 and 3 maximise the log-likelihood of the patches plus a stated regulariser
-(`training.penalty`),
+(`statistics`),
 
     Σ_i log f(x_i) + Σ_k [-½ ν Σ_j (log m_kj + τ / m_kj) + α log w_k],    m_kj ≥ σ² + floor,
 
@@ -23,9 +23,9 @@ Noise. Where the training patches contain Gaussian noise of standard deviation �
 of the data is that of the clean patches plus σ² I: all stages fit the noisy density, bounded below
 by σ² + floor, and the model gets what is left, v_kj = m_kj - σ² ≥ floor. No clean patch is ever
 seen. Where the noise differs from patch to patch (`PatchNoise`), patches are grouped by its level
-and m_kj are variances at one reference level (`training.several_levels`). Levels that were only
+and m_kj are variances at one reference level (`noise_groups`). Levels that were only
 estimated are improved under the model, up to one factor for each group of patches, after the
-iterations `REFINED_AFTER` of stage 3 (`training.refine_levels`) and then held: levels and variances
+iterations `REFINED_AFTER` of stage 3 (`noise_groups.refined`) and then held: levels and variances
 climbing together take a little of the noise for content, 0.5 % of its level each time.
 
 Resuming. An `EMState` holds everything an iteration starts from, as tensors; `advance` is a pure
@@ -45,8 +45,7 @@ from torch import Tensor
 
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.training import processes
-from gmdm_prior.training.likelihood import clustering, full_mixture, refine_levels, tied_mixture
-from gmdm_prior.training.likelihood import noise_groups as several_levels
+from gmdm_prior.training.likelihood import clustering, full_mixture, noise_groups, tied_mixture
 from gmdm_prior.training.likelihood.coordinates import to_filters
 from gmdm_prior.training.likelihood.full_mixture import FullMixture
 from gmdm_prior.training.likelihood.problem import FLOOR, EMProblem, EMSettings, PatchNoise
@@ -162,11 +161,11 @@ def advance(problem: EMProblem, state: EMState) -> tuple[EMState, EMRecord]:
     ]
     log_likelihood = sum(part.log_likelihood for part in statistics)
     regulariser = module.log_penalty(state.mixture, penalty)
-    mixture = several_levels.maximise(state.mixture, statistics, surplus, penalty)
+    mixture = noise_groups.maximise(state.mixture, statistics, surplus, penalty)
     sigmas, iteration = state.sigmas, state.iteration + 1
     if sigmas is not None and state.stage == "tied" and iteration in REFINED_AFTER:
         group, reference = problem.noise.group, settings.noise**2
-        sigmas = refine_levels.refined(x, group, sigmas, mixture, reference, *turns)
+        sigmas = noise_groups.refined(x, group, sigmas, mixture, reference, *turns)
     record = EMRecord(
         state.stage,
         iteration,

@@ -6,7 +6,7 @@ The Σ_k describe the patches as they are given: of patches that contain noise o
 is left of a component without the noise is Σ_k - σ² I. The E-step writes xᵀ Σ_k⁻¹ x = Σ_{i ≤ j}
 q_ij x_i x_j, so that the exponents of all components are one product of the (K, J(J+1)/2)
 coefficients and the pair products of a chunk of patches. The M-step is the exact maximiser of the
-penalised likelihood of `training.em`:
+penalised likelihood of `likelihood.em`:
 
     Σ_k = clip(T_k), T_k = (Σ_i r_ik x_i x_iᵀ + ν τ I) / (n_k + ν),   p_k ∝ n_k + α,
 
@@ -22,8 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmdm_prior.training.likelihood.penalty import Penalty
-from gmdm_prior.training.likelihood.statistics import Statistics, normalise_, packed, pair_products
+from gmdm_prior.training.likelihood.statistics import (
+    Penalty,
+    Statistics,
+    normalise_,
+    packed,
+    pair_products,
+)
 
 CHUNK = 4096  # patches whose pair products are held at a time
 LEVELS = 8  # of contrast, in the initial partition

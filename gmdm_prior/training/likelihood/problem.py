@@ -1,21 +1,23 @@
-"""What EM fits (`training.em`): patches in coordinates, the noise in them, and the settings."""
+"""What EM fits (`likelihood.em`): patches in coordinates, the noise in them, and the settings."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gmdm_prior.training.likelihood import noise_groups as several_levels
+from gmdm_prior import symmetry
 from gmdm_prior.training.likelihood.coordinates import symmetry_matrices, to_coordinates
-from gmdm_prior.training.likelihood.noise_groups import Level
-from gmdm_prior.training.likelihood.penalty import Penalty
-from gmdm_prior.training.likelihood.validation import check_levels, check_patches, check_settings
+from gmdm_prior.training.likelihood.noise_groups import Level, group, most_levels
+from gmdm_prior.training.likelihood.statistics import Penalty
 
 FLOOR = 2e-6
 PSEUDO_VARIANCE = {"full": 1e-3, "tied": 1e-4}
+LEAST = {"bases": 1, "classes": 1, "components": 1, "full_iterations": 0, "iterations": 1}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class EMSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be fitted."""
-        check_settings(self)
+        _check_settings(self)
 
     def penalty(self, stage: str) -> Penalty:
         """The regulariser of a stage."""
@@ -94,9 +96,9 @@ class EMProblem:
         With `noise` the reference is its root mean square; levels that are all the same and certain
         are the `settings.noise` of all patches.
         """
-        check_patches(patches, settings)
+        _check_patches(patches, settings)
         if noise is not None:
-            check_levels(noise.sigma, patches)
+            _check_levels(noise.sigma, patches)
             level = noise.sigma.double().square().mean().sqrt().item()
             if noise.group is None and bool((noise.sigma == noise.sigma[0]).all()):
                 level, noise = noise.sigma[0].item(), None
@@ -108,10 +110,77 @@ class EMProblem:
         """Patches grouped by noise level; None in place of members stands for all of them."""
         if self.noise is None:
             return [Level(None, self.settings.noise**2)]
-        most = several_levels.most_levels(components, self.coordinates.shape[1])
-        return several_levels.group(self.noise.variances(sigmas), most)
+        most = most_levels(components, self.coordinates.shape[1])
+        return group(self.noise.variances(sigmas), most)
 
     @property
     def turns(self) -> Tensor:
         """The matrices P_h of the model's symmetries, (H, J, J)."""
         return symmetry_matrices(self.settings.symmetries, self.channels, self.size)
+
+
+def _check_settings(settings: EMSettings) -> None:
+    """Raise TypeError or ValueError for settings that cannot be fitted."""
+    for name, least in LEAST.items():
+        value = getattr(settings, name)
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an integer; got {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}; got {value}")
+    for name in ("noise", "truncation"):
+        value = getattr(settings, name)
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            raise TypeError(f"{name} must be a number; got {value!r}")
+    if not (0 <= settings.noise < math.inf):
+        raise ValueError(
+            f"noise must be a finite standard deviation of at least 0; got {settings.noise}"
+        )
+    if not 0 <= settings.truncation < 0.5:
+        raise ValueError(f"truncation must lie in [0, 0.5); got {settings.truncation}")
+    symmetry.group(settings.symmetries)
+    if settings.classes < settings.bases:
+        raise ValueError(
+            f"classes must be at least bases, each basis has one of its own: got "
+            f"classes={settings.classes}, bases={settings.bases}; raise classes or lower bases"
+        )
+    if settings.components < settings.classes:
+        raise ValueError(
+            f"classes must not exceed components, which they are merged from: got "
+            f"classes={settings.classes}, components={settings.components}; raise components"
+        )
+
+
+def _check_patches(patches: Tensor, settings: EMSettings) -> None:
+    """Raise TypeError or ValueError for patches that cannot be fitted."""
+    if not isinstance(patches, Tensor) or not patches.is_floating_point():
+        got = f"{patches.dtype} tensor" if isinstance(patches, Tensor) else type(patches).__name__
+        raise TypeError(
+            f"patches must be a floating-point tensor with values in [0, 1]; got a {got}"
+        )
+    if patches.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"patches must be float32 or float64; got {patches.dtype}: use .float()")
+    if patches.ndim != 4 or patches.shape[2] != patches.shape[3] or 0 in patches.shape[1:]:
+        raise ValueError(
+            f"patches must be (N, C, b, b); got {tuple(patches.shape)}: "
+            "add the channel axis with patches.unsqueeze(1) if it is missing"
+        )
+    if patches.shape[-1] < 2:
+        raise ValueError("patches must be at least 2×2: a zero-mean patch of one pixel is nothing")
+    if len(patches) < settings.components:
+        raise ValueError(
+            f"patches must be at least as many as components={settings.components}; "
+            f"got {len(patches)}: give more patches or lower components"
+        )
+    if not all(torch.isfinite(part).all() for part in patches.split(65536)):
+        raise ValueError("patches must be finite; they hold NaN or infinity: drop those patches")
+
+
+def _check_levels(sigma: Tensor, patches: Tensor) -> None:
+    """Raise ValueError for noise levels that do not fit patches (N, C, b, b)."""
+    if sigma.shape != patches.shape[:1]:
+        raise ValueError(
+            f"noise must be a number or one level for each of {len(patches)} patches, "
+            f"({len(patches)},); got {tuple(sigma.shape)}"
+        )
+    if not bool(((sigma >= 0) & (sigma < math.inf)).all()):
+        raise ValueError("noise must hold finite standard deviations of at least 0")

@@ -11,7 +11,7 @@ The m_kj describe the patches as they are given; without the noise a class has v
     -½ Σ_k (n_k + ν) Σ_j [log m_kj + (A_g T_k A_gᵀ)_jj / m_kj] + Σ_k (n_k + α) log w_k.
 
 Weights and, for given bases, variances m_kj = max((A_g T_k A_gᵀ)_jj, c) are exact; what is left, a
-function of each basis alone, is `training.diagonalise`'s F with weights n_k + ν, which it lowers
+function of each basis alone, is `likelihood.diagonalise`'s F with weights n_k + ν, which it lowers
 without ever raising it. So a whole iteration is a generalised EM step: the penalised likelihood
 cannot fall.
 """
@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from gmdm_prior.training.likelihood.diagonalise import common_diagonalisation, diagonal
-from gmdm_prior.training.likelihood.penalty import Penalty
-from gmdm_prior.training.likelihood.statistics import Statistics, normalise_
+from gmdm_prior.training.likelihood.statistics import Penalty, Statistics, normalise_
 
 CHUNK = 8192  # patches whose responsibilities are held at a time
 ROTATIONS = 6  # quasi-Newton rotations of each basis per iteration

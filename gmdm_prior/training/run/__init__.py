@@ -1,1 +1,1 @@
-"""What a run of `python -m gmdm_prior.train` reads and leaves behind."""
+"""Runs of the command line: `job.Job`, and the `config`, `folder` and `progress` that it needs."""

@@ -13,13 +13,16 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from gmdm_prior.messages import nearest
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.messages import nearest, one_line
 from gmdm_prior.sigma import parse
-from gmdm_prior.training.data.noise import training_noise
-from gmdm_prior.training.settings import FROM_INIT, USED_BY, FitSettings, setting
+from gmdm_prior.training.data.images import expanded
+from gmdm_prior.training.data.noise import parse_noise
+from gmdm_prior.training.methods import KINDS, every_method, method_of, of_init, resolved
+from gmdm_prior.training.settings import FitSettings, setting
 
 LEVELS = ("sigma_min", "sigma_max")  # noise levels: numbers or fractions
-OPTIONAL = {"out", "init"}
+SHOWN = 80  # characters of a value in a message
 
 
 @dataclass
@@ -66,17 +69,41 @@ class Request:
 
     def without_effect(self, config: TrainConfig) -> list[str]:
         """Given keys at which a run of this resolved configuration does not look."""
-        method = config.method
-        unused = {key for key, methods in USED_BY.items() if method not in methods}
-        if config.model != "wavelet":
-            unused.add("wavelet")
-        if config.model != "conv":
-            unused |= {"octaves", "orientations"}
-        if method not in FROM_INIT:
-            unused.add("init")
-        elif config.init:
+        method = method_of(config)
+        unused = frozenset().union(*(m.uses for m in every_method())) - method.uses
+        if config.init and "init" in method.uses:
             unused |= {"patch_size", "channels"}
         return sorted(unused & set(self.given))
+
+    def adopted(self, config: TrainConfig, init: DensityModel) -> TrainConfig:
+        """The configuration with what the start of score matching decides.
+
+        Raises:
+            ValueError: something else was asked for.
+        """
+        adopted = of_init(config, init)
+        for key in ("model", "symmetries"):
+            asked, has = self.given.get(key), getattr(adopted, key)
+            if asked not in (None, has):
+                raise ValueError(f"init={config.init} has {key}={has}; {key}={asked} was asked for")
+        return adopted
+
+
+def complete(config: TrainConfig) -> TrainConfig:
+    """Fill in what depends on other keys, and refuse what cannot be run.
+
+    Raises:
+        ValueError: for what cannot be run, with the remedy.
+    """
+    if not config.data:
+        raise ValueError("data is needed: a folder of images, as in data=photos (--help has more)")
+    for key, least in (("holdout", 2), ("shrink", 1)):
+        if getattr(config, key) < least:
+            raise ValueError(f"{key} must be at least {least}; got {getattr(config, key)}")
+    settings = resolved(config.fit_settings())
+    out = config.out or f"runs/{settings.model}-{settings.method}"
+    usual = KINDS[settings.model].init if "init" in method_of(settings).uses else None
+    return dataclasses.replace(config, **vars(settings), out=out, init=config.init or usual)
 
 
 def read_request(words: Sequence[str]) -> Request:
@@ -93,14 +120,14 @@ def read_request(words: Sequence[str]) -> Request:
         if not equals or not key:
             raise ValueError(f"{word!r} is no setting; write key=value, such as data=photos")
         if key == "config":
-            written = read_yaml(Path(text).expanduser())
+            written = read_yaml(expanded(key, text))
         else:
             changes[key] = text
     given = written | changes
     base: dict[str, Any] = {}
     asks_to_resume = typed({"resume": given["resume"]}).resume if "resume" in given else False
     if asks_to_resume and given.get("out"):
-        stored = Path(str(given["out"])).expanduser() / "config.yaml"
+        stored = expanded("out", str(given["out"])) / "config.yaml"
         base = read_yaml(stored) if stored.is_file() else {}
     config = typed({**base, **given})
     agreed = {key: getattr(config, key) for key in given}
@@ -133,13 +160,13 @@ def _prepared(key: str, value: Any, textual: bool) -> Any:
     if key in LEVELS:
         return parse(value, key)
     if key == "noise":
-        return training_noise(key, value)
+        return parse_noise(key, value)
     if not isinstance(value, str) or textual:
         return value
     try:
         return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ValueError(f"{key}={value} is no YAML value; quote it") from None
+    except (yaml.YAMLError, RecursionError):
+        raise ValueError(f"{key}={value[:SHOWN]} is no YAML value; quote it") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -147,7 +174,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"config {str(path)!r} cannot be read: {error}") from None
+        raise ValueError(f"config {str(path)!r} cannot be read: {one_line(error)}") from None
+    except RecursionError:
+        raise ValueError(f"config {str(path)!r} is nested too deeply; write key: value") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(f"config {str(path)!r} must be a mapping of keys to values")
     return content

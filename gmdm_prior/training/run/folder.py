@@ -1,15 +1,41 @@
-"""The folder of a run: config.yaml, metrics.csv, checkpoints/, model.safetensors, report.png."""
+"""What a run of the command line reads and writes: images, and the files of its folder.
+
+These are config.yaml, metrics.csv, checkpoints/, model.safetensors and report.png.
+
+While a run writes there it holds `lock`, a file that names its process. The lock itself is the
+kernel's, so that it is gone when the process is, however that ends.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
+import platform
+import shlex
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmdm_prior.files.safetensors import write_aside
-from gmdm_prior.training.checkpoint import Checkpoints
-from gmdm_prior.training.fit import StepRecord
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from gmdm_prior.files.safetensors import write_aside
+from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints, disagreement, remove_parts
+from gmdm_prior.training.data.images import find_images, read_images, split_held_out
+from gmdm_prior.training.data.noise import in_words, is_table, look_up, read_table, write_table
+from gmdm_prior.training.data.pool import usable
+from gmdm_prior.training.fit import StepRecord
+from gmdm_prior.training.run.config import TrainConfig, read_yaml
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+QUARTER = 4  # of a single image, one part in so many is held out
 COLUMNS = ("step", "stage", "loss", "held_out_loss", "psnr", "seconds")
 
 
@@ -44,15 +70,73 @@ class RunFolder:
         """The curves."""
         return self.path / "metrics.csv"
 
-    def occupied(self) -> bool:
-        """Whether something is there.
+    @property
+    def lock(self) -> Path:
+        """What says whose the folder is."""
+        return self.path / "lock"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and hold it; what is empty in the end is removed again.
 
         Raises:
-            ValueError: the path is a file.
+            ValueError: the path is a file, or another run holds the folder.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"out={self.path} is a file; give a folder")
-        return self.path.is_dir() and any(self.path.iterdir())
+        made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = _locked(self.lock)
+        try:
+            for folder in (self.path, self.checkpoints.folder):
+                remove_parts(folder)
+            yield
+        finally:
+            self.lock.unlink(missing_ok=True)
+            os.close(file)
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
+
+    def occupied(self) -> bool:
+        """Whether something but a lock is there."""
+        return self.path.is_dir() and any(p != self.lock for p in self.path.iterdir())
+
+    def resumed(self, config: TrainConfig) -> Checkpoint | None:
+        """Where a run stands that goes on here; None for one that begins.
+
+        Raises:
+            ValueError: the folder is occupied and resume=false, or its run is another one.
+        """
+        if not config.resume:
+            if self.occupied():
+                raise ValueError(
+                    f"out={config.out} is occupied; add resume=true to go on there, or name another"
+                )
+            return None
+        found = self.checkpoints.latest() if self.occupied() else None
+        if found is None:
+            print(f"no checkpoint in {self.path}: starting anew")
+            return None
+        stored = found.settings
+        if self.config.is_file():
+            written = read_yaml(self.config)
+            stored = stored | {key: written[key] for key in ("holdout",) if key in written}
+        now = vars(config.fit_settings()) | {"holdout": config.holdout}
+        differing = disagreement({"holdout": config.holdout} | stored, now)
+        if differing:
+            raise ValueError(f"the checkpoint in out={config.out} is of another run: {differing}")
+        print(f"resumed at step {found.step}")
+        return found
+
+    def how_to_go_on(self) -> str:
+        """What an interrupted run leaves, and how to take it up again."""
+        files = self.checkpoints.files()
+        if not files:
+            return "no checkpoint has been written"
+        step = int(files[0].stem.removeprefix("step-"))
+        words = shlex.join([f"out={self.path}", "resume=true"])
+        return f"the checkpoint of step {step} is kept: go on with {words}"
 
     def write_config(self, text: str) -> None:
         """Write config.yaml."""
@@ -68,8 +152,8 @@ class RunFolder:
         """Append a row."""
         numbers = (record.loss, record.held_out_loss, record.psnr)
         shown = ["" if number is None else f"{number:.7g}" for number in numbers]
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            row = [str(record.step), record.stage, *shown, f"{record.seconds:.3f}"]
+        row = [str(record.step), record.stage, *shown, f"{record.seconds:.3f}"]
+        with named(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(",".join(row) + "\n")
 
     def rows(self) -> list[list[str]]:
@@ -91,6 +175,63 @@ class RunFolder:
             for row in self.rows()
         ]
 
+    def training_noise(self, noise: float | str, files: Sequence[Path]) -> dict[str, str]:
+        """The card's entry `training_noise`; clean images have none.
+
+        Levels estimated of each image (`noise=auto`) are also written to `noise_levels.csv`, as a
+        table that `noise=` reads.
+        """
+        levels = None
+        if is_table(noise):
+            levels = torch.tensor(look_up(read_table(noise), files, noise))
+        elif noise == "auto":
+            found = self.checkpoints.latest().state["em"]["sigmas"]  # after the last iteration
+            write_table(self.path / "noise_levels.csv", files, found)
+            levels = found[found.isfinite()]
+        return {"training_noise": in_words(noise, levels)} if noise else {}
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of the disk inside name the file that was written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
+def _locked(path: Path) -> int:
+    """The lock file, open; the lock lasts until it is closed, or the process ends."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if not _lock(file):
+            holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
+            os.close(file)
+            raise ValueError(
+                f"out={path.parent} is in use: {holder} is training there; wait for its end, or "
+                "name another folder"
+            )
+        with contextlib.suppress(FileNotFoundError), named(path):
+            os.ftruncate(file, 0)
+            os.write(file, f"process {os.getpid()} on {platform.node()}\n".encode())
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        os.close(file)  # its holder has just removed it
+
+
+def _lock(file: int) -> bool:
+    """Whether an open file could be locked; where there are no locks it always can."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a disk without locks
+    return True
+
 
 def _is_number(text: str) -> bool:
     try:
@@ -98,3 +239,27 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def split(config: TrainConfig) -> tuple[dict[Path, Tensor], dict[Path, Tensor]]:
+    """Training and held-out images, all at least as large as a patch.
+
+    Raises:
+        ValueError: the data hold no such image, or a single one that is too small to be cut.
+    """
+    size = config.patch_size
+    images = read_images(find_images(config.data), config.channels)
+    if config.shrink > 1:
+        images = {name: F.avg_pool2d(image, config.shrink) for name, image in images.items()}
+    images = usable(images, size, f"a patch with patch_size={size}")
+    if len(images) > 1:
+        training, held_out = split_held_out(list(images), config.holdout)
+        return {f: images[f] for f in training}, {f: images[f] for f in held_out}
+    ((name, image),) = images.items()
+    cut = image.shape[1] - max(image.shape[1] // QUARTER, size)
+    if cut < 2 * size:
+        raise ValueError(
+            f"{name} is the only image and too small to hold a quarter of it out: give at least two"
+        )
+    warnings.warn("there is one image only: its lowest quarter is held out", stacklevel=1)
+    return {name: image[:, :cut]}, {name: image[:, cut:]}

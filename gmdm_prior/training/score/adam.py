@@ -1,50 +1,91 @@
-"""Adam on what moves away from a start: its step, and the state that a checkpoint keeps."""
+"""Adam on a trainable copy of a model: its start, its step, and the state of a checkpoint."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.files import safetensors as storage
 
+BETAS = (0.9, 0.98)
 
-def descend(optimiser: torch.optim.Adam, moving: nn.Module, step: int, steps: int) -> None:
-    """One step with each group's `rate`, which falls to zero as a half cosine.
+
+class Descent:
+    """Adam on a trainable copy in float64, with rates that fall to zero as a half cosine.
 
     Args:
-        optimiser: on the parameters of `moving`, whose gradients are there.
-        moving: whose parameters have to stay finite.
-        step: how many steps were before this one.
-        steps: how many there are in all.
+        start: where it begins.
+        trainable: makes the copy, of a model in float64.
+        rates: of some of its parameters, by name.
+        rate: of all others.
 
-    Raises:
-        FloatingPointError: a parameter is not finite after the step.
+    Attributes:
+        start: as it was given.
+        model: the trainable copy.
     """
-    for group in optimiser.param_groups:
-        group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * step / steps))
-    optimiser.step()
-    if not all(bool(torch.isfinite(p).all()) for p in moving.parameters()):
-        raise FloatingPointError("a parameter is not finite after the step")
+
+    def __init__(
+        self,
+        start: DensityModel,
+        trainable: Callable[[DensityModel], DensityModel],
+        rates: dict[str, float],
+        rate: float,
+    ) -> None:
+        self.start = start
+        self.model = trainable(_with_log_weights(copy.deepcopy(start).double()))
+        named = self.model.named_parameters()
+        groups = [{"params": [p], "rate": rates.get(name, rate)} for name, p in named]
+        self._optimiser = torch.optim.Adam(groups, betas=BETAS)
+
+    def step(self, done: int, steps: int) -> None:
+        """One step along the gradients of `model`, which are then dropped.
+
+        Args:
+            done: how many steps were before this one.
+            steps: how many there are in all.
+
+        Raises:
+            FloatingPointError: a parameter is not finite after the step.
+        """
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * done / steps))
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            raise FloatingPointError("a parameter is not finite after the step")
+
+    def snapshot(self) -> DensityModel:
+        """The present model, float32, frozen."""
+        return _with_log_weights(self.model.frozen()).float()
+
+    def state(self) -> dict[str, Any]:
+        """The start, the free parameters and Adam's moments, apart from later steps."""
+        state = {
+            "start": tuple(storage.pack(self.start)),
+            "free": self.model.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+        }
+        return copy.deepcopy(state)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go to where a state was that has begun from the same start."""
+        self.model.load_state_dict(state["free"])
+        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
 
 
-def moved_state(
-    step: int, start: DensityModel, moving: nn.Module, optimiser: torch.optim.Adam
-) -> dict[str, Any]:
-    """The start, how far it has moved, and Adam's moments, apart from later steps."""
-    state = {
-        "start": storage.pack(start),
-        "moved": moving.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    return {"step": step, **copy.deepcopy(state)}
+def start_of(state: dict[str, Any]) -> DensityModel:
+    """The model that a descent with this state began from."""
+    return storage.unpack(*state["start"])
 
 
-def load_moved(state: dict[str, Any], moving: nn.Module, optimiser: torch.optim.Adam) -> None:
-    """Put what has begun from the state's start where the state was."""
-    moving.load_state_dict(state["moved"])
-    optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+@torch.no_grad()
+def _with_log_weights(model: DensityModel) -> DensityModel:
+    """Itself, in place: the logits of experts as logarithms of their weights."""
+    if hasattr(model, "experts"):
+        model.experts.logits.copy_(torch.log_softmax(model.experts.logits, 1))
+    return model

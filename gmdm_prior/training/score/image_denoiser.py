@@ -13,8 +13,8 @@ With method=hqs D is `HalfQuadraticSplitting` with its schedule, on grids of a s
 every level and step: the density is fitted to what runs. (The border of a crop is then reflected at
 every step, and its outermost pixels are not scored.)
 
-Every step is an exact density (`training.moving`). Only the border of b − 1 pixels of a crop, whose
-patches are not all there, is left out.
+Every step is an exact density (`densities.trainable`). Only the border of b − 1 pixels of a crop,
+whose patches are not all there, is left out.
 
 Memory: the gradient with respect to the level's matrices is summed crop by crop, and only the sum
 goes back through rotation, exponential and softmax. Adam: 2e-3 for rotations, 2e-2 for logarithms,
@@ -28,7 +28,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel
-from gmdm_prior.files import safetensors as storage
+from gmdm_prior.densities.trainable import TrainableMixture, TrainableProduct
 from gmdm_prior.images.averaging import PatchAveraging
 from gmdm_prior.images.hqs import HalfQuadraticSplitting, grid
 from gmdm_prior.images.patches import Run, interior_average, pad
@@ -46,19 +46,15 @@ from gmdm_prior.images.threads import Workers
 from gmdm_prior.training import processes
 from gmdm_prior.training.data.pool import ImagePool, step_generator
 from gmdm_prior.training.ipalm.product import first_product
-from gmdm_prior.training.score.adam import descend, load_moved, moved_state
-from gmdm_prior.training.score.moving import MovingProductLevel, moving
+from gmdm_prior.training.measure import LEVELS, HeldOut
+from gmdm_prior.training.score.adam import Descent, start_of
+from gmdm_prior.training.score.product_level import ProductLevel, bounded
 from gmdm_prior.training.settings import FitSettings
 
-if TYPE_CHECKING:
-    from gmdm_prior.training.measure import HeldOut
-
-LEVELS = (8 / 255, 16 / 255, 32 / 255, 70 / 255)
 JITTER = 0.3  # standard deviation of the logarithm of a level
 CROP = {"score": (40, 3), "hqs": (88, 8)}  # its side: pixels, but at least so many patches
 STRIDES = (2, 3, 4)  # of the grids of HQS, where patches are twice as large
 ROTATION_RATE, LOGARITHM_RATE = 2e-3, 2e-2
-BETAS = (0.9, 0.98)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +74,7 @@ class LevelSum:
     gradients: list[Tensor]
 
 
-Level = DiffusedMixture | MovingProductLevel
+Level = DiffusedMixture | ProductLevel
 Restore = Callable[[Sequence[Level], Tensor], Tensor]
 
 
@@ -138,6 +134,22 @@ def split(
     return x[:, border:-border, border:-border]
 
 
+def diffused(model: TrainableMixture | TrainableProduct) -> Callable[[Tensor], Level]:
+    """The present model at noise variances (), which are float32; bases are turned only once."""
+    if isinstance(model, PatchModel):
+        filters = model.filters.flatten(1)
+        log_weights = bounded(torch.log_softmax(model.experts.logits, 1))
+        bound, mean_part = model.experts.bound, model.mean_part
+        return lambda noise: ProductLevel(
+            filters.float(), log_weights.float(), bound, noise, mean_part
+        )
+    plain = model.frozen()
+    for name in ("filters", "variances", "weights"):
+        delattr(plain, name)  # a parameter, which has no past
+        setattr(plain, name, getattr(model, name))
+    return plain.at
+
+
 def detached(level):
     """A copy of a level that is cut off from the graph: the copy, its old and its new tensors.
 
@@ -161,9 +173,10 @@ class ScoreTrainer:
 
     Args:
         pool: training images.
-        settings: `method` (hqs, or else patch averaging), `steps`, `crops`, `seed`.
-        start: the model to begin with. None is, for model=patch, `product_start.likelihood_start`
-            from the images (made at the first step), unless `restore` brings one.
+        settings: `steps`, `crops`, `symmetries`, `seed`.
+        start: the model to begin with. None is a product, `ipalm.start.likelihood_start` from the
+            images (made at the first step), unless `restore` brings one.
+        stage: `"score"` (patch averaging) or `"hqs"`.
 
     Raises:
         TypeError: the start is neither a `PatchMixture` nor a `PatchModel`.
@@ -174,30 +187,25 @@ class ScoreTrainer:
         pool: ImagePool,
         settings: FitSettings,
         start: PatchMixture | PatchModel | None,
+        stage: str = "score",
     ) -> None:
         if start is not None and not isinstance(start, (PatchMixture, PatchModel)):
             raise TypeError(
                 f"init must be a PatchMixture or a PatchModel; got {type(start).__name__}"
             )
-        self.steps, self.step = settings.steps, 0
-        self.stage = "hqs" if settings.method == "hqs" else "score"
-        self._pool, self._settings, self._start = pool, settings, None
+        self.steps, self.step, self.stage = settings.steps, 0, stage
+        self._pool, self._settings = pool, settings
+        self._descent: Descent | None = None
         if start is not None:
             self._begin(start)
 
     def _begin(self, start: PatchMixture | PatchModel) -> None:
-        self._start, self._moving = start, moving(start)
         share = 0.5 if self.stage == "hqs" else 1.0
-        self._optimiser = torch.optim.Adam(
-            [
-                {"params": self._moving.rotations, "rate": share * ROTATION_RATE},
-                {"params": self._moving.logarithms, "rate": share * LOGARITHM_RATE},
-            ],
-            betas=BETAS,
-        )
+        rates = {"rotation": share * ROTATION_RATE}
+        self._descent = Descent(start, DensityModel.trainable, rates, share * LOGARITHM_RATE)
 
     def _crops(self, sigma: float, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-        size, symmetries = self._moving.start.patch_size, self._settings.symmetries
+        size, symmetries = self._descent.model.patch_size, self._settings.symmetries
         pixels, patches = CROP[self.stage]
         clean = [
             self._pool.crop(max(pixels, patches * size), symmetries, generator)
@@ -220,16 +228,16 @@ class ScoreTrainer:
 
     def advance(self) -> float:
         """One Adam step on fresh crops at four noise levels."""
-        if self.step == 0 and self._start is None:
+        if self._descent is None:
             self._begin(first_product(self._pool, self._settings, "likelihood"))
         generator = step_generator(self._settings.seed, 4, self.step)
-        now, size = self._moving.parameters_now(), self._moving.start.patch_size
+        at, size = diffused(self._descent.model), self._descent.model.patch_size
         tensors, gradients, loss = [], [], 0.0
         for middle in LEVELS:
             sigma = middle * math.exp(JITTER * float(torch.randn((), generator=generator)))
             crops = self._crops(sigma, generator)
             sigmas, restore = self._denoiser(sigma, size, generator)
-            levels = [self._moving.level(now, s) for s in sigmas]
+            levels = [at(torch.tensor(s * s, dtype=torch.float32)) for s in sigmas]
             with Workers(crops[0][0].device.type == "cpu") as workers:
                 result = image_error(levels, crops, restore, workers.in_order)
             if not 0 < result.error < math.inf:
@@ -238,27 +246,26 @@ class ScoreTrainer:
             tensors += result.tensors
             gradients += [scale * g for g in result.gradients]
             loss += 10 * math.log10(result.error / result.count) / len(LEVELS)
-        self._optimiser.zero_grad()
         torch.autograd.backward(tensors, gradients)
-        descend(self._optimiser, self._moving, self.step, self.steps)
+        self._descent.step(self.step, self.steps)
         self.step += 1
         return loss
 
     def state(self) -> dict[str, Any]:
-        """The start, how far it has moved, and Adam's moments."""
-        return moved_state(self.step, self._start, self._moving, self._optimiser)
+        """The start, the free parameters, and Adam's moments."""
+        return {"step": self.step, **self._descent.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state, which brings its own start."""
-        self._begin(storage.unpack(*state["start"]))
+        self._begin(start_of(state))
         self.step = state["step"]
-        load_moved(state, self._moving, self._optimiser)
+        self._descent.load(state)
 
     def model(self) -> PatchMixture | PatchModel:
         """The present model, float32."""
-        return self._moving.snapshot()
+        return self._descent.snapshot()
 
     def held_out_loss(self, held_out: HeldOut, model: DensityModel) -> float | None:
         """The same mean over the four levels, on held-out crops."""
         kind = HalfQuadraticSplitting if self.stage == "hqs" else PatchAveraging
-        return -sum(held_out.psnr(model, level, kind) for level in LEVELS) / len(LEVELS)
+        return -held_out.mean_psnr(model, kind)
