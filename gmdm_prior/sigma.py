@@ -33,7 +33,7 @@ def parse(value: object, name: str = "sigma") -> float:
         level = float(numerator) / (float(denominator) if slash else 1)
     except (ValueError, ZeroDivisionError):
         level = math.nan
-    if isinstance(value, bool) or not 0 <= level < math.inf:
+    if not 0 <= level < math.inf:
         raise ValueError(
             f"{name}={text} is no noise level, finite and not negative; write a number or a "
             "fraction such as 25/255"
