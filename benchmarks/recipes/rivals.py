@@ -46,7 +46,6 @@ from tqdm import tqdm
 
 from gmdm_prior.constraints import zero_mean_basis
 from gmdm_prior.training import sample_patches
-from gmdm_prior.training.likelihood.coordinates import to_coordinates
 from gmdm_prior.training.likelihood.full_mixture import expect, initial_mixture, maximise
 from gmdm_prior.training.likelihood.statistics import Penalty
 
@@ -70,11 +69,12 @@ def fit_mixture(images: list[Tensor], path: Path) -> None:
     every component, so that it neither tells components apart nor is shrunk to speak of.
     """
     patches = sample_patches(images, PATCHES, SIZE)
-    x = to_coordinates(patches)
+    basis = zero_mean_basis(1, SIZE)
+    x = patches.flatten(1) @ basis.to(patches.dtype).T
     mixture = initial_mixture(x, COMPONENTS, PENALTY, torch.Generator().manual_seed(0))
     for _ in tqdm(range(ITERATIONS), desc="EM"):
         mixture = maximise(expect(x, mixture), PENALTY)
-    basis = zero_mean_basis(1, SIZE).double()
+    basis = basis.double()
     moment = (patches.mean((1, 2, 3)).double() - GRAY).square().mean()
     covariances = basis.T @ mixture.covariances @ basis + moment  # SIZE² moment on a unit vector
     path.parent.mkdir(parents=True, exist_ok=True)
