@@ -1,7 +1,7 @@
 """Are predicted errors true? `python benchmarks/calibration.py BSD68 [options]`.
 
     [weights=bsds-gray,bsds-gray-likelihood,bsds-gray-7x7] [patches=100] [every=4] [crop=128]
-    [out=benchmarks]
+    [out=benchmarks/results]
 
 On noisy patches of the test images, `patches` of each: the mean of (x - m)² / v over pixels, m and
 v posterior mean and variance, which is 1 if the model is true; and how often a clean response lies
@@ -11,19 +11,16 @@ the images, one step of patch averaging: squared error over predicted variance
 a pixel lies within 1.96 standard deviations. Writes calibration.csv and calibration.md.
 """
 
-from __future__ import annotations
-
-import csv
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from pictures import Picture, read_pictures
+from lib import table
+from lib.data import Picture, middle, read_pictures
+from lib.words import Needed, Options, command
 from torch import Tensor
 from tqdm import tqdm
-from words import with_folder
 
 import gmdm_prior as gm
 from gmdm_prior import symmetry
@@ -32,13 +29,6 @@ from gmdm_prior.training import sample_patches
 
 LEVELS = (10, 25, 50)  # of 255
 DIRECTIONS = 12  # filters, spread over a basis, whose responses are looked at
-DEFAULTS = {
-    "weights": "bsds-gray,bsds-gray-likelihood,bsds-gray-7x7",
-    "patches": "100",
-    "every": "4",
-    "crop": "128",
-    "out": "benchmarks",
-}
 HEADS = ("model", "sigma", "patch_ratio", "patch_coverage")
 HEADS += ("image_ratio", "image_ratio_less_spread", "image_coverage")
 
@@ -132,61 +122,54 @@ def mean_square(model, noisy: Tensor, sigma: float) -> Tensor:
     return interior_average((padded,), model.patch_size, squares)[None]
 
 
-def middle(image: Tensor, crop: int) -> Tensor:
-    """The middle (1, 1, crop, crop)."""
-    top, left = ((side - crop) // 2 for side in image.shape[2:])
-    return image[..., top : top + crop, left : left + crop]
-
-
 def report(rows: Sequence[tuple], pictures: int, count: int, crop: int) -> str:
     """The table in Markdown."""
-    lines = [
+    note = (
         f"{pictures} test images; {count} noisy patches of each, and one step of patch averaging "
         f"of their middle {crop}×{crop} pixels. A true model has ratios of 1 and coverages of "
         "95 %. `variance` is an upper bound of the error of the average if the patches' "
-        "posteriors are true; less the spread of the patches' means it is its expectation.",
-        "",
-        "| model | 255 σ | patches: mean (x − m)² / v | responses in their 95 % interval | "
-        "images: error / `variance` | error / (`variance` − spread of means) | "
-        "pixels within 1.96 sd |",
-        "|---|---|---|---|---|---|---|",
-    ]
+        "posteriors are true; less the spread of the patches' means it is its expectation."
+    )
+    heads = ["model", "255 σ", "patches: mean (x − m)² / v", "responses in their 95 % interval"]
+    heads += ["images: error / `variance`", "error / (`variance` − spread of means)"]
+    heads += ["pixels within 1.96 sd"]
+    lines = []
     for name, level, ratio, coverage, image, corrected, pixels in rows:
-        lines.append(
-            f"| {name} | {level} | {ratio:.2f} | {100 * coverage:.1f} % | {image:.2f} | "
-            f"{corrected:.2f} | {100 * pixels:.1f} % |"
-        )
-    return "\n".join(lines) + "\n"
+        cells = f"{ratio:.2f}", f"{100 * coverage:.1f} %", f"{image:.2f}", f"{corrected:.2f}"
+        lines.append([name, level, *cells, f"{100 * pixels:.1f} %"])
+    return f"{note}\n\n{table.markdown(heads, lines)}\n"
 
 
-def run(folder: str, options: dict[str, str]) -> None:
+@torch.no_grad()
+def run(options: Options) -> None:
     """Measure, write."""
-    count, crop, out = int(options["patches"]), int(options["crop"]), Path(options["out"])
-    pictures = read_pictures(folder)[:: int(options["every"])]
+    pictures = read_pictures(options.test)[:: options.every]
     images = [picture.clean[0] for picture in pictures]
     rows = []
-    cases = [(name, level) for name in options["weights"].split(",") for level in LEVELS]
-    for name, level in tqdm(cases):
+    for name, level in tqdm([(name, level) for name in options.weights for level in LEVELS]):
         model, sigma = gm.load(name), level / 255
-        total = count * len(images)
+        total = options.patches * len(images)
         patches = sample_patches(images, total, model.patch_size, "none").double()
         exact = gm.load(name, dtype=torch.float64)
-        values = (*of_patches(exact, patches, sigma), *of_images(model, pictures, crop, sigma))
-        rows.append((name, level, *values))
-    with open(out / "calibration.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(HEADS)
-        table.writerows([*row[:2], *(f"{value:.4f}" for value in row[2:])] for row in rows)
-    text = report(rows, len(pictures), count, crop)
-    (out / "calibration.md").write_text(text, encoding="utf-8")
+        found = of_images(model, pictures, options.crop, sigma)
+        rows.append((name, level, *of_patches(exact, patches, sigma), *found))
+    lines = ([*row[:2], *(f"{value:.4f}" for value in row[2:])] for row in rows)
+    table.write_csv(options.out / "calibration.csv", HEADS, lines)
+    text = report(rows, len(pictures), options.patches, options.crop)
+    table.write_text(options.out / "calibration.md", text)
     print(text, end="")
 
 
-def main(words: list[str]) -> int:
-    """The exit status."""
-    torch.set_grad_enabled(False)
-    return with_folder(run, words, DEFAULTS, {}, "the folder of clean test images")
-
+main = command(
+    run,
+    place="test",
+    test=Needed("the folder of clean test images"),
+    weights=("bsds-gray", "bsds-gray-likelihood", "bsds-gray-7x7"),
+    patches=100,
+    every=4,
+    crop=128,
+    out=table.RESULTS,
+)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

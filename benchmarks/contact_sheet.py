@@ -3,15 +3,13 @@
     python benchmarks/contact_sheet.py                   # bundled pictures -> docs/figures
     python benchmarks/contact_sheet.py BSD68 [weights=NAME] [epll=FILE] [out=FILE.png]
 
-Noise is that of the protocol of denoising.py, at sigma = 25 and 50. Every method sees the crop and
-48 pixels around it; the crop is shown pixel for pixel, doubled, with its PSNR, the best of a row in
-bold. HQS is at stride 2. BSD68 is research data: its sheet goes to runs/contact_sheet.png, not into
-the repository. EPLL's mixture is that of rivals.py (epll=FILE); where it is not fitted yet, the
-sheet says so and leaves the column out. The rivals take minutes once: their results are kept in
-runs/contact_sheet, so that a sheet of other weights takes seconds.
+Noise is that of the protocol of lib/figures.py, at sigma = 25 and 50. Every method sees the crop
+and 48 pixels around it; the crop is shown pixel for pixel, doubled, with its PSNR, the best of a
+row in bold. HQS is at stride 2. BSD68 is research data: its sheet goes to runs/contact_sheet.png,
+not into the repository. EPLL's mixture is that of recipes/rivals.py (epll=FILE); where it is not
+fitted yet, the sheet says so and leaves the column out. The rivals take minutes once: their results
+are kept in runs/contact_sheet, so that a sheet of other weights takes seconds.
 """
-
-from __future__ import annotations
 
 import hashlib
 import sys
@@ -19,19 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rivals
 import torch
-from denoising import load, noisy, psnr, read_gray
+from lib import rivals
+from lib.data import BUNDLED, load, noisy, png_files, read_gray
+from lib.figures import psnr
+from lib.words import Options, command
 from matplotlib.figure import Figure
-from speed_rows import bm3d_denoiser
 from torch import Tensor
 from tqdm import tqdm
-from words import read, status
 
 import gmdm_prior as gm
 
-ROOT = Path(__file__).resolve().parents[1]
-BUNDLED, FIGURE = ROOT / "examples" / "images", ROOT / "docs" / "figures" / "contact_sheet.png"
+FIGURE = Path(__file__).resolve().parents[1] / "docs" / "figures" / "contact_sheet.png"
 SIGMAS = (25, 50)
 SIDE, AROUND, SCALE = 96, 48, 2  # of a crop and around it, in pixels; screen pixels for each
 CACHE = Path("runs/contact_sheet")
@@ -81,7 +78,7 @@ def denoisers(weights: str, mixture: Path) -> dict[str, rivals.Denoise]:
         found["EPLL"] = remembered(rivals.epll_denoiser(mixture), b"EPLL" + digest(mixture))
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
-    return {**found, "BM3D": remembered(bm3d_denoiser(threads=1), b"BM3D")}
+    return {**found, "BM3D": remembered(rivals.bm3d_denoiser(threads=1), b"BM3D")}
 
 
 def digest(file: Path) -> bytes:
@@ -152,25 +149,22 @@ def draw(strips: list[Strip], path: Path) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def make(words: list[str]) -> None:
+@torch.no_grad()
+def make(options: Options) -> None:
     """Denoise and draw.
 
     Raises:
-        ValueError: for an unknown key or weights.
-        FileNotFoundError: where DATA holds none of the images that have a crop.
+        FileNotFoundError: where the folder holds none of the images that have a crop.
     """
-    folders = [w for w in words if "=" not in w]
-    data = Path(folders[0]) if folders else BUNDLED
-    default = "runs/contact_sheet.png" if folders else str(FIGURE)
-    defaults = {"weights": "bsds-gray", "epll": str(rivals.MIXTURE), "out": default}
-    options = read([w for w in words if "=" in w], defaults, {})
-    files = sorted(data.glob("*.png"))  # the noise goes by the place in the whole set
+    out = FIGURE if options.images == BUNDLED else Path("runs/contact_sheet.png")
+    out = options.out or out
+    files = png_files(options.images)  # the noise goes by the place in the whole set
     index = {file.stem: i for i, file in enumerate(files)}
     chosen = [crop for crop in CROPS if crop.file in index]
     if not chosen:
-        raise FileNotFoundError(f"{data} holds none of {', '.join(crop.file for crop in CROPS)}")
-    torch.set_grad_enabled(False)
-    methods = denoisers(options["weights"], Path(options["epll"]))
+        names = ", ".join(crop.file for crop in CROPS)
+        raise FileNotFoundError(f"{options.images} holds none of {names}")
+    methods = denoisers(options.weights, options.epll)
     strips = [
         strip(files[index[crop.file]], index[crop.file], crop, sigma, methods)
         for crop in chosen
@@ -179,9 +173,13 @@ def make(words: list[str]) -> None:
     for each in strips:
         values = ", ".join(f"{name} {value:.2f}" for name, value in each.psnr.items())
         print(f"{' '.join(each.title.split())}: {values} dB")
-    draw(strips, Path(options["out"]))
-    print(f"written to {options['out']}")
+    draw(strips, out)
+    print(f"written to {out}")
 
+
+main = command(
+    make, place="images", images=BUNDLED, weights="bsds-gray", epll=rivals.MIXTURE, out=Path
+)
 
 if __name__ == "__main__":
-    sys.exit(status(make, sys.argv[1:]))
+    sys.exit(main())

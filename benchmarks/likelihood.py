@@ -1,18 +1,15 @@
 """Bits per dimension of 8-bit images: `python benchmarks/likelihood.py BSD68 data=bsds500:ROOT`.
 
-    [patches=300] [every=1] [mixture=runs/table/epll-gmm.safetensors] [out=benchmarks]
+    [patches=300] [every=1] [mixture=runs/table/epll-gmm.safetensors] [out=benchmarks/results]
 
 Patches at random places of the gray test images, `patches` of each of every `every`-th image, the
 same for all models of one patch size, with the same uniform points of their bins
-(`gmdm_prior.densities.bits`). Patch models get a Gaussian density of the mean grey level, fitted to
+(`bits_per_dim`). Patch models get a Gaussian density of the mean grey level, fitted to
 training patches. Beside them the full-covariance Gaussian of those patches, the 200-component
-mixture of EPLL (rivals.py fits it) and, on whole images, Laplace densities of wavelet coefficients.
-Nothing is fitted to a test image. Writes likelihood.csv and likelihood.md.
+mixture of EPLL (recipes/rivals.py fits it) and, on whole images, Laplace densities of wavelet
+coefficients. Nothing is fitted to a test image. Writes likelihood.csv and likelihood.md.
 """
 
-from __future__ import annotations
-
-import csv
 import functools
 import math
 import sys
@@ -21,32 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from likelihood_rivals import (
-    FAMILIES,
-    dequantised,
-    divisible,
-    full_mixture,
-    gaussian,
-    laplace_wavelet,
-)
-from pictures import Picture, read_pictures
-from rivals import COMPONENTS, GRAY, MIXTURE, PATCHES, SIZE
+from lib import rivals, table
+from lib.data import Picture, read_pictures, training_images
+from lib.rivals import COMPONENTS, GRAY, PATCHES, SIZE
+from lib.words import BSDS500, Needed, Options, command
 from torch import Tensor
 from tqdm import tqdm
-from words import BSDS500, with_folder
 
 import gmdm_prior as gm
 from gmdm_prior.densities.bits import bits_per_dim
-from gmdm_prior.training import find_images, read_images, sample_patches, split_held_out
+from gmdm_prior.training import sample_patches
 from gmdm_prior.training.ipalm.start import likelihood_start
 
-DEFAULTS = {
-    "data": "",
-    "patches": "300",
-    "every": "1",
-    "mixture": str(MIXTURE),
-    "out": "benchmarks",
-}
 REFERENCE = f"Gaussian mixture, {COMPONENTS} full covariances"
 PRODUCT = "product of experts, by likelihood"
 START = 60_000  # training patches of that product
@@ -99,16 +82,18 @@ def entries(images: Sequence[Tensor], mixture: Path) -> list[Entry]:
     product = likelihood_start(draw(SIZE)[:START])
     found.append(patch_entry(PRODUCT, product, draw(SIZE)))
     for size in sorted({entry.size for entry in found}):
-        real = dequantised(draw(size), torch.Generator().manual_seed(1))
+        real = rivals.dequantised(draw(size), torch.Generator().manual_seed(1))
         a = size * size
         numbers = a + a * (a + 1) // 2
-        found.append(density_entry("Gaussian, full covariance", numbers, size, gaussian(real)))
-    found.append(density_entry(REFERENCE, COMPONENTS * SIZE**4, SIZE, full_mixture(mixture)))
+        found.append(
+            density_entry("Gaussian, full covariance", numbers, size, rivals.gaussian(real))
+        )
+    found.append(density_entry(REFERENCE, COMPONENTS * SIZE**4, SIZE, rivals.full_mixture(mixture)))
     generator = torch.Generator().manual_seed(2)
-    whole = [dequantised(divisible(image), generator) for image in images]
-    for family in FAMILIES:
+    whole = [rivals.dequantised(rivals.divisible(image), generator) for image in images]
+    for family in rivals.FAMILIES:
         name = f"Laplace {family} wavelet, whole images"
-        found.append(density_entry(name, 11, 0, laplace_wavelet(whole, family)))
+        found.append(density_entry(name, 11, 0, rivals.laplace_wavelet(whole, family)))
     for name, model in models.items():
         if name not in patched and model.normalised:
             bits = functools.partial(_bits_of_model, model.double())
@@ -119,7 +104,7 @@ def entries(images: Sequence[Tensor], mixture: Path) -> list[Entry]:
 def windows(picture: Picture, size: int, count: int) -> Tensor:
     """The patches of a test image (N, 1, b, b), or the image itself, `divisible`."""
     if not size:
-        return divisible(picture.clean).double()
+        return rivals.divisible(picture.clean).double()
     generator = torch.Generator().manual_seed(picture.index)
     return sample_patches([picture.clean[0]], count, size, "none", generator).double()
 
@@ -157,43 +142,43 @@ def rows(found: Sequence[Entry], bits: Tensor) -> list[tuple]:
 
 def report(lines: Sequence[tuple], images: int, count: int) -> str:
     """The table in Markdown."""
-    text = [
+    note = (
         f"Bits per dimension of 8-bit gray images, {images} of them, {count} patches of each, mean "
         "± standard error over images; last column: paired difference from the mixture of "
         f"{COMPONENTS} full covariances, on the same patches. Less is better. Larger patches see "
-        "more context: compare within one size.",
-        "",
-        "| density | numbers | patch | bits per dimension | beside the full mixture |",
-        "|---|---|---|---|---|",
-    ]
+        "more context: compare within one size."
+    )
+    rows = []
     for name, numbers, patch, mean, error, less, less_error in lines:
         beside = f"{less} ± {less_error}" if less else ""
-        text.append(f"| {name} | {numbers:,} | {patch} | {mean} ± {error} | {beside} |")
-    return "\n".join(text) + "\n"
+        rows.append([name, f"{numbers:,}", patch, f"{mean} ± {error}", beside])
+    heads = ["density", "numbers", "patch", "bits per dimension", "beside the full mixture"]
+    return f"{note}\n\n{table.markdown(heads, rows)}\n"
 
 
-def run(folder: str, options: dict[str, str]) -> None:
+@torch.no_grad()
+def run(options: Options) -> None:
     """Fit, measure, write."""
-    count, every, out = int(options["patches"]), int(options["every"]), Path(options["out"])
-    mixture = Path(options["mixture"])
-    if not mixture.is_file():
-        raise ValueError(f"mixture={mixture} is missing: fit it with `python benchmarks/rivals.py`")
-    pictures = read_pictures(folder)[::every]
-    training, _ = split_held_out(find_images(options["data"]))
-    found = entries(list(read_images(training).values()), mixture)
-    lines = rows(found, measure(found, pictures, count))
-    with open(out / "likelihood.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([HEADS, *lines])
-    text = report(lines, len(pictures), count)
-    (out / "likelihood.md").write_text(text, encoding="utf-8")
+    rivals.read_mixture(options.mixture)
+    pictures = read_pictures(options.test)[:: options.every]
+    found = entries(training_images(options.data), options.mixture)
+    lines = rows(found, measure(found, pictures, options.patches))
+    table.write_csv(options.out / "likelihood.csv", HEADS, lines)
+    text = report(lines, len(pictures), options.patches)
+    table.write_text(options.out / "likelihood.md", text)
     print(text, end="")
 
 
-def main(words: list[str]) -> int:
-    """The exit status."""
-    torch.set_grad_enabled(False)
-    return with_folder(run, words, DEFAULTS, BSDS500, "the folder of clean test images")
-
+main = command(
+    run,
+    place="test",
+    test=Needed("the folder of clean test images"),
+    data=BSDS500,
+    patches=300,
+    every=1,
+    mixture=rivals.MIXTURE,
+    out=table.RESULTS,
+)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

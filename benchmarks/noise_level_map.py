@@ -1,32 +1,30 @@
 """Blind denoising where the noise varies: the estimated map beside the true one and one level.
 
-    python benchmarks/noise_level_map.py BSD68 [cell=64] [every=1] [out=benchmarks]
+    python benchmarks/noise_level_map.py BSD68 [cell=64] [every=1] [out=FOLDER]
 
 Gray images in [0, 1] with noise of standard deviation 0.1 and 0.2 on the fields of a checkerboard,
 `cell` pixels wide (the paper's Fig. 3), from a generator seeded with the image's index; HQS of
 `bsds-gray`, levels read with `bsds-gray-likelihood`. Writes noise_level_map.csv, one row for each
-image, and noise_level_map.md.
+image, and noise_level_map.md into benchmarks/results.
 """
 
-from __future__ import annotations
-
-import csv
 import sys
-import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from denoising import psnr, read_gray
+from lib import table
+from lib.data import noisy, png_files, read_gray
+from lib.figures import psnr
+from lib.timing import timed
+from lib.words import Needed, Options, command
 from torch import Tensor
 from tqdm import tqdm
-from words import with_folder
 
 import gmdm_prior as gm
 
 LEVELS = (0.1, 0.2)
 WAYS = ("true map", "estimated map", "one estimated level")
-DEFAULTS = {"cell": "64", "every": "1", "out": "benchmarks"}
 
 
 def checkerboard(shape: torch.Size, cell: int) -> Tensor:
@@ -38,55 +36,54 @@ def checkerboard(shape: torch.Size, cell: int) -> Tensor:
 def measure(clean: Tensor, index: int, cell: int, model, denoiser) -> list[float]:
     """PSNR in each of `WAYS`, the map's mean |log error|, and seconds for the map."""
     truth = checkerboard(clean.shape, cell)
-    generator = torch.Generator().manual_seed(index)
-    image = clean + truth * torch.randn(clean.shape[-2:], generator=generator)
-    start = time.process_time()
-    found = gm.estimate_sigma_map(model, image)
-    seconds = time.process_time() - start
+    image = noisy(clean, truth, index)
+    found, seconds = timed(lambda: gm.estimate_sigma_map(model, image))
     ways = (truth, found, gm.estimate_sigma(model, image))
     values = [psnr(denoiser(image, sigma), clean) for sigma in ways]
     return [*values, float((found / truth).log().abs().mean()), seconds]
 
 
-def run(folder: str, options: dict[str, str]) -> None:
+@torch.no_grad()
+def run(options: Options) -> None:
     """Measure a folder of clean images."""
-    files = sorted(Path(folder).glob("*.png"))[:: int(options["every"])]
-    if not files:
-        raise ValueError(f"no PNG image in {folder!r}")
-    cell, out = int(options["cell"]), Path(options["out"])
-    model, denoiser = (
-        gm.load("bsds-gray-likelihood"),
-        gm.HalfQuadraticSplitting(gm.load("bsds-gray")),
-    )
+    files = png_files(options.images)[:: options.every]
+    model = gm.load("bsds-gray-likelihood")
+    denoiser = gm.HalfQuadraticSplitting(gm.load("bsds-gray"))
     rows = []
-    with open(out / "noise_level_map.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["image", *WAYS, "mean_abs_log_error", "seconds"])
+
+    def lines() -> Iterator[list[str]]:
         for i, path in enumerate(tqdm(files)):
-            rows.append(measure(read_gray(path), i, cell, model, denoiser))
-            table.writerow([path.stem, *(f"{value:.4f}" for value in rows[-1])])
-            file.flush()
+            rows.append(measure(read_gray(path), i, options.cell, model, denoiser))
+            yield [path.stem, *(f"{value:.4f}" for value in rows[-1])]
+
+    heads = ["image", *WAYS, "mean_abs_log_error", "seconds"]
+    table.write_csv(options.out / "noise_level_map.csv", heads, lines())
     best, blind, one, off, seconds = np.mean(rows, 0)
-    lines = [
-        "| noise level given to HQS | PSNR, dB | less than the true map |",
-        "|---|---|---|",
-        f"| the true map | {best:.2f} | |",
-        f"| the estimated map | {blind:.2f} | {best - blind:.2f} |",
-        f"| one estimated level | {one:.2f} | {best - one:.2f} |",
-        "",
-        f"{len(files)} images, checkerboard of {LEVELS[0]} and {LEVELS[1]}, fields of "
-        f"{cell} pixels; mean |log σ error| of the map {off:.3f}, {seconds:.1f} s an image of one "
-        "thread.",
+    lost = [f"{best - value:.2f}" for value in (blind, one)]
+    shown = [
+        ["the true map", f"{best:.2f}", ""],
+        ["the estimated map", f"{blind:.2f}", lost[0]],
+        ["one estimated level", f"{one:.2f}", lost[1]],
     ]
-    (out / "noise_level_map.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    heads = ["noise level given to HQS", "PSNR, dB", "less than the true map"]
+    text = (
+        f"{table.markdown(heads, shown)}\n\n"
+        f"{len(files)} images, checkerboard of {LEVELS[0]} and {LEVELS[1]}, fields of "
+        f"{options.cell} pixels; mean |log σ error| of the map {off:.3f}, {seconds:.1f} s an image "
+        "of one thread."
+    )
+    table.write_text(options.out / "noise_level_map.md", text)
+    print(text)
 
 
-def main(words: list[str]) -> int:
-    """The exit status."""
-    return with_folder(run, words, DEFAULTS, {})
-
+main = command(
+    run,
+    place="images",
+    images=Needed("the folder of clean images"),
+    cell=64,
+    every=1,
+    out=table.RESULTS,
+)
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """Learning from noisy images alone, beside the same model trained on clean ones and beside SURE.
 
     python benchmarks/noisy_training.py data=bsds500:ROOT [test=BSD68] [runs=runs/noisy_training]
-                                        [rival_minutes=10] [out=benchmarks/noisy_training.csv]
+                                        [rival_minutes=10] [out=FILE.csv]
 
 Trains `PatchMixture`s of 14,656 numbers (3 bases, 40 classes, EM of 200,000 patches) on the 390
 training images: clean; with noise of sigma = 25/255 that is known; with noise of sigma ~ U[10, 40]
@@ -12,12 +12,10 @@ the images of sigma = 25/255: it sees the noise level and no clean image either.
 Measures PSNR in dB of 20,000 zero-mean 8×8 patches of the ten held-out images (exact posterior
 means, noise of sigma/255) and, with `test`, the mean over a folder of clean images at sigma =
 25/255 (one step of patch averaging, and HQS with stride 2; the network as it is). Writes a CSV file
-and a Markdown table beside it. Models and rows that are in `runs` are not made again.
+(benchmarks/results/noisy_training.csv) and a Markdown table beside it. Models and rows that are in
+`runs` are not made again.
 """
 
-from __future__ import annotations
-
-import csv
 import json
 import math
 import sys
@@ -26,30 +24,19 @@ from pathlib import Path
 
 import deepinv
 import torch
-from denoising import mean_psnr, read_gray
+from lib import table
+from lib.data import held_out_images, png_files, read_gray, training_images
+from lib.figures import held_out_patches, mean_psnr, patch_psnr
+from lib.timing import timed
+from lib.words import BSDS500, Options, command
 from torch import Tensor
-from words import BSDS500, read, status
 
 import gmdm_prior as gm
-from gmdm_prior.training import (
-    FitSettings,
-    find_images,
-    fit,
-    read_images,
-    sample_patches,
-    split_held_out,
-)
+from gmdm_prior.training import FitSettings, fit
 
 SIGMA, SPREAD = 25, (10, 40)  # of 255
-PATCH_SIGMAS, PATCHES = (15, 25, 50), 20_000
+PATCH_SIGMAS = (15, 25, 50)
 CROP, BATCH, RATE = 48, 16, 2e-3  # of the rival
-DEFAULTS = {
-    "data": "",
-    "test": "",
-    "runs": "runs/noisy_training",
-    "rival_minutes": "10",
-    "out": "benchmarks/noisy_training.csv",
-}
 KINDS = {
     "clean": "clean images",
     "known": "σ = 25, known",
@@ -69,22 +56,20 @@ def levels(kind: str, count: int, seed: int) -> Tensor:
     return (low + (high - low) * uniform) / 255
 
 
-def with_noise(images: dict[Path, Tensor], sigmas: Tensor, seed: int) -> dict[Path, Tensor]:
+def with_noise(images: list[Tensor], sigmas: Tensor, seed: int) -> list[Tensor]:
     """Images (C, H, W) and Gaussian noise, not clipped."""
-    noisy = {}
-    for i, (file, image) in enumerate(images.items()):
+    noisy = []
+    for i, (image, sigma) in enumerate(zip(images, sigmas.tolist(), strict=True)):
         generator = torch.Generator().manual_seed(seed + i)
-        noisy[file] = image + float(sigmas[i]) * torch.randn(image.shape, generator=generator)
+        noisy.append(image + sigma * torch.randn(image.shape, generator=generator))
     return noisy
 
 
-def images_of(kind: str, data: str) -> list[tuple[dict[Path, Tensor], Tensor]]:
-    """Training and held-out images as the training sees them, and their levels."""
+def images_of(kind: str, data: str) -> list[list[Tensor]]:
+    """Training and held-out images as the training sees them."""
     parts = []
-    for seed, files in zip((1000, 0), split_held_out(find_images(data)), strict=True):
-        images = read_images(files)
-        sigmas = levels(kind, len(images), 77 + seed)
-        parts.append((with_noise(images, sigmas, seed), sigmas))
+    for seed, images in ((1000, training_images(data)), (0, held_out_images(data))):
+        parts.append(with_noise(images, levels(kind, len(images), 77 + seed), seed))
     return parts
 
 
@@ -93,12 +78,16 @@ def train(kind: str, data: str, runs: Path) -> tuple[gm.PatchMixture, float]:
     path = runs / f"{kind}.safetensors"
     if not path.is_file():
         parts = images_of(kind, data)
-        noise = "auto" if kind == "auto" else float(parts[0][1][0])
-        begun = time.process_time()
-        for record in fit(parts[0][0], parts[1][0], FitSettings(noise=noise, measure_every=50)):
-            print(f"{kind}: {record.step}/{record.steps}, loss {record.loss:.4f}", flush=True)
-        minutes = (time.process_time() - begun) / 60
-        gm.save(record.model, path, minutes=round(minutes, 2), training_noise=KINDS[kind])
+        noise = "auto" if kind == "auto" else float(levels(kind, 1, 0))
+        settings = FitSettings(noise=noise, measure_every=50)
+
+        def work() -> gm.PatchMixture:
+            for record in fit(*parts, settings):
+                print(f"{kind}: {record.step}/{record.steps}, loss {record.loss:.4f}", flush=True)
+            return record.model
+
+        model, seconds = timed(work)
+        gm.save(model, path, minutes=round(seconds / 60, 2), training_noise=KINDS[kind])
     return gm.load(path), gm.card(path)["minutes"]
 
 
@@ -114,7 +103,7 @@ def train_rival(data: str, runs: Path, minutes: float) -> torch.nn.Module:
     if path.is_file():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()
-    images = list(images_of("known", data)[0][0].values())
+    images = images_of("known", data)[0]
     generator = torch.Generator().manual_seed(0)
     loss_of = deepinv.loss.SureGaussianLoss(SIGMA / 255, rng=torch.Generator().manual_seed(1))
     physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(SIGMA / 255))
@@ -142,42 +131,19 @@ def train_rival(data: str, runs: Path, minutes: float) -> torch.nn.Module:
     return model.eval()
 
 
-def patch_psnr(model: gm.PatchMixture, patches: Tensor, sigma: float) -> float:
-    """Of exact posterior means of zero-mean patches (N, 1, b, b)."""
-    noise = torch.randn(patches.shape, generator=torch.Generator().manual_seed(3))
-    noisy = patches + sigma * (noise - noise.mean((-2, -1), keepdim=True))
-    parts = [model.denoise(part, sigma) for part in noisy.split(2000)]
-    return -10 * math.log10(float((torch.cat(parts) - patches).square().mean()))
-
-
-def held_out_patches(data: str) -> Tensor:
-    """20,000 zero-mean patches of the ten clean held-out images."""
-    images = read_images(split_held_out(find_images(data))[1])
-    generator = torch.Generator().manual_seed(1)
-    patches = sample_patches(images, PATCHES, 8, "none", generator)
-    return patches - patches.mean((-2, -1), keepdim=True)
-
-
 def write(path: Path, rows: list[dict[str, object]], words: str) -> None:
     """CSV, and Markdown beside it; `words` are those of the command besides the data."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    lines = [[row.get(name, "") for name in COLUMNS] for row in rows]
+    table.write_csv(path, COLUMNS, lines)
     heads = ("trained on", "numbers", "minutes", "patches σ15", "σ25", "σ50", "one step", "HQS")
-    lines = ["# Learning from noisy images alone", "", "PSNR in dB; figures of one run of:", ""]
-    command = "python benchmarks/noisy_training.py data=bsds500:ROOT"
-    lines += [f"    {command}{words}", ""]
-    lines += [
+    text = (
+        "# Learning from noisy images alone\n\nPSNR in dB; figures of one run of:\n\n"
+        f"    python benchmarks/noisy_training.py data=bsds500:ROOT{words}\n\n"
         "Patches: 20,000 zero-mean 8×8 patches of the ten held-out training images, exact "
         "posterior means. One step and HQS (stride 2): BSD68 at σ = 25. Minutes are of one core's "
-        "processor time; the network's are all that it was given, on a processor.",
-        "",
-        f"| {' | '.join(heads)} |",
-        "|---" * len(heads) + "|",
-    ]
-    lines += [f"| {' | '.join(str(row.get(name, '')) for name in COLUMNS)} |" for row in rows]
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        "processor time; the network's are all that it was given, on a processor.\n\n"
+    )
+    table.write_text(path.with_suffix(".md"), text + table.markdown(heads, lines))
 
 
 @torch.no_grad()
@@ -188,56 +154,53 @@ def measure(name: str, model: torch.nn.Module, patches: Tensor, images: list[Ten
     row["numbers"] = model.num_parameters if ours else sum(p.numel() for p in model.parameters())
     if ours:
         for s in PATCH_SIGMAS:
-            row[f"patch_{s}"] = f"{patch_psnr(model, patches, s / 255):.2f}"
+            generator = torch.Generator().manual_seed(3)
+            row[f"patch_{s}"] = f"{patch_psnr(model, patches, s / 255, generator):.2f}"
     if images:
         one = gm.PatchAveraging(model) if ours else lambda y, sigma: model(y)
-        row["one_step"] = f"{mean_psnr(one, images, SIGMA / 255)[0]:.2f}"
+        row["one_step"] = f"{mean_psnr(one, images, SIGMA / 255):.2f}"
         if ours:
             hqs = gm.HalfQuadraticSplitting(model, stride=2)
-            row["hqs"] = f"{mean_psnr(hqs, images, SIGMA / 255)[0]:.2f}"
+            row["hqs"] = f"{mean_psnr(hqs, images, SIGMA / 255):.2f}"
     return row
 
 
-def kept(
-    path: Path,
-    name: str,
-    minutes: float,
-    model: torch.nn.Module,
-    patches: Tensor,
-    images: list[Tensor],
-) -> dict:
+def kept(path: Path, name: str, minutes: float, *measured: object) -> dict:
     """The row of a model, as an earlier run wrote it to `path`, or measured and written there."""
     if not path.is_file():
-        row = measure(name, model, patches, images) | {"minutes": f"{minutes:.1f}"}
+        row = measure(name, *measured) | {"minutes": f"{minutes:.1f}"}
         path.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
     row = json.loads(path.read_text(encoding="utf-8"))
     print(row, flush=True)
     return row
 
 
-def run(options: dict[str, str]) -> None:
+def run(options: Options) -> None:
     """Train what is missing, measure all, write."""
-    runs, minutes = Path(options["runs"]), float(options["rival_minutes"])
+    runs, minutes = options.runs, options.rival_minutes
     runs.mkdir(parents=True, exist_ok=True)
-    files = sorted(Path(options["test"]).glob("*.png")) if options["test"] else []
-    if options["test"] and not files:
-        raise ValueError(f"test={options['test']} holds no PNG image")
-    images, patches = [read_gray(file) for file in files], held_out_patches(options["data"])
+    images = [read_gray(file) for file in png_files(options.test)] if options.test else []
+    generator = torch.Generator().manual_seed(1)
+    patches = held_out_patches(held_out_images(options.data), 8, generator)
     rows = []
     for kind, name in KINDS.items():
-        model, taken = train(kind, options["data"], runs)
+        model, taken = train(kind, options.data, runs)
         rows.append(kept(runs / f"{kind}.json", name, taken, model, patches, images))
-    rival = train_rival(options["data"], runs, minutes)
+    rival = train_rival(options.data, runs, minutes)
     name = "σ = 25, known; a DnCNN with deepinv's SURE"
     rows.append(kept(runs / "sure.json", name, minutes, rival, patches, images))
-    words = f"{' test=BSD68' if files else ''} rival_minutes={minutes:g}"
-    write(Path(options["out"]), rows, words)
+    words = f"{' test=BSD68' if images else ''} rival_minutes={minutes:g}"
+    write(options.out, rows, words)
 
 
-def main(words: list[str]) -> int:
-    """The exit status."""
-    return status(lambda given: run(read(given, DEFAULTS, BSDS500)), words)
-
+main = command(
+    run,
+    data=BSDS500,
+    test="",
+    runs=Path("runs/noisy_training"),
+    rival_minutes=10.0,
+    out=table.RESULTS / "noisy_training.csv",
+)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

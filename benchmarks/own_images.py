@@ -8,18 +8,21 @@ and denoises nine tiles from the right parts with the result and with `bsds-gray
 a table of PSNR at sigma = 15, 25, 50, writes the figure (by default docs/figures/own_images.png).
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
 import torch
-from denoising import mean_psnr, noisy, psnr
+from lib import table
+from lib.data import noisy
+from lib.figures import panel, psnr, psnr_cells
+from lib.timing import timed
+from lib.words import Options, command
 from PIL import Image
 from skimage import data
 
@@ -50,11 +53,10 @@ def train(images: list[np.ndarray], out: Path) -> tuple[gm.PatchMixture, float]:
         for i, image in enumerate(images):
             Image.fromarray(image).save(Path(folder) / f"tile-{i:02}.png")
         words = [sys.executable, "-m", "gmdm_prior.train", f"data={folder}", f"out={out}"]
-        begun = time.perf_counter()
-        done = subprocess.run(words, check=False)
+        done, seconds = timed(lambda: subprocess.run(words, check=False), time.perf_counter)
     if done.returncode:  # it has said why
         sys.exit(done.returncode)
-    return gm.load(out / "model.safetensors"), time.perf_counter() - begun
+    return gm.load(out / "model.safetensors"), seconds
 
 
 def draw(clean: torch.Tensor, results: dict[str, torch.Tensor], path: Path) -> None:
@@ -62,34 +64,34 @@ def draw(clean: torch.Tensor, results: dict[str, torch.Tensor], path: Path) -> N
     figure = matplotlib.figure.Figure(figsize=(3 * (len(results) + 1), 3.3), layout="constrained")
     panels = {"truth": clean, **results}
     for axes, (title, image) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        axes.imshow(image[0, 0].clamp(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_title(title if image is clean else f"{title}, {psnr(image, clean):.2f} dB")
-        axes.set_axis_off()
+        words = title if image is clean else f"{title}, {psnr(image, clean):.2f} dB"
+        panel(axes, image, words, size=12)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-def main(words: list[str]) -> None:
+@torch.no_grad()
+def run(options: Options) -> None:
     """Train, measure, draw."""
-    out = next((Path(w[4:]) for w in words if w.startswith("out=")), Path("runs/textures"))
-    figure = next((Path(w) for w in words if not w.startswith("out=")), FIGURE)
     training, testing = tiles()
-    model, seconds = train(training, out)
+    model, seconds = train(training, options.out)
     images = [torch.from_numpy(t.copy()).float()[None, None] / 255 for t in testing]
     models = {"trained on 30 tiles": model, "bsds-gray-likelihood": gm.load("bsds-gray-likelihood")}
-    print(f"trained in {seconds:.0f} s")
-    print("| HQS on nine held-out tiles | " + " | ".join(f"σ{s}" for s in SIGMAS) + " |")
-    print("|---|" + "---|" * len(SIGMAS))
-    torch.set_grad_enabled(False)
     y = noisy(images[-1], 25 / 255, 8)
     results = {"noisy": y}
-    for name, each in models.items():
-        denoise = gm.HalfQuadraticSplitting(each)
-        values = [mean_psnr(denoise, images, s / 255)[0] for s in SIGMAS]
-        print(f"| {name} | " + " | ".join(f"{v:.2f}" for v in values) + " |")
-        results[name] = denoise(y, 25 / 255)
-    draw(images[-1], results, figure)
 
+    def rows() -> Iterator[list[str]]:
+        for name, each in models.items():
+            denoise = gm.HalfQuadraticSplitting(each)
+            yield [name, *psnr_cells(denoise, images, SIGMAS)]
+            results[name] = denoise(y, 25 / 255)
+
+    print(f"trained in {seconds:.0f} s")
+    table.show(["HQS on nine held-out tiles", *table.sigma_heads(SIGMAS)], rows())
+    draw(images[-1], results, options.figure)
+
+
+main = command(run, place="figure", figure=FIGURE, out=Path("runs/textures"))
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

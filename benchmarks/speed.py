@@ -6,35 +6,50 @@
     python benchmarks/speed.py --rows hqs-epll threads training --data bsds500:ROOT
 
 Protocol: float32, one thread unless `--threads` says otherwise, 481×321 pixels, sigma = 25/255;
-every row is a ratio measured side by side in one process (benchmarks/speed_rows.py). Writes
+every row is a ratio measured side by side in one process (speed_rows/). Writes
 speed.csv and speed.md as each row finishes, and at the end speed.png; rows that an earlier run left
 there stay until they are measured again. What to expect: benchmarks/README.md.
 """
 
-from __future__ import annotations
-
-import argparse
 import contextlib
 import csv
+import functools
 import importlib.metadata
-import importlib.util
-import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import matplotlib.figure
 import torch
-from denoising import read_gray
-from speed_paths import paths
-from speed_rows import HEIGHT, PICTURES, QUICK, SIDES, WIDTH, Bench, Measurement, mosaic, peak
-from speed_rows import ROWS as TIMED_ROWS
+from lib import table
+from lib.data import BUNDLED, png_files, read_gray
+from lib.words import Options, command, need
+from matplotlib.figure import Figure
+from speed_rows import denoising, machine
+from speed_rows.bench import HEIGHT, WIDTH, Bench, Measurement, mosaic
+from speed_rows.paths import paths
+from speed_rows.training import training
 from tqdm import tqdm
 
 from gmdm_prior.training import find_images, read_images
 
-ROWS = TIMED_ROWS | {"paths": paths}
+ROWS: dict[str, Callable[[Bench], Iterator[Measurement]]] = {
+    "product-7x7": functools.partial(denoising.product, size=7, most=0.5),
+    "product-15x15": functools.partial(denoising.product, size=15, most=1.0),
+    "hqs-bm3d": denoising.hqs_bm3d,
+    "hqs-epll": denoising.hqs_epll,
+    "stride": denoising.stride,
+    "table": denoising.table,
+    "memory": machine.memory,
+    "scaling": machine.scaling,
+    "threads": machine.threads,
+    "training": training,
+    "paths": paths,
+}
+QUICK = ("product-7x7", "product-15x15", "hqs-bm3d", "stride", "table")
 PACKAGES = ("torch", "deepinv", "bm3d", "gmdm-prior")
+HEADS = ("row", "ours", "rival", "ours_s", "rival_s", "ratio", "of", "target", "met", "threads")
+SHOWN = ("row", "ours", "rival", "ours, s", "rival, s", *HEADS[5:], "note")
 
 
 def versions() -> str:
@@ -53,20 +68,14 @@ def seconds_text(value: float | None) -> str:
 
 def save(out: Path, found: list[Measurement]) -> None:
     """All measurements so far, as speed.csv and speed.md."""
-    heads = ["row", "ours", "rival", "ours_s", "rival_s", "ratio", "of", "target", "met", "threads"]
-    with open(out / "speed.csv", "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow([*heads, "note", "versions"])
-        for m in found:
-            rows.writerow([*(getattr(m, head) for head in heads), m.note, versions()])
-    shown = ["row", "ours", "rival", "ours, s", "rival, s", "ratio", "of", "target", "met"]
-    lines = [f"| {' | '.join([*shown, 'threads', 'note'])} |", "|" + "---|" * (len(shown) + 2)]
+    lines = ([*(getattr(m, head) for head in HEADS), m.note, versions()] for m in found)
+    table.write_csv(out / "speed.csv", [*HEADS, "note", "versions"], lines)
+    rows = []
     for m in found:
-        times = [seconds_text(m.ours_s), seconds_text(m.rival_s)]
-        cells = [m.row, m.ours, m.rival, *times, f"{m.ratio:.3g}", m.of, m.target, m.met, m.threads]
-        lines.append(f"| {' | '.join([*cells, m.note])} |")
-    text = "\n".join([*lines, "", f"{versions()}; {os.cpu_count()} processors."])
-    (out / "speed.md").write_text(text + "\n", encoding="utf-8")
+        cells = [m.row, m.ours, m.rival, seconds_text(m.ours_s), seconds_text(m.rival_s)]
+        rows.append([*cells, f"{m.ratio:.3g}", m.of, m.target, m.met, m.threads, m.note])
+    notes = f"{versions()}; {os.cpu_count()} processors."
+    table.write_text(out / "speed.md", f"{table.markdown(SHOWN, rows)}\n\n{notes}")
 
 
 def stored(path: Path, renewed: Sequence[str]) -> list[Measurement]:
@@ -101,7 +110,7 @@ def in_order(found: list[Measurement]) -> list[Measurement]:
 
 def draw(path: Path, found: list[Measurement]) -> None:
     """The ratios as bars, with their targets as lines."""
-    figure = matplotlib.figure.Figure(figsize=(10, 1.2 + 0.32 * len(found)), layout="constrained")
+    figure = Figure(figsize=(10, 1.2 + 0.32 * len(found)), layout="constrained")
     axes = figure.subplots()
     colours = {"yes": "tab:green", "no": "tab:red", "": "0.6"}
     for place, m in enumerate(found):
@@ -117,80 +126,39 @@ def draw(path: Path, found: list[Measurement]) -> None:
     figure.savefig(path, dpi=110)
 
 
-class Parser(argparse.ArgumentParser):
-    """Refuses in one sentence, without the usage."""
-
-    def error(self, message: str) -> None:
-        """Exit with status 2."""
-        self.exit(2, f"{message}\n")
-
-
-def positive(text: str) -> int:
-    """A number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text!r}")
-    return int(text)
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Options, checked; leaves with status 2 where they cannot be used."""
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("bsd68", type=Path, nargs="?", help="folder of clean 481x321 PNG images")
-    known, quick = ", ".join(ROWS), ", ".join(QUICK)
-    parser.add_argument(
-        "--rows",
-        nargs="+",
-        metavar="ROW",
-        default=list(QUICK),
-        choices=list(ROWS),
-        help=f"of {known}; default {quick}",
-    )
-    parser.add_argument("--repeats", type=positive, help="turns of a row; default 1 to 5, by row")
-    parser.add_argument("--threads", type=positive, default=1)
-    parser.add_argument("--every", type=positive, default=8, help="take every n-th image")
-    parser.add_argument("--side", type=positive, default=4096, help="of the largest image, pixels")
-    parser.add_argument("--data", help="training images, FOLDER or bsds500:ROOT")
-    parser.add_argument("--out", type=Path, default=Path("runs/speed"))
-    parser.add_argument("--memory-case", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if options.bsd68 is not None and not options.bsd68.is_dir():
-        parser.error(f"folder {options.bsd68} does not exist")
-    if options.bsd68 is not None and not list(options.bsd68.glob("*.png")):
-        parser.error(f"no PNG image in {options.bsd68}")
-    if options.side < SIDES[0]:
-        parser.error(f"--side must be at least {SIDES[0]}; got {options.side}")
-    if "hqs-bm3d" in options.rows and importlib.util.find_spec("bm3d") is None:
-        parser.error('row hqs-bm3d needs the package bm3d: pip install -e ".[bench]"')
-    try:
-        options.training = find_images(options.data) if options.data else None
-        if not options.memory_case:
-            options.out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    return options
-
-
-def make_bench(options: argparse.Namespace) -> Bench:
+def make_bench(options: Options) -> Bench:
     """Read the images; without any, the bundled pictures."""
     if options.bsd68 is None:
         images = [mosaic()[..., :HEIGHT, :WIDTH].contiguous()]
     else:
-        images = [read_gray(f) for f in sorted(options.bsd68.glob("*.png"))[:: options.every]]
-    if options.training is None:
-        pictures = [read_gray(f)[0] for f in sorted(PICTURES.glob("*.png"))]
-    else:
-        pictures = list(read_images(options.training).values())
+        images = [read_gray(f) for f in png_files(options.bsd68)[:: options.every]]
+    files = find_images(options.data) if options.data else png_files(BUNDLED)
+    pictures = list(read_images(files).values())
     return Bench(images, pictures, options.repeats, options.threads, options.side)
 
 
-def main(argv: list[str] | None = None) -> None:
+def check(options: Options) -> None:
+    """Refuse what cannot be measured, before anything is.
+
+    Raises:
+        ValueError: an unknown row, a side too small, or a row without its package.
+    """
+    for row in options.rows:
+        if row not in ROWS:
+            raise ValueError(f"rows: {row!r} is none of {', '.join(ROWS)}")
+    if options.side < machine.SIDES[0]:
+        raise ValueError(f"side must be at least {machine.SIDES[0]}; got {options.side}")
+    if "hqs-bm3d" in options.rows:
+        need("bm3d")
+
+
+def run(options: Options) -> None:
     """Measure row by row, write, draw."""
-    options = parse(argv)
+    check(options)
+    bench = make_bench(options)
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    if options.memory_case:
-        print(json.dumps(peak(*options.memory_case, options.side)))
-        return
-    bench, found = make_bench(options), stored(options.out / "speed.csv", options.rows)
+    found = stored(options.out / "speed.csv", options.rows)
     for name in tqdm([row for row in ROWS if row in options.rows], desc="rows"):
         for measurement in ROWS[name](bench):
             found.append(measurement)
@@ -202,5 +170,18 @@ def main(argv: list[str] | None = None) -> None:
         print(f"the other rows: python benchmarks/speed.py [BSD68] --rows {' '.join(rest)}")
 
 
+main = command(
+    run,
+    place="bsd68",
+    bsd68=Path,
+    rows=QUICK,
+    repeats=int,
+    threads=1,
+    every=8,
+    side=4096,
+    data="",
+    out=Path("runs/speed"),
+)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,7 @@ The result removes the noise from pictures that it has not seen, beside a model 
 import math
 
 import torch
+from deepinv_gmdm.command.restore import psnr
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -36,11 +37,6 @@ def cells(count: int, size: int, seed: int) -> Tensor:
             image = image * (1 - 0.8 * inside) + 0.8 * body * inside + rim
         images.append(image.clamp(0, 1))
     return torch.stack(images)[:, None]
-
-
-def psnr(image: Tensor, truth: Tensor) -> float:
-    """In dB, clipped to [0, 1]."""
-    return -10 * math.log10(float((image.clamp(0, 1) - truth).square().mean()))
 
 
 def learn(noisy: list[Tensor], patches: int) -> gm.PatchMixture:

@@ -212,6 +212,13 @@ class Noise:
             bounds=tuple(b[one] for b in self.bounds),
         )
 
+    def channel(self, index: int) -> Noise:
+        """The noise of one channel of each image, C = 1."""
+        if self.autocovariance is None:
+            return self
+        one = min(index, self.channels - 1)
+        return replace(self._with(self.autocovariance[:, one : one + 1], None), opponent=False)
+
     def interval(self) -> tuple[Tensor, Tensor]:
         """Low and high end of each level, (B,) each."""
         return self.bounds

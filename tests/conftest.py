@@ -6,7 +6,8 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), *(str(HERE / d) for d in ("laws", "densities", "training"))]
+FOLDERS = ("laws", "densities", "training", "../benchmarks")
+sys.path[:0] = [str(HERE), *(str((HERE / d).resolve()) for d in FOLDERS)]
 
 RESEARCH_DATA = Path(os.environ.get("GMDM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -48,7 +48,7 @@ class Packed(NamedTuple):
 
 
 class Diffused(Protocol):
-    """A density of patches at one noise variance; patches are rows (N, a).
+    """A density of patches at one noise variance; patches are rows (N, a). A base to inherit.
 
     Attributes:
         noise: the variance, () or (N, 1), or (N, a) of every pixel; zero where there is none.
@@ -65,11 +65,12 @@ class Diffused(Protocol):
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) means of the clean patch given the noisy one."""
 
-    def posterior_variance(self, y: Tensor) -> Tensor:
-        """(N, a) variances of its pixels."""
-
     def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Both; the mean is exactly y where there is no noise."""
+        """These means, and (N, a) variances of the clean patch's pixels."""
+
+    def posterior_variance(self, y: Tensor) -> Tensor:
+        """The second of them."""
+        return self.posterior(y)[1]
 
 
 class DensityModel(nn.Module, ABC):
@@ -231,15 +232,16 @@ class PatchDensity(DensityModel):
 
     def denoise(self, y: Tensor, sigma: AnyNoise) -> Tensor:
         """Posterior mean E[x | y], shaped like y; exactly y where sigma = 0."""
-
-        def mean(level: Diffused, p: Tensor) -> tuple[Tensor]:
-            return (torch.where(level.noise == 0, p, level.posterior_mean(p)),)
-
-        return self._run(y, sigma, mean)[0]
+        return self._run(y, sigma, lambda level, p: (_kept(level, p, level.posterior_mean(p)),))[0]
 
     def posterior(self, y: Tensor, sigma: AnyNoise) -> tuple[Tensor, Tensor]:
         """Posterior mean and per-pixel variance, both shaped like y."""
-        mean, variance = self._run(y, sigma, lambda level, p: level.posterior(p))
+
+        def moments(level: Diffused, p: Tensor) -> tuple[Tensor, Tensor]:
+            mean, variance = level.posterior(p)
+            return _kept(level, p, mean), variance
+
+        mean, variance = self._run(y, sigma, moments)
         return mean, variance
 
     def with_mean(self, variance: float) -> PatchDensity:
@@ -315,6 +317,11 @@ class PatchDensity(DensityModel):
         if isinstance(sigma, (Noise, Covariance)):
             return on_patches_at(*given, lambda y, s: method(self.at(s), y), self.numbers_per_patch)
         return on_patches(*given, lambda y, s: method(self.at(s), y), self.numbers_per_patch)
+
+
+def _kept(level: Diffused, y: Tensor, mean: Tensor) -> Tensor:
+    """Posterior means, exactly y where there is no noise."""
+    return torch.where(level.noise == 0, y, mean)
 
 
 def sampled_variances(model: PatchDensity, shape: tuple[int, ...], sigma: float | Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gmdm_prior.constraints import project_orthogonal
-from gmdm_prior.densities.base import Options, PatchDensity, sampled_variances
+from gmdm_prior.densities.base import Diffused, Options, PatchDensity, sampled_variances
 from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.gaussian_noise import Covariance
@@ -132,7 +132,7 @@ class PatchModel(PatchDensity):
 
 
 @dataclass(frozen=True)
-class DiffusedProduct:
+class DiffusedProduct(Diffused):
     """The product at a variance: `filters` (J, a), `norms` (J,), `noise` (), (N, 1) or (N, a)."""
 
     filters: Tensor
@@ -144,26 +144,26 @@ class DiffusedProduct:
     def log_prob(self, y: Tensor) -> Tensor:
         """(N,) log-density of patches (N, a)."""
         experts = (self.norms.log() + self.experts.log_prob(y @ self.filters.T)).sum(1)
-        return experts + self.mean_part.log_prob(y, self._mean_noise())
+        return experts + self.mean_part.log_prob(y, self.noise)
 
     def score(self, y: Tensor) -> Tensor:
         """(N, a) gradient of `log_prob`."""
         zero_mean = self.experts.score(y @ self.filters.T) @ self.filters
-        return zero_mean + self.mean_part.score(y, self._mean_noise())
+        return zero_mean + self.mean_part.score(y, self.noise)
 
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) posterior mean."""
         return self.assemble(y, self.experts.posterior(y @ self.filters.T)[0])
 
     def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, a) posterior mean, exactly y where there is no noise, and per-pixel variance."""
+        """(N, a) posterior mean and per-pixel variance."""
         mean, spread = self.experts.posterior(y @ self.filters.T)
         dual = (self.filters / self.norms.square()[:, None]).square()
-        variance = self.mean_part.posterior_variance(self._mean_noise()) + spread @ dual
+        variance = self.mean_part.posterior_variance(self.noise) + spread @ dual
         if not self._spans_zero_mean():
             unit = (self.filters / self.norms[:, None]).square().sum(0)
             variance = variance + self.noise * (1 - 1 / self.mean_part.pixels - unit)
-        return torch.where(self.noise == 0, y, self.assemble(y, mean)), variance.expand_as(y)
+        return self.assemble(y, mean), variance.expand_as(y)
 
     def covariance(self, y: Tensor) -> Tensor:
         """(N, a, a) posterior covariance of patches, where the filters span the zero-mean ones."""
@@ -171,11 +171,7 @@ class DiffusedProduct:
         dual = self.filters / self.norms.square()[:, None]
         pairs = (dual[:, :, None] * dual[:, None]).flatten(1)
         within = (spread @ pairs).unflatten(1, dual.shape[1:] * 2)
-        return within + self.mean_part.posterior_covariance(self._mean_noise())
-
-    def posterior_variance(self, y: Tensor) -> Tensor:
-        """(N, a) per-pixel posterior variance."""
-        return self.posterior(y)[1]
+        return within + self.mean_part.posterior_covariance(self.noise)
 
     def sample(self, generator: torch.Generator | None) -> Tensor:
         """(N, a) samples, one for each noise variance of `noise` (N, 1)."""
@@ -192,7 +188,7 @@ class DiffusedProduct:
         """(N, a) patches y with other responses (N, J)."""
         dual = self.filters / self.norms.square()[:, None]
         zero_mean = (dual.T @ responses.T).T
-        mean = zero_mean + self.mean_part.posterior_mean(y, self._mean_noise())
+        mean = zero_mean + self.mean_part.posterior_mean(y, self.noise)
         if self._spans_zero_mean():
             return mean
         centred = y - self.mean_part.flat.posterior_mean(y, self.noise)
@@ -200,11 +196,6 @@ class DiffusedProduct:
 
     def _spans_zero_mean(self) -> bool:
         return len(self.filters) == self.mean_part.channels * (self.mean_part.pixels - 1)
-
-    def _mean_noise(self) -> Tensor:
-        if self.noise.ndim == 0 or self.noise.shape[1] == 1:
-            return self.noise
-        return self.noise.mean(1, keepdim=True)
 
 
 def _check(filters: Tensor, logits: Tensor) -> None:

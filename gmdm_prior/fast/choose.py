@@ -4,16 +4,18 @@
     mixture   number   posterior means   kernels.mixture, where it can    1e-6, float32 rounding
     mixture   number   anything          the density itself               none
     mixture   map      means, fast       mixture_maps                     1e-3; of steep maps 4e-3
+    mixture   matrix   posterior means   covariances                      1e-2 of the noise level
     product   number   anything          product_tables                   1e-5
     product   map      posterior means   product_surfaces                 1e-5
     any       any      anything          the density itself, in pieces    none
 
 The first row that applies is taken. `kernels.mixture` says where it can: in float32 on the CPU, one
-channel, even patches, the symmetries of the square, no gradients. Tables of products are not for
-float64, nor where their parameters carry a gradient or the noise cannot be read (inside
-`torch.func.vmap`), nor those of a number that carries one. "Fast" is the default of half-quadratic
-splitting; patch averaging and `stride=` want the density itself. A density of patches from outside
-this package is evaluated by the last row.
+channel, even patches, the symmetries of the square, no gradients. A matrix is the `Covariance` of
+the noise of a patch; `covariances` takes flat means in float32 without gradients. Tables of
+products are not for float64, nor where their parameters carry a gradient or the noise cannot be
+read (inside `torch.func.vmap`), nor those of a number that carries one. "Fast" is the default of
+half-quadratic splitting; patch averaging and `stride=` want the density itself. A density of
+patches from outside this package is evaluated by the last row.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.fast.cache import TableCache
+from gmdm_prior.fast.covariances import FastCovariance
 from gmdm_prior.fast.kernels.mixture import fused
 from gmdm_prior.fast.mixture_maps import MixtureOfMap
 from gmdm_prior.fast.product_surfaces import (
@@ -43,6 +46,7 @@ from gmdm_prior.fast.product_surfaces import (
     make_sheet,
 )
 from gmdm_prior.fast.product_tables import TabulatedExperts, TabulatedLevel
+from gmdm_prior.gaussian_noise import Covariance
 from gmdm_prior.sigma import concrete, readable
 
 NUMBERS = 2**24  # held at a time where the density itself is evaluated
@@ -55,8 +59,8 @@ class Evaluator:
     tables.
 
     Methods take a density of patches, an image (or some patches) that gives the type, and the noise
-    *variance*: a number (), or a map (C, H, W). They return a function of patches (N, a), and for a
-    map of patches and the noise variances (N, a) that were cut from it.
+    *variance*: a number (), a `Covariance`, or a map (C, H, W). They return a function of patches
+    (N, a), and for a map of patches and the noise variances (N, a) that were cut from it.
     """
 
     def __init__(self) -> None:
@@ -75,6 +79,8 @@ class Evaluator:
         self, model: DensityModel, image: Tensor, noise: Tensor, fast: bool = False
     ) -> Callable[..., Tensor]:
         """Posterior means (N, a); `fast` allows the rounded levels of `mixture_maps`."""
+        if isinstance(noise, Covariance):
+            return self._at_covariance(model, image, noise).posterior_mean
         if noise.ndim:
             return self._means_of_map(model, image, noise, fast)
         level = self._level(model, image, noise)
@@ -90,18 +96,24 @@ class Evaluator:
 
     def scores(self, model: DensityModel, image: Tensor, noise: Tensor) -> Callable[..., Tensor]:
         """Gradients (N, a) of `log_probs`, of the same interpolant."""
+        if isinstance(noise, Covariance):
+            return _InPieces(model, noise).score
         if noise.ndim:
             return pixel_by_pixel(model, "score")
         return self._level(model, image, noise).score
 
     def log_probs(self, model: DensityModel, image: Tensor, noise: Tensor) -> Callable[..., Tensor]:
         """Log-densities (N,)."""
+        if isinstance(noise, Covariance):
+            return _InPieces(model, noise).log_prob
         if noise.ndim:
             return pixel_by_pixel(model, "log_prob")
         return self._level(model, image, noise).log_prob
 
     def posterior_variances(self, model: DensityModel, noise: Tensor) -> Callable[..., Tensor]:
         """Posterior variances (N, a), always of the density itself."""
+        if isinstance(noise, Covariance):
+            return _InPieces(model, noise).posterior_variance
         if noise.ndim:
             return pixel_by_pixel(model, "posterior_variance")
         return _InPieces(model, noise).posterior_variance
@@ -118,6 +130,22 @@ class Evaluator:
         if isinstance(model, PatchModel) and image.dtype == torch.float64:
             return _InPieces(model, noise)
         return self.level(model, noise)
+
+    def _at_covariance(
+        self, model: DensityModel, image: Tensor, noise: Covariance
+    ) -> FastCovariance | _InPieces:
+        fast = isinstance(model, PatchMixture) and model.mean_part.variance is None
+        if not fast or image.dtype != torch.float32 or not concrete(image):
+            return _InPieces(model, noise)
+        if _recorded(image, noise.matrix, model):
+            return _InPieces(model, noise)
+
+        def make() -> FastCovariance:
+            zero = torch.zeros((), dtype=torch.float64, device=image.device)
+            return FastCovariance(model.at(zero), noise)
+
+        key = ("covariance", model.symmetries, noise.matrix.detach().cpu().numpy().tobytes())
+        return self._tables.get(model, key, make)
 
     def _means_of_map(
         self, model: DensityModel, image: Tensor, noise: Tensor, fast: bool
@@ -184,27 +212,31 @@ class _Mixture:
 
 
 class _InPieces:
-    """A density itself at one noise variance (), a few patches (N, a) at a time."""
+    """A density itself at one noise variance () or `Covariance`, a few patches (N, a) at a time."""
 
-    def __init__(self, model: DensityModel, noise: Tensor) -> None:
+    def __init__(self, model: DensityModel, noise: Tensor | Covariance) -> None:
         self._level = model.at(noise)
-        self._rows = max(1, NUMBERS // model.numbers_per_patch(noise))
+        several = torch.ones(1, 2) if isinstance(noise, Covariance) else noise
+        self._rows = max(1, NUMBERS // model.numbers_per_patch(several))
 
     def log_prob(self, y: Tensor) -> Tensor:
         """(N,) log-densities."""
-        return torch.cat([self._level.log_prob(some) for some in y.split(self._rows)])
+        return self._joined(self._level.log_prob, y)
 
     def score(self, y: Tensor) -> Tensor:
         """(N, a) gradients of `log_prob`."""
-        return torch.cat([self._level.score(some) for some in y.split(self._rows)])
+        return self._joined(self._level.score, y)
 
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) posterior means."""
-        return torch.cat([self._level.posterior_mean(some) for some in y.split(self._rows)])
+        return self._joined(self._level.posterior_mean, y)
 
     def posterior_variance(self, y: Tensor) -> Tensor:
         """(N, a) posterior variances."""
-        return torch.cat([self._level.posterior_variance(some) for some in y.split(self._rows)])
+        return self._joined(self._level.posterior_variance, y)
+
+    def _joined(self, method: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+        return torch.cat([method(some) for some in y.split(self._rows)]).to(y.dtype)
 
 
 def pixel_by_pixel(model: DensityModel, method: str) -> Callable[[Tensor, Tensor], Tensor]:

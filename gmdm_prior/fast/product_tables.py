@@ -43,12 +43,12 @@ class TabulatedLevel(DiffusedProduct):
     def log_prob(self, y: Tensor) -> Tensor:
         """(N,) log-density of patches (N, a)."""
         log = self.norms.log().sum() + self.experts.log_prob(self.filters @ y.T).sum(0)
-        return log + self.mean_part.log_prob(y, self._mean_noise())
+        return log + self.mean_part.log_prob(y, self.noise)
 
     def score(self, y: Tensor) -> Tensor:
         """(N, a) gradient of `log_prob`."""
         zero_mean = self.filters.T @ self.experts.score(self.filters @ y.T)
-        return zero_mean.T + self.mean_part.score(y, self._mean_noise())
+        return zero_mean.T + self.mean_part.score(y, self.noise)
 
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) posterior mean: y, moved by sum_j k_j / ‖k_j‖² (E[z_j | y] - z_j)."""

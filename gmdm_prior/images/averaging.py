@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.mixture.covariance import patch_covariance
 from gmdm_prior.fast.choose import Evaluator
+from gmdm_prior.gaussian_noise import Covariance, Noise
 from gmdm_prior.images.patches import Run, interior_average, pad
 from gmdm_prior.images.planes import check_options, per_plane
 
@@ -47,7 +49,8 @@ class PatchAveraging(nn.Module):
         Args:
             noisy: (B, C, H, W), floating point; a model of one channel treats channels
                 independently.
-            sigma: number, (B,), (B, 1, 1, 1) or a map (B|1, 1|C, H, W), in units of the image.
+            sigma: number, (B,), (B, 1, 1, 1) or a map (B|1, 1|C, H, W), in units of the image; or a
+                `Noise`, of a mixture.
 
         Returns:
             The denoised images, in the shape, dtype and device of `noisy`; never clamped.
@@ -103,20 +106,31 @@ class PatchAveraging(nn.Module):
         """
         return per_plane(self.model, self._scores, images, sigma, kind="gradient")
 
-    def _scores(self, model: DensityModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
-        return self._step(model, run).score(*self._padded(image, level))
+    def _scores(
+        self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run
+    ) -> Tensor:
+        return self._step(model, run).score(*self._padded(model, image, level))
 
-    def _average(self, model: DensityModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
-        return self._step(model, run)(*self._padded(image, level))
+    def _average(
+        self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run
+    ) -> Tensor:
+        return self._step(model, run)(*self._padded(model, image, level))
 
-    def _spread(self, model: DensityModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
-        return self._step(model, run).variance(*self._padded(image, level))
+    def _spread(
+        self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run
+    ) -> Tensor:
+        return self._step(model, run).variance(*self._padded(model, image, level))
 
     def _step(self, model: DensityModel, run: Run) -> Step:
         return Step(self._evaluator, model, self.stride, run)
 
-    def _padded(self, image: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    def _padded(
+        self, model: DensityModel, image: Tensor, level: Tensor | Noise
+    ) -> tuple[Tensor, Tensor | Covariance]:
         border = self.model.patch_size - 1
+        if isinstance(level, Noise):
+            covariance = patch_covariance(level, 0, model.event_shape)
+            return pad(image, border, border, self.boundary), covariance
         return pad_both(image, level, border, border, self.boundary)
 
 
@@ -131,25 +145,32 @@ class Step:
     phase: tuple[int, int] = (0, 0)
     fast: bool = False
 
-    def __call__(self, image: Tensor, level: Tensor) -> Tensor:
-        """An image (C, H, W) at a level () or a map, denoised."""
-        noise = level.square()
+    def __call__(self, image: Tensor, level: Tensor | Covariance) -> Tensor:
+        """An image (C, H, W) at a level (), a map or a `Covariance` of patches, denoised."""
+        noise = _variance(level)
         means = self.evaluator.posterior_means(self.model, image, noise, self.fast)
         return self._average(means, image, noise)
 
-    def variance(self, image: Tensor, level: Tensor) -> Tensor:
+    def variance(self, image: Tensor, level: Tensor | Covariance) -> Tensor:
         """The average of posterior variances instead."""
-        noise = level.square()
+        noise = _variance(level)
         return self._average(self.evaluator.posterior_variances(self.model, noise), image, noise)
 
-    def score(self, image: Tensor, level: Tensor) -> Tensor:
+    def score(self, image: Tensor, level: Tensor | Covariance) -> Tensor:
         """The average of scores instead."""
-        noise = level.square()
+        noise = _variance(level)
         return self._average(self.evaluator.scores(self.model, image, noise), image, noise)
 
-    def _average(self, evaluate: Callable[..., Tensor], image: Tensor, noise: Tensor) -> Tensor:
-        images, size = ((image, noise) if noise.ndim else (image,)), self.model.patch_size
+    def _average(
+        self, evaluate: Callable[..., Tensor], image: Tensor, noise: Tensor | Covariance
+    ) -> Tensor:
+        is_map = isinstance(noise, Tensor) and noise.ndim > 0
+        images, size = ((image, noise) if is_map else (image,)), self.model.patch_size
         return interior_average(images, size, evaluate, self.stride, self.phase, self.run)
+
+
+def _variance(level: Tensor | Covariance) -> Tensor | Covariance:
+    return level if isinstance(level, Covariance) else level.square()
 
 
 def pad_both(

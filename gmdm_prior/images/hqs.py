@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.fast.choose import Evaluator
+from gmdm_prior.gaussian_noise import Noise
+from gmdm_prior.images import correlated
 from gmdm_prior.images.averaging import Step, multiple, pad_both
 from gmdm_prior.images.half_size import MARGIN, double, halve, halve_level
 from gmdm_prior.images.patches import Run, inner
@@ -84,8 +86,12 @@ class HalfQuadraticSplitting(nn.Module):
         """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
         return per_plane(self.model, self._restore, noisy, sigma)
 
-    def _restore(self, model: DensityModel, image: Tensor, level: Tensor, run: Run) -> Tensor:
+    def _restore(
+        self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run
+    ) -> Tensor:
         """An image (c, H, W) at both scales."""
+        if isinstance(level, Noise):
+            return self._restore_correlated(model, image, level, run)
         share, (height, width) = self.schedule.coarse_share(level), image.shape[1:]
         small = min(height + 1, width + 1) // 2 < model.patch_size
         if small or (readable(share) and not bool(share.any())):
@@ -100,6 +106,20 @@ class HalfQuadraticSplitting(nn.Module):
         coarse = self._split(model, halve(image), halve_level(level), run, MARGIN // 2)
         x, correction = inner(x, MARGIN), double(coarse - halve(x))
         return x[:, :height, :width] + share * correction[:, :height, :width]
+
+    def _restore_correlated(
+        self, model: DensityModel, image: Tensor, noise: Noise, run: Run
+    ) -> Tensor:
+        """An image (c, H, W) with noise that is not white."""
+
+        def denoise(x: Tensor, level: Tensor, i: int) -> Tensor:
+            phase = grid(i, self.stride)
+            return Step(self._evaluator, model, self.stride, run, phase, fast=not self.exact)(
+                x, level
+            )
+
+        border = model.patch_size - 1
+        return correlated.restore(image, noise, self.schedule, denoise, border, self.boundary)
 
     def _split(
         self, model: DensityModel, image: Tensor, level: Tensor, run: Run, margin: int = 0

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from gmdm_prior.ambient import plain_modes
-from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.base import DensityModel, PatchDensity
 from gmdm_prior.densities.opponent import OpponentModel
+from gmdm_prior.gaussian_noise import Noise
 from gmdm_prior.images.patches import Run, untraced
 from gmdm_prior.images.threads import Workers
 from gmdm_prior.sigma import compute_dtype, image_level, largest, readable
@@ -19,16 +20,9 @@ from gmdm_prior.sigma import compute_dtype, image_level, largest, readable
 BOUNDARIES = ("reflect", "circular")
 
 
-def is_of_patches(model: object) -> bool:
-    """Whether it is a density of patches: it has events of one shape, at any noise variance."""
-    if not isinstance(model, DensityModel) or not hasattr(model, "event_shape"):
-        return False
-    return isinstance(model, OpponentModel) or hasattr(model, "at")
-
-
 def check_options(model: object, stride: int, boundary: str) -> None:
     """Refuse what image denoisers cannot work with."""
-    if not is_of_patches(model):
+    if not isinstance(model, (PatchDensity, OpponentModel)):
         raise TypeError(
             "model must be a density of patches (PatchModel, PatchMixture, OpponentModel or one of "
             f"your own); got {type(model).__name__}. gmdm_prior.load('bsds-gray') gives one. "
@@ -48,9 +42,12 @@ def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor,
 
     Returns:
         Planes (M, c, H, W) with the c channels of `planes_of(model)`, whose densities take turns,
-        in the working dtype; levels, (M,) or maps (M, c, H, W); and whether they are maps.
+        in the working dtype; levels, (M,) or maps (M, c, H, W), of a `Noise` a list of levels () or
+        noises; and whether they are maps.
     """
     check_images(model, images)
+    if isinstance(sigma, Noise):
+        return prepare(model, images, 0.0)[0], plane_noises(model, images, sigma), False
     channels = images.shape[1]
     level, is_map = image_level(sigma, images)
     planes = images.to(compute_dtype(images.dtype))
@@ -62,6 +59,44 @@ def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor,
         planes = planes.reshape(-1, 1, *images.shape[2:])
         level = level.reshape(planes.shape) if is_map else level.repeat_interleave(channels)
     return planes, level, is_map
+
+
+def plane_noises(model: DensityModel, images: Tensor, noise: Noise) -> list[Tensor | Noise]:
+    """The noise of every plane of `prepare`: a level () where it is white, or a `Noise` of its own.
+
+    Raises:
+        ValueError: the noise is that of other images, or it depends on their brightness.
+    """
+    count, channels = images.shape[:2]
+    if len(noise) not in (1, count) or noise.channels not in (1, channels):
+        raise ValueError(
+            f"sigma is a Noise of {len(noise)} image(s) and {noise.channels} channel(s), for "
+            f"images {tuple(images.shape)}; it must be one, or one for each"
+        )
+    if noise.curve is not None:
+        raise ValueError(
+            "sigma is a Noise that depends on the brightness. Stabilise its variance first, or "
+            "leave the curve out: dataclasses.replace(noise, curve=None)"
+        )
+    if noise.opponent and not isinstance(model, OpponentModel):
+        raise ValueError(
+            "sigma is a Noise of luminance and colour differences, which an OpponentModel takes"
+        )
+    found: list[Tensor | Noise] = []
+    for i in range(count):
+        own = noise[i % len(noise)]
+        if isinstance(model, OpponentModel):
+            planes = model.plane_noise(own)
+        elif model.channels == 1:
+            planes = [own.channel(c) for c in range(channels)]
+        else:
+            planes = [own]
+        found += [p if not p.white else p.sigma[0].to(_like(images)) for p in planes]
+    return found
+
+
+def _like(images: Tensor) -> Tensor:
+    return images.new_empty((), dtype=compute_dtype(images.dtype))
 
 
 def planes_of(model: DensityModel) -> list[DensityModel]:
@@ -147,6 +182,9 @@ def per_plane(
         if isinstance(model, OpponentModel):
             back = {"image": model.leave, "variance": model.spread, "gradient": model.gradient}
             out = back[kind](out)
+        if isinstance(sigma, Noise):
+            of_one = len(planes) // max(1, len(noisy))
+            level = sigma.sigma.expand(len(noisy)).repeat_interleave(of_one).to(planes)
         if not is_map and kind != "gradient":
             of_one = max(1, len(planes) // max(1, len(noisy)))  # planes of an image: one level
             noiseless = (level[::of_one] == 0)[:, None, None, None]

@@ -1,5 +1,6 @@
 """How much noise an image holds.
 
 `level.noise_level` and `estimate_sigma` read one level by likelihood, `map.estimate_sigma_map` one
-for each pixel; `evidence` and `patches` are what they share. `prior_free` needs no density.
+for each pixel; `evidence` and `patches` are what they share. `prior_free` needs no density,
+nor does `poisson_gaussian`, the gain and level of counted photons.
 """

@@ -18,7 +18,7 @@ The second is what the model does not know about images: a slope of the log-like
 should be none, which moves a maximum of curvature h by as much over h. s is 1 for a flat image,
 and small for one that is all texture. At small levels no statistics tells texture from noise, so
 the estimate reads high: by 6 % at 2/255, 2 % at 5/255, less than 0.6 % from 10/255 on, on average
-over ten held-out images (rougher test images: benchmarks/noise_level.md). That bias is not
+over ten held-out images (rougher test images: benchmarks/results/noise_level.md). That bias is not
 subtracted, since flat images do not have it, but is part of the error. a and b are fitted to those
 images by likelihood and then widened until the 95 % interval covers all ten at every level, as
 errors have heavy tails and ten are few:

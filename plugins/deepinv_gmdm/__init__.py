@@ -1,5 +1,16 @@
 """Gaussian-mixture diffusion models as priors and denoisers for deepinv, and a plug-in registry.
 
+Files are named as deepinv names its parts:
+
+    models      GMDMDenoiser, GMDMScore, GMDMNoiseEstimator, WithNoiseMap
+    optim       GMDMPrior, GMDMScorePrior
+    sampling    AnalyticScore
+    metric      GMDMLogLikelihood
+    physics     build_physics, physics_sigma: operators (operators) with their noise (noise)
+    solver      build_solver: deepinv's optimisers by name (solver_config, unfolding)
+    registry    build_prior, build_denoiser, build_noise_estimator, available: plug-ins by name
+    command     `python -m deepinv_gmdm`
+
 The names below are imported at their first use, so that the command line answers `--help` without
 waiting for torch and deepinv.
 """

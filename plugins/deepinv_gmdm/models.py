@@ -29,6 +29,11 @@ from gmdm_prior.images.data_range import Framed, seen_by
 from gmdm_prior.messages import nearest
 
 DEFAULT_WEIGHTS = "bsds-gray-likelihood"
+METHODS = {
+    "hqs": gm.HalfQuadraticSplitting,
+    "average": gm.PatchAveraging,
+    "posterior": gm.WaveletDenoiser,
+}
 
 
 class GMDMDenoiser(Framed, deepinv.models.Denoiser):
@@ -79,29 +84,10 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
     ) -> None:
         super().__init__()
         self.model, self.frame = seen_by(loaded(weights), channels, data_range)
-        whole = isinstance(self.model, gm.WaveletModel)
-        methods = ("posterior",) if whole else ("hqs", "average")
-        method = methods[0] if method is None else method
-        if method not in methods:
-            raise ValueError(
-                f"method must be {' or '.join(map(repr, methods))} for a "
-                f"{type(self.model).__name__}; got {method!r}{nearest(method, methods)}"
-            )
-        if whole and (stride, boundary) != (None, None):
-            raise ValueError(
-                "stride and boundary are for densities of patches; a WaveletModel takes the whole "
-                f"image, periodic: leave them out. Got stride={stride}, boundary={boundary!r}"
-            )
-        self.method = method
-        options: dict[str, Any] = {} if boundary is None else {"boundary": boundary}
-        if whole:
-            self.operator = gm.WaveletDenoiser(self.model)
-        elif method == "average":
-            self.operator = gm.PatchAveraging(
-                self.model, stride=1 if stride is None else stride, **options
-            )
-        else:
-            self.operator = gm.HalfQuadraticSplitting(self.model, stride=stride, **options)
+        self.method = _checked(method, self.model, stride, boundary)
+        options = {"stride": stride, "boundary": boundary}
+        given = {key: value for key, value in options.items() if value is not None}
+        self.operator = METHODS[self.method](self.model, **given)
         if sigma not in (None, "estimate"):
             raise ValueError(
                 f"sigma must be 'estimate' or None here; got {sigma!r}. Give a noise level with "
@@ -155,8 +141,6 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
     def score(self, x: Tensor, sigma: Any) -> Tensor:
         """The score that belongs to the denoiser, (forward(x) - x) / sigma², in closed form.
 
-        With all digits at small sigma, where the difference of images has few in float32.
-
         Args:
             x: images (B, C, H, W), as in `forward`.
             sigma: noise level, as in `forward`.
@@ -175,6 +159,24 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         else:
             values = gm.WaveletLikelihood(self.model).score(planes, level)
         return self.frame.gradient(values, x)
+
+
+def _checked(method: str | None, model: nn.Module, stride: int | None, boundary: str | None) -> str:
+    """The method, by default the first one for a model, if it goes with the other options."""
+    whole = isinstance(model, gm.WaveletModel)
+    methods = ("posterior",) if whole else ("hqs", "average")
+    method = methods[0] if method is None else method
+    if method not in methods:
+        raise ValueError(
+            f"method must be {' or '.join(map(repr, methods))} for a {type(model).__name__}; got "
+            f"{method!r}{nearest(method, methods)}"
+        )
+    if whole and (stride, boundary) != (None, None):
+        raise ValueError(
+            "stride and boundary are for densities of patches; a WaveletModel takes the whole "
+            f"image, periodic: leave them out. Got stride={stride}, boundary={boundary!r}"
+        )
+    return method
 
 
 def loaded(weights: str | nn.Module) -> nn.Module:

@@ -195,7 +195,7 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
         elif isinstance(level, (list, tuple)) and len(level) == 1:
             return self._level(level[0])
         elif isinstance(level, (list, tuple)) and all(isinstance(v, (int, float)) for v in level):
-            level = torch.tensor(level, dtype=torch.float64)
+            level = torch.tensor(level, dtype=torch.float64, device="cpu")
         if isinstance(level, Tensor) and level.numel() == 1:
             level = level.flatten()[0]
         return level
@@ -206,7 +206,10 @@ def _lowest(level: Any) -> float:
     try:
         if isinstance(level, str):
             raise TypeError
-        values = torch.as_tensor(level, dtype=None if isinstance(level, Tensor) else torch.float64)
+        values = level
+        if not isinstance(level, Tensor):
+            values = torch.as_tensor(level, dtype=torch.float64, device="cpu")
+        values = values.detach()
         lowest = float(values.min()) if values.is_floating_point() else float(values.real.min())
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"sigma must be numeric, with values; got {level!r}") from None

@@ -100,6 +100,17 @@ def test_momentum_restarts_image_by_image(images):
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-12, rtol=0)
 
 
+def test_momentum_and_its_restarts_save_steps(caplog):
+    """49 steps: without restarts it takes 306, without momentum (or restarted downhill) 193."""
+    prior = GMDMPrior(mixture(3), sigma=0.02, tol=1e-6, max_iter=70)
+    x = torch.rand((1, 1, 8, 8), generator=torch.Generator().manual_seed(1)).double()
+    with caplog.at_level("INFO", logger="deepinv_gmdm.optim"):
+        z = prior.prox(x, gamma=30.0)
+    assert not caplog.text
+    slope = 30 * prior.grad(z) + z - x
+    assert slope.square().mean().sqrt() < 1e-5
+
+
 def test_prox_with_no_step_is_the_identity(prior, images):
     torch.testing.assert_close(prior.prox(images, gamma=0.0), images)
 

@@ -341,3 +341,9 @@ def test_samples_are_those_of_the_closed_form(name):
         for denoiser in (GMDMDenoiser(even(0.04)), ClosedForm(0.04))
     )
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_strict_channels_stay_strict_in_the_denoiser_of_a_score():
+    denoiser = averaging_denoiser(GMDMPrior(mixture(2), channels="strict"))
+    with pytest.raises(ValueError, match="channels='strict'; got 3"):
+        denoiser(torch.zeros(1, 3, 8, 8), 0.1)

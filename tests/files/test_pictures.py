@@ -89,9 +89,9 @@ def test_a_large_picture_is_read_without_a_warning(tmp_path, monkeypatch):
     """Pillow warns from half of the size on that it refuses."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
     Image.fromarray(RAMP).save(tmp_path / "a.png")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as said:
         assert read_picture(tmp_path / "a.png")[0].shape == (1, 1, 3, 4)
+    assert not said
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
     with pytest.raises(ValueError, match=r"cannot be read: .*12 pixels"):
         read_picture(tmp_path / "a.png")

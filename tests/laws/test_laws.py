@@ -166,6 +166,19 @@ def test_covariance_is_sigma_squared_times_that_jacobian(name):
     torch.testing.assert_close(model.covariance(y, 0.2), 0.04 * jacobian, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_curvature_is_at_most_lipschitz(model, sigma):
+    """Also with a mean that is sharper than everything else, where the bound is reached."""
+    proper = [model.with_mean(1e-7)] if hasattr(model, "with_mean") else []
+    for density in (model, *proper):
+        for x in events(density, 2, scale=0.1):
+            hessian = torch.func.hessian(lambda v, f=density: -f.log_prob(v, sigma))(x)
+            curvature = torch.linalg.eigvalsh(hessian.reshape(x.numel(), x.numel())).max()
+            assert curvature <= density.lipschitz(sigma) * (1 + 1e-9)
+    if proper:
+        assert curvature >= 0.9 * density.lipschitz(sigma)
+
+
 def test_denoising_by_nothing_changes_nothing(model):
     y = events(model, 4)
     assert torch.equal(model.denoise(y, 0.0), y)
@@ -367,7 +380,6 @@ def test_empty_and_single_batches(model, count):
 def test_chunks_do_not_show(model, monkeypatch):
     x, sigma = events(model, 9), torch.linspace(0, 1, 9, dtype=torch.float64)
     expected = model.score(x, sigma)
-    monkeypatch.setattr("gmdm_prior.densities.batches.CHUNK", 1)
     monkeypatch.setattr("gmdm_prior.densities.batches.CHUNK", 1)
     torch.testing.assert_close(model.score(x, sigma), expected, rtol=1e-12, atol=1e-12)
 

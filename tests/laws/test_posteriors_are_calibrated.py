@@ -1,16 +1,10 @@
 """Posteriors of data that the model made: as uncertain as they say, in every respect."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from calibration import mean_square, of_patches, response_cdf
 from models import mixture, product
 from scipy import stats
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-from calibration import mean_square, of_patches, response_cdf
 
 import gmdm_prior as gm
 from gmdm_prior.images.patches import pad

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmdm_prior.densities.base import Diffused
 from gmdm_prior.densities.batches import patch_covariance
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
@@ -83,7 +84,7 @@ class _Oriented:
 
 
 @dataclass(frozen=True, eq=False)
-class MixtureAtCovariance:
+class MixtureAtCovariance(Diffused):
     """The mixture under noise of one covariance; patches are rows (N, a). It works in float64.
 
     Attributes:
@@ -126,10 +127,6 @@ class MixtureAtCovariance:
         """(N, a) posterior mean and per-pixel variance: within the classes and between them."""
         mean, variance = self._moments(y, lambda c: c.diagonal(dim1=1, dim2=2), Tensor.square)
         return mean, variance
-
-    def posterior_variance(self, y: Tensor) -> Tensor:
-        """(N, a) per-pixel posterior variance."""
-        return self.posterior(y)[1]
 
     def covariance(self, y: Tensor) -> Tensor:
         """(N, a, a) posterior covariance: within the classes and between them."""

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmdm_prior.densities.base import Diffused
 from gmdm_prior.densities.mean import MeanPart
 
 
 @dataclass(frozen=True, eq=False)
-class DiffusedMixture:
+class DiffusedMixture(Diffused):
     """The mixture at one noise variance: `noise` is (), (N, 1) or (N, a); patches are rows (N, a).
 
     For each basis that has classes: `bases` (|H| J, a), the rows of all its symmetries; `members`
@@ -33,31 +34,29 @@ class DiffusedMixture:
     def log_prob(self, y: Tensor) -> Tensor:
         """(N,) log-density."""
         joint = torch.cat(self._log_joint(self._responses(y)), 1)
-        return torch.logsumexp(joint, 1) + self.mean_part.log_prob(y, self._mean_noise())
+        return torch.logsumexp(joint, 1) + self.mean_part.log_prob(y, self.noise)
 
     def score(self, y: Tensor) -> Tensor:
         """(N, a) gradient of `log_prob`."""
         u = self._responses(y)
         gains = [-1 / self._total(g) for g in range(len(u))]
-        return self._synthesis(u, self._weigh(u), gains) + self.mean_part.score(
-            y, self._mean_noise()
-        )
+        return self._synthesis(u, self._weigh(u), gains) + self.mean_part.score(y, self.noise)
 
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) posterior mean."""
         u = self._responses(y)
         gains = [v / self._total(g) for g, v in enumerate(self.variances)]
         zero_mean = self._synthesis(u, self._weigh(u), gains)
-        return zero_mean + self.mean_part.posterior_mean(y, self._mean_noise())
+        return zero_mean + self.mean_part.posterior_mean(y, self.noise)
 
     def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """(N, a) posterior mean and per-pixel variance: within the classes and between them."""
         u = self._responses(y)
         weights = self._weigh(u)
-        mean_part = self.mean_part.posterior_mean(y, self._mean_noise())
+        mean_part = self.mean_part.posterior_mean(y, self.noise)
         gains = [v / self._total(g) for g, v in enumerate(self.variances)]
         zero_mean = self._synthesis(u, weights, gains)
-        variance = self.mean_part.posterior_variance(self._mean_noise()).expand_as(y)
+        variance = self.mean_part.posterior_variance(self.noise).expand_as(y)
         for g, gain in enumerate(gains):
             remaining = gain * self._noise_of(g)  # (K_g, J) or (N, |H|, K_g, J)
             rows = self.bases[g].unflatten(0, (-1, gain.shape[-1]))  # (|H|, J, a)
@@ -69,7 +68,7 @@ class DiffusedMixture:
                 spread = (u[g][:, h, None] * shrink) @ row - zero_mean[:, None]
                 between = torch.einsum("nk,nka->na", weights[g][:, h], spread.square())
                 variance = variance + between
-        return torch.where(self.noise == 0, y, zero_mean + mean_part), variance
+        return zero_mean + mean_part, variance
 
     def covariance(self, y: Tensor) -> Tensor:
         """(N, a, a) posterior covariance: within the classes and between them."""
@@ -77,7 +76,7 @@ class DiffusedMixture:
         weights = self._weigh(u)
         gains = [v / self._total(g) for g, v in enumerate(self.variances)]
         zero_mean = self._synthesis(u, weights, gains)
-        out = self.mean_part.posterior_covariance(self._mean_noise())
+        out = self.mean_part.posterior_covariance(self.noise)
         for g, gain in enumerate(gains):
             remaining = self._average(weights[g], gain * self._noise_of(g))  # (N, |H|, J)
             rows = self.bases[g].unflatten(0, (-1, gain.shape[-1]))
@@ -90,10 +89,6 @@ class DiffusedMixture:
                 spread = (u[g][:, h, None] * shrink) @ row - zero_mean[:, None]
                 out = out + spread.mT @ (weights[g][:, h, :, None] * spread)
         return out
-
-    def posterior_variance(self, y: Tensor) -> Tensor:
-        """(N, a) per-pixel posterior variance."""
-        return self.posterior(y)[1]
 
     def responsibilities(self, y: Tensor) -> Tensor:
         """(N, |H|, K)."""
@@ -116,11 +111,6 @@ class DiffusedMixture:
     def _total(self, g: int) -> Tensor:
         """Total variance v + s: (K_g, J), or (N, 1 or |H|, K_g, J)."""
         return self.variances[g] + self._noise_of(g)
-
-    def _mean_noise(self) -> Tensor:
-        if self.noise.ndim == 0 or self.noise.shape[1] == 1:
-            return self.noise
-        return self.noise.mean(1, keepdim=True)
 
     def _log_joint(self, responses: list[Tensor]) -> list[Tensor]:
         """(N, |H| K_g) for each basis."""

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
-from gmdm_prior.fast.kernels.mixture_code import Kernel, Layout, compiled
+from gmdm_prior.fast.kernels.mixture_code import Kernel, compiled
+from gmdm_prior.fast.kernels.mixture_layout import Layout
 from gmdm_prior.fast.kernels.square_coordinates import TURNS, coordinate_matrix
 from gmdm_prior.sigma import plain
 

@@ -1,0 +1,1 @@
+"""What the scripts share: images, rivals, timing, tables, figures and one command line reader."""

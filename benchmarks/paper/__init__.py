@@ -1,0 +1,1 @@
+"""Scripts for statements of the paper and for what its parts are worth."""

@@ -1,0 +1,1 @@
+"""Scripts that make what the package holds: weights, the schedule of HQS, rivals at their best."""

@@ -1,0 +1,1 @@
+"""The rows of benchmarks/speed.py: functions of a `Bench` that yield `Measurement`s."""
