@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 from models import mixture
-from test_em import known_mixture, seeded
 from torch import Tensor
+from training_examples import known_mixture, seeded
 
 import gmdm_prior as gm
 from gmdm_prior import symmetry

@@ -9,19 +9,19 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from models import mixture, product
 from PIL import Image
+from training_examples import write_images
 
 import gmdm_prior as gm
 from gmdm_prior import train
 from gmdm_prior.pictures import report as plots
 from gmdm_prior.sigma import parse
 from gmdm_prior.training.checkpoint import Checkpoints
-from gmdm_prior.training.data.noise import read_table, training_noise
+from gmdm_prior.training.data.noise import parse_noise, read_table
 from gmdm_prior.training.ipalm import product as product_trainer
 from gmdm_prior.training.run.config import TrainConfig
 from gmdm_prior.training.run.folder import RunFolder
@@ -42,18 +42,6 @@ START = {"score": mixture, "score of a product": product}
 def _no_pictures(request, monkeypatch):
     if "pictures" not in request.keywords and "report" not in request.node.name:
         monkeypatch.setattr(plots, "report", lambda model, patches, path, curve: None)
-
-
-def write_images(folder, count=4, shape=(24, 20), seed=0):
-    folder.mkdir(exist_ok=True)
-    g = np.random.default_rng(seed)
-    for i in range(count):
-        coarse = np.kron(
-            g.integers(0, 256, (shape[0] // 4 + 1, shape[1] // 4 + 1)), np.ones((4, 4))
-        )
-        pixels = coarse[: shape[0], : shape[1]] + g.normal(0, 6, shape)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:02}.png")
-    return folder
 
 
 @pytest.fixture
@@ -203,7 +191,7 @@ SLOWED = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 from gmdm_prior import train
-from gmdm_prior.training.run_folder import RunFolder
+from gmdm_prior.training.run.folder import RunFolder
 add = RunFolder.add
 RunFolder.add = lambda self, record: (add(self, record), time.sleep(0.1))
 sys.exit(train.main(sys.argv[1:]))
@@ -440,11 +428,11 @@ def test_a_loss_that_is_no_number(call, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("text", "value"), [("25/255", 25 / 255), ("0.1", 0.1), (0, 0.0)])
 def test_noise_levels(text, value):
     assert parse(text) == value
-    assert training_noise("noise", text) == value
+    assert parse_noise("noise", text) == value
 
 
 @pytest.mark.parametrize("text", ["auto", "map", "data/levels.csv"])
 def test_what_noise_may_be_besides(text):
-    assert training_noise("noise", text) == text
+    assert parse_noise("noise", text) == text
     with pytest.raises(ValueError, match=f"sigma_max={text} is no noise level"):
         parse(text, "sigma_max")

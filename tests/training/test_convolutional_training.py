@@ -5,18 +5,22 @@ import copy
 import pytest
 import torch
 import yaml
-from test_fit import pictures
+from training_examples import pictures, write_images
 
 import gmdm_prior as gm
 from gmdm_prior import train
 from gmdm_prior.densities.convolutional.spectra import sample_bands
+from gmdm_prior.densities.convolutional.trainable import TrainableConvolution
 from gmdm_prior.pictures import report as plots
 from gmdm_prior.training import Checkpoints, FitSettings, fit
-from gmdm_prior.training.convolutional_held_out import ConvolutionalHeldOut
 from gmdm_prior.training.data.pool import ImagePool
-from gmdm_prior.training.score.convolutional import ConvolutionalTrainer
-from gmdm_prior.training.score.convolutional_start import band_pass_start
-from gmdm_prior.training.score.moving_convolution import MovingConvolution
+from gmdm_prior.training.methods import resolved
+from gmdm_prior.training.score.convolutional import (
+    ConvolutionalTrainer,
+    band_pass_start,
+    denoise,
+    held_out_crops,
+)
 
 SHAPE = (1, 30, 26)
 
@@ -32,7 +36,7 @@ def pool(count=6, seed=0):
 
 @pytest.fixture(scope="module")
 def start():
-    return band_pass_start(pool(), settings(orientations=2).resolved())
+    return band_pass_start(pool(), resolved(settings(orientations=2)))
 
 
 def run(folder=None, resume=None, stop_at=None, **changes):
@@ -66,9 +70,8 @@ def test_starts_with_what_the_experts_can_hold(start):
 def test_tables_denoise_as_the_model_does(start, sigma):
     y = torch.cat([image[None, 0] for image in pictures(2, 3, (1, 33, 20))])
     y = y + sigma * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
-    moving = MovingConvolution(start)
     expected = start.denoise(y[:, None], sigma)[:, 0]
-    got = moving.denoise(y, sigma)
+    got = denoise(TrainableConvolution(start), y, sigma)
     assert (got - expected).abs().max() < 1e-3 * sigma  # linear interpolation in 1024 cells
     assert (got - y).abs().max() > 0.3 * sigma
 
@@ -76,19 +79,33 @@ def test_tables_denoise_as_the_model_does(start, sigma):
 def test_gradients_are_those_of_the_exact_model(start):
     clean = torch.cat(pictures(2, 3, (1, 20, 20)))
     y = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    moving = MovingConvolution(start)
-    (moving.denoise(y, 0.1) - clean).square().sum().backward()
-    exact = moving.snapshot().double().requires_grad_(True)
+    free = TrainableConvolution(copy.deepcopy(start).double())
+    (denoise(free, y, 0.1) - clean).square().sum().backward()
+    exact = free.frozen().requires_grad_(True)
     error = exact.denoise(y[:, None].double(), 0.1)[:, 0] - clean
     error.square().sum().backward()
     pairs = {
-        "phase": (moving.phase.grad, exact.phase.grad),
-        "magnitude": (moving.log_magnitude.grad, exact.magnitude.grad * exact.magnitude),
-        "logits": (moving.logits.grad, exact.experts.logits.grad),
+        "phase": (free.phase.grad, exact.phase.grad),
+        "magnitude": (free.log_magnitude.grad, exact.magnitude.grad * exact.magnitude),
+        "logits": (free.experts.logits.grad, exact.experts.logits.grad),
     }
     for name, (got, expected) in pairs.items():
         assert (got - expected).norm() < 0.01 * expected.norm(), name
         assert expected.norm() > 0, name
+
+
+def test_any_free_parameters_are_a_model_of_the_paper(start):
+    """Its constructor checks spectra and signs; magnitudes stay positive wherever they go."""
+    free = TrainableConvolution(copy.deepcopy(start).double())
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in free.parameters():
+            p.add_(3 * torch.randn(p.shape, generator=g, dtype=p.dtype))
+    frozen, y = free.frozen(), pictures(1, 3, (1, 20, 20))[0].double()
+    assert type(frozen) is gm.ConvolutionalModel
+    assert (frozen.magnitude / start.magnitude).log().abs().max() > 1
+    assert torch.equal(frozen.owner, start.owner)
+    torch.testing.assert_close(free.denoise(y, 0.1), frozen.denoise(y, 0.1))
 
 
 def test_training_mends_a_wrong_start(start):
@@ -96,21 +113,22 @@ def test_training_mends_a_wrong_start(start):
     wrong = copy.deepcopy(start)
     with torch.no_grad():
         wrong.magnitude.mul_(3)
-    given = settings(orientations=2, steps=12, crops=4).resolved()
+    given = resolved(settings(orientations=2, steps=12, crops=4))
     trainer = ConvolutionalTrainer(pool(), given)
     trainer.restore(trainer_state(wrong))
     losses = [trainer.advance() for _ in range(given.steps)]
-    held_out = ConvolutionalHeldOut.draw(ImagePool.of(pictures(2, 1, SHAPE)), given)
+    held_out = held_out_crops(ImagePool.of(pictures(2, 1, SHAPE)), given)
     before, after = held_out.psnr(wrong), held_out.psnr(trainer.model())
     assert after > before + 0.5
     assert sum(losses[-4:]) < sum(losses[:4])
-    assert trainer.held_out_loss(held_out, trainer.model()) == held_out.loss(trainer.model())
+    levels = [held_out.psnr(trainer.model(), level / 255) for level in (8, 16, 32, 70)]
+    assert trainer.held_out_loss(held_out, trainer.model()) == -sum(levels) / 4
     assert torch.equal(trainer.model().owner, wrong.owner)
 
 
 def trainer_state(model):
     """The state of a trainer that begins with a model."""
-    trainer = ConvolutionalTrainer(pool(), settings().resolved())
+    trainer = ConvolutionalTrainer(pool(), resolved(settings()))
     trainer._begin(model)
     return trainer.state()
 
@@ -143,7 +161,7 @@ def test_goes_on_to_the_same_bits(tmp_path):
 )
 def test_refuses_what_cannot_be_trained(changes, match):
     with pytest.raises(ValueError, match=match):
-        settings(**changes).resolved()
+        resolved(settings(**changes))
 
 
 def test_starts_from_no_other_model(start):
@@ -160,8 +178,6 @@ def test_small_images_are_named():
 
 
 def test_the_command_line_writes_a_model_with_its_card(tmp_path, capsys, monkeypatch):
-    from test_train import write_images
-
     drawn = []
     monkeypatch.setattr(plots, "report", lambda model, *_: drawn.append(model))
     data = write_images(tmp_path / "data", shape=(30, 26))

@@ -7,6 +7,15 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor
+from training_examples import (
+    SMALL,
+    known_mixture,
+    mismatch,
+    natural_patches,
+    random_basis,
+    random_covariances,
+    seeded,
+)
 
 from gmdm_prior import PatchMixture, symmetry
 from gmdm_prior.constraints import zero_mean_basis
@@ -18,56 +27,9 @@ from gmdm_prior.training.likelihood.diagonalise import (
     diagonal,
     diagonal_loss,
 )
-from gmdm_prior.training.likelihood.penalty import Penalty
+from gmdm_prior.training.likelihood.statistics import Penalty
 
-SMALL = {"bases": 2, "classes": 5, "components": 12, "full_iterations": 4, "iterations": 4}
 NOISE = 0.05
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def random_basis(dimension: int, generator: torch.Generator) -> Tensor:
-    square = torch.randn(dimension, dimension, dtype=torch.float64, generator=generator)
-    return torch.linalg.qr(square)[0]
-
-
-def random_covariances(count: int, dimension: int, generator: torch.Generator) -> Tensor:
-    factor = torch.randn(count, dimension, 2 * dimension, dtype=torch.float64, generator=generator)
-    return factor @ factor.mT / (2 * dimension)
-
-
-def known_mixture(symmetries: str = "d4", size: int = 3, seed: int = 1) -> PatchMixture:
-    """Two bases, two classes each, with variances that tell all directions apart."""
-    generator = seeded(seed)
-    rows = zero_mean_basis(1, size)
-    dimension = len(rows)
-    bases = torch.stack([random_basis(dimension, generator) for _ in range(2)])
-    variances = torch.empty(4, dimension, dtype=torch.float64)
-    for k in range(4):
-        spread = torch.logspace(-4, -0.5, dimension, dtype=torch.float64)
-        variances[k] = spread[torch.randperm(dimension, generator=generator)]
-    weights = torch.tensor([0.3, 0.2, 0.3, 0.2], dtype=torch.float64)
-    filters = (bases @ rows).unflatten(-1, (1, size, size))
-    return PatchMixture(filters, variances, weights, torch.tensor([0, 0, 1, 1]), symmetries)
-
-
-def natural_patches(count: int = 600, size: int = 4, channels: int = 1, seed: int = 3) -> Tensor:
-    """Edges, flat patches, exact copies and a little texture, in float64."""
-    generator = seeded(seed)
-    position = torch.linspace(-1, 1, size, dtype=torch.float64)
-    angle, offset, contrast = (
-        torch.rand(3, count, 1, 1, 1, dtype=torch.float64, generator=generator) - 0.5
-    )
-    across = position[:, None] * torch.sin(7 * angle) + position * torch.cos(7 * angle)
-    patches = contrast * torch.sigmoid(8 * (across - offset))
-    patches = patches.expand(count, channels, size, size).clone()
-    texture = torch.randn(patches.shape, dtype=torch.float64, generator=generator)
-    patches += 0.02 * texture * torch.rand(count, 1, 1, 1, generator=generator)
-    patches[::10] = 0.5
-    patches[1::10] = patches[1]
-    return patches
 
 
 # --- Common diagonalisation ---
@@ -282,19 +244,6 @@ def test_regulariser_of_the_record_is_the_one_of_the_docstring():
 
 
 # --- What it finds ---
-
-
-def mismatch(found: PatchMixture, truth: PatchMixture) -> float:
-    """Largest angle (radians) of a true filter to a found one, up to sign, order and symmetry."""
-    worst = 0.0
-    rows = found.filters.detach().double().flatten(2)
-    for basis in truth.filters.detach():
-        angles = []
-        for q in symmetry.group(truth.symmetries):
-            cosine = (rows @ symmetry.act(basis, q).flatten(1).T).abs().amax(1)
-            angles.append(cosine.clamp(max=1).acos().amax(-1))
-        worst = max(worst, torch.stack(angles).min().item())
-    return worst
 
 
 @pytest.mark.parametrize(("symmetries", "components"), [("none", 8), ("flips", 16), ("d4", 48)])

@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from models import mixture, product
+from training_examples import pictures
 
 import gmdm_prior as gm
 from gmdm_prior.files.safetensors import write_aside
@@ -15,8 +16,9 @@ from gmdm_prior.training.checkpoint import FORMAT, Checkpoint, disagreement
 from gmdm_prior.training.data.pool import ImagePool, step_generator
 from gmdm_prior.training.ipalm import product as product_trainer
 from gmdm_prior.training.ipalm.product import ProductTrainer, initial_product
-from gmdm_prior.training.measure import HeldOut
-from gmdm_prior.training.methods import LikelihoodTrainer, em_problem
+from gmdm_prior.training.likelihood.trainer import LikelihoodTrainer, em_problem
+from gmdm_prior.training.measure import draw
+from gmdm_prior.training.methods import resolved
 
 SMALL = {
     "em": {"patch_size": 3, "bases": 1, "classes": 2, "components": 4, "patches": 300, "steps": 2},
@@ -41,13 +43,6 @@ SMALL = {
 
 START = {"score": mixture, "score of a product": product}
 START |= {"hqs": mixture, "hqs of a product": product}
-
-
-def pictures(count=4, seed=0, shape=(1, 24, 20)):
-    g = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, *shape, generator=g)
-    kernel = torch.ones(shape[0], 1, 3, 3) / 9
-    return list(torch.nn.functional.conv2d(coarse, kernel, padding=1, groups=shape[0]).clamp(0, 1))
 
 
 def settings(method, **changes):
@@ -127,7 +122,7 @@ def test_ipalm_may_be_given_more_steps(tmp_path):
 
 
 def test_inertia_falls_to_zero_over_the_last_tenth():
-    trainer = ProductTrainer(ImagePool.of(pictures()), settings("ipalm", steps=40).resolved())
+    trainer = ProductTrainer(ImagePool.of(pictures()), resolved(settings("ipalm", steps=40)))
     inertia = []
     while trainer.step < trainer.steps:
         trainer.advance()
@@ -163,7 +158,7 @@ def test_the_start_of_ipalm_is_the_papers():
 
 def test_one_noise_level_is_asked_for_by_equal_bounds():
     trainer = ProductTrainer(
-        ImagePool.of(pictures()), settings("ipalm", sigma_min=0.02, sigma_max=0.02).resolved()
+        ImagePool.of(pictures()), resolved(settings("ipalm", sigma_min=0.02, sigma_max=0.02))
     )
     x, y, sigma = product_trainer.noisy_patches(
         trainer._pool, trainer._settings, step_generator(0, 3, 0)
@@ -177,7 +172,7 @@ def test_one_noise_level_is_asked_for_by_equal_bounds():
 def test_noisy_images_report_the_noisy_likelihood_and_no_psnr():
     record = run("em", noise=0.1)[-1]
     assert record.psnr is None
-    held_out = HeldOut.draw(ImagePool.of(pictures(1, seed=1)), settings("em", noise=0.1))
+    held_out = draw(ImagePool.of(pictures(1, seed=1)), settings("em", noise=0.1))
     direct = record.model.log_prob(held_out.patches, 0.1).double().mean() / 8
     assert record.held_out_loss == pytest.approx(-float(direct), abs=1e-6)
 
@@ -359,10 +354,10 @@ def test_an_interruption_in_the_middle_of_a_step_loses_that_step_only(tmp_path, 
 
 
 def test_defaults_of_the_patch_model_are_the_papers():
-    s = FitSettings(model="patch").resolved()
+    s = resolved(FitSettings(model="patch"))
     assert (s.method, s.patch_size, s.steps, s.batch_size) == ("ipalm", 7, 100_000, 3200)
     assert (s.sigma_min, s.sigma_max, s.checkpoint_every) == (0, 0.4, 1000)
-    s = FitSettings().resolved()
+    s = resolved(FitSettings())
     assert (s.method, s.patch_size, s.bases, s.classes, s.symmetries) == ("em", 8, 3, 40, "d4")
 
 
@@ -380,14 +375,14 @@ def test_defaults_of_the_patch_model_are_the_papers():
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
         ({"channels": 2}, "channels must be 1"),
         ({"classes": 2}, "classes must be at least bases"),
-        ({"components": 20}, "components must be at least classes"),
+        ({"components": 20}, "classes must not exceed components"),
         ({"sigma_min": 0.5}, "sigma_min <= sigma_max"),
         ({"symmetries": "d8"}, "symmetries must be one of"),
     ],
 )
 def test_settings_that_cannot_be_trained(changes, message):
     with pytest.raises(ValueError, match=message):
-        FitSettings(**changes).resolved()
+        resolved(FitSettings(**changes))
 
 
 def test_score_matching_needs_a_start():

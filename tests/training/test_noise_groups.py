@@ -7,24 +7,40 @@ import math
 import pytest
 import torch
 from models import mixture as small_mixture
-from test_em import SMALL, known_mixture, mismatch, natural_patches, random_covariances, seeded
 from torch import Tensor
+from training_examples import (
+    SMALL,
+    known_mixture,
+    mismatch,
+    natural_patches,
+    random_covariances,
+    seeded,
+)
 
 from gmdm_prior.noise.prior_free import global_level, local_levels
 from gmdm_prior.training import FitSettings, fit, fit_em
 from gmdm_prior.training.checkpoint import Checkpoints
-from gmdm_prior.training.data.image_noise import image_sigmas
-from gmdm_prior.training.data.images import sample_noisy_patches, sample_patches
-from gmdm_prior.training.data.noise import look_up, read_table
-from gmdm_prior.training.data.pool import ImagePool, step_generator
-from gmdm_prior.training.likelihood import em, full_mixture, tied_mixture
-from gmdm_prior.training.likelihood import noise_groups as several_levels
+from gmdm_prior.training.data.noise import image_sigmas, look_up, read_table
+from gmdm_prior.training.data.pool import (
+    ImagePool,
+    sample_noisy_patches,
+    sample_patches,
+    step_generator,
+)
+from gmdm_prior.training.likelihood import em, full_mixture, noise_groups, tied_mixture
 from gmdm_prior.training.likelihood.coordinates import symmetry_matrices, to_coordinates
-from gmdm_prior.training.likelihood.noise_groups import group, maximise, reduced
-from gmdm_prior.training.likelihood.penalty import Penalty
-from gmdm_prior.training.likelihood.refine_levels import MEMBERS, MOST_GROUPS, alike, refined
-from gmdm_prior.training.likelihood.statistics import Statistics
-from gmdm_prior.training.noisy_held_out import NoisyHeldOut
+from gmdm_prior.training.likelihood.noise_groups import (
+    MEMBERS,
+    MOST_GROUPS,
+    alike,
+    group,
+    maximise,
+    reduced,
+    refined,
+)
+from gmdm_prior.training.likelihood.statistics import Penalty, Statistics
+from gmdm_prior.training.measure import draw
+from gmdm_prior.training.methods import resolved
 
 PENALTY = Penalty(least=1e-3, patches=2.0, variance=0.3, members=0.5)
 
@@ -121,17 +137,17 @@ def test_variances_neither_overshoot_nor_leave_their_bounds(monkeypatch):
 
     From 0.25 up the first is believed at once.
     """
-    monkeypatch.setattr(several_levels, "SWEEPS", 1)
+    monkeypatch.setattr(noise_groups, "SWEEPS", 1)
     surplus = torch.tensor([-0.2, 0.7], dtype=torch.float64)
     counts = torch.tensor([[1.0], [100.0]], dtype=torch.float64)
     pen, start = dataclasses.replace(PENALTY, least=0.21), torch.full((1, 1), 0.25).double()
     powers = torch.tensor([[[1.0]], [[100 * 0.8]]], dtype=torch.float64)
     terms = powers, counts, surplus, pen
-    climbed = several_levels._climb(start, *terms)
-    assert several_levels._fit(climbed, *terms) > several_levels._fit(start, *terms)
+    climbed = noise_groups._climb(start, *terms)
+    assert noise_groups._fit(climbed, *terms) > noise_groups._fit(start, *terms)
     powers = torch.tensor([[[0.001]], [[100 * 0.6]]], dtype=torch.float64)
     pen = dataclasses.replace(pen, variance=0.0)
-    assert several_levels._climb(start, powers, counts, surplus, pen) == pen.least
+    assert noise_groups._climb(start, powers, counts, surplus, pen) == pen.least
 
 
 def test_reduced_statistics_of_one_level_are_its_own():
@@ -403,7 +419,7 @@ def test_held_out_likelihood_is_that_at_the_levels():
     images, levels = noisy_pictures(3)
     model = small_mixture(3).float()
     pool = ImagePool.of(images, list(levels))
-    measure = NoisyHeldOut.draw(pool, FitSettings(patch_size=3, noise="auto").resolved())
+    measure = draw(pool, resolved(FitSettings(patch_size=3, noise="auto")))
     assert set(measure.sigma.tolist()) == set(levels.tolist())
     with torch.no_grad():
         each = [

@@ -9,7 +9,8 @@ from models import product
 from gmdm_prior.constraints import orthonormalise
 from gmdm_prior.training.ipalm import start as product_start
 from gmdm_prior.training.ipalm.product import initial_product
-from gmdm_prior.training.ipalm.start import fit_weights, likelihood_start
+from gmdm_prior.training.ipalm.start import likelihood_start
+from gmdm_prior.training.likelihood.marginals import fit_weights
 
 
 def sparse_patches(count, seed=0):

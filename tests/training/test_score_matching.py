@@ -19,7 +19,7 @@ from gmdm_prior.training.score.image_denoiser import (
     image_error,
     split,
 )
-from gmdm_prior.training.score.moving import MovingProductLevel
+from gmdm_prior.training.score.product_level import ProductLevel
 
 SIZE = 3
 
@@ -112,7 +112,7 @@ def float64_level(model, noise):
         return model.at(noise)
     weights = torch.log_softmax(model.experts.logits, 1)
     rows = model.filters.flatten(1)
-    return MovingProductLevel(rows, weights, model.experts.bound, noise, model.mean_part)
+    return ProductLevel(rows, weights, model.experts.bound, noise, model.mean_part)
 
 
 @pytest.mark.parametrize(("make", "gain"), [(mixture, 0.3), (product, 0.2)])

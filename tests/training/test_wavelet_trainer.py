@@ -1,5 +1,7 @@
 """Training a WaveletModel: likelihood rises, noise is taken out, runs resume, misuse is refused."""
 
+import dataclasses
+
 import pytest
 import torch
 from models import mixture, wavelet
@@ -9,7 +11,8 @@ from gmdm_prior import train
 from gmdm_prior.training import FitSettings, fit
 from gmdm_prior.training.checkpoint import Checkpoints
 from gmdm_prior.training.fit import image_pool
-from gmdm_prior.training.wavelet_held_out import WaveletHeldOut, turned_cut
+from gmdm_prior.training.likelihood.wavelet import held_out_tiles, largest_part
+from gmdm_prior.training.methods import resolved
 
 SMALL = {
     "model": "wavelet",
@@ -71,25 +74,25 @@ def test_learns_from_noisy_images_of_a_known_level():
 
 def test_measures_on_held_out_images():
     model = truth()
-    settings = FitSettings(**SMALL).resolved()
-    held_out = WaveletHeldOut.draw(image_pool(images_of(model, 3), settings, False), settings)
-    assert [tuple(image.shape) for image in held_out.images] == [(1, 40, 64)] * 3
+    settings = resolved(FitSettings(**SMALL))
+    held_out = held_out_tiles(image_pool(images_of(model, 3), settings, False), settings)
+    assert [tuple(image.shape) for image in held_out.crops] == [(1, 40, 64)] * 3
     assert held_out.patches.mean((-2, -1)).abs().max() < 1e-6
     figures = held_out.figures(model)
     assert set(figures) == {"bits_per_pixel", "psnr_15", "psnr_25", "psnr_50"}
-    denoised = model.denoise(held_out.images[0] + 0.1 * held_out.noise[0], 0.1)
-    expected = -10 * (denoised.clamp(0, 1) - held_out.images[0]).square().mean().log10()
-    alone = WaveletHeldOut(held_out.images[:1], held_out.noise[:1], held_out.patches, 0.0, 0)
+    denoised = model.denoise(held_out.crops[0] + 0.1 * held_out.noise[0], 0.1)
+    expected = -10 * (denoised.clamp(0, 1) - held_out.crops[0]).square().mean().log10()
+    alone = dataclasses.replace(held_out, crops=held_out.crops[:1], noise=held_out.noise[:1])
     assert alone.psnr(model, 0.1) == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_cuts_are_the_largest_that_fit():
     image = torch.arange(7 * 10).reshape(1, 7, 10).float()
     g = torch.Generator().manual_seed(0)
-    cuts = [turned_cut(image, 4, "none", g) for _ in range(20)]
+    cuts = [largest_part(image, 4, "none", g) for _ in range(20)]
     assert {tuple(cut.shape) for cut in cuts} == {(1, 4, 8)}
     assert len({float(cut[0, 0, 0]) for cut in cuts}) > 5
-    assert (1, 8, 4) in {tuple(turned_cut(image, 4, "d4", g).shape) for _ in range(20)}
+    assert (1, 8, 4) in {tuple(largest_part(image, 4, "d4", g).shape) for _ in range(20)}
 
 
 def test_resumes_to_the_same_bits(tmp_path):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from gmdm_prior.training.score.moving import moving
 from models import mixture, product
 
 import gmdm_prior as gm
-from gmdm_prior.training.score.moving import moving
 
 SIZE = 3
 
