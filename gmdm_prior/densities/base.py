@@ -16,6 +16,7 @@ digits at large sigma; the formulas are the tests.
 from __future__ import annotations
 
 import copy
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -101,17 +102,18 @@ class DensityModel(nn.Module, ABC):
         """Itself, in place, with bases that were rounded in a file orthonormal again."""
         return self
 
-    def get_extra_state(self) -> Options:
-        """The options, which no parameter holds: a part of `state_dict`."""
-        return self.pack().options
+    def get_extra_state(self) -> Tensor:
+        """The options, which no parameter holds, as the bytes of JSON: a part of `state_dict`."""
+        text = json.dumps(self.pack().options)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
-    def set_extra_state(self, state: Options) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """Refuse the parameters of a density with other options.
 
         Raises:
             ValueError: the options differ; both are named.
         """
-        own = self.pack().options
+        own, state = json.loads(json.dumps(self.pack().options)), json.loads(bytes(state.tolist()))
         differing = [key for key in own if own[key] != state.get(key)]
         if differing:
             shown = ", ".join(f"{key}={state.get(key)!r}" for key in differing)
@@ -300,12 +302,6 @@ class PatchDensity(DensityModel):
         model, variance = cls(**tensors, **own), options.get("mean_variance")
         return model if variance is None else model.with_mean(variance)
 
-    def set_extra_state(self, state: Options) -> None:
-        """Take over the density of the mean, and refuse other options that differ."""
-        variance = state.get("mean_variance")
-        self.mean_part = MeanPart(self.channels, self.patch_size**2, variance)
-        super().set_extra_state(state)
-
     def _run(
         self,
         x: Tensor,
@@ -317,6 +313,17 @@ class PatchDensity(DensityModel):
         if isinstance(sigma, (Noise, Covariance)):
             return on_patches_at(*given, lambda y, s: method(self.at(s), y), self.numbers_per_patch)
         return on_patches(*given, lambda y, s: method(self.at(s), y), self.numbers_per_patch)
+
+
+def check_real(**parameters: Tensor) -> None:
+    """Refuse parameters of integers and of complex numbers.
+
+    Raises:
+        TypeError: which names the parameter and its type.
+    """
+    for name, value in parameters.items():
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be real floating point; got {value.dtype}")
 
 
 def _kept(level: Diffused, y: Tensor, mean: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gmdm_prior.constraints import project_orthogonal
-from gmdm_prior.densities.base import Diffused, Options, PatchDensity, sampled_variances
+from gmdm_prior.densities.base import Diffused, Options, PatchDensity, check_real, sampled_variances
 from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.gaussian_noise import Covariance
@@ -199,6 +199,7 @@ class DiffusedProduct(Diffused):
 
 
 def _check(filters: Tensor, logits: Tensor) -> None:
+    check_real(filters=filters, logits=logits)
     if filters.ndim != 4 or filters.shape[2] != filters.shape[3]:
         raise ValueError(f"filters must be (J, C, b, b); got {tuple(filters.shape)}")
     j, c, b, _ = filters.shape
@@ -210,8 +211,6 @@ def _check(filters: Tensor, logits: Tensor) -> None:
     if logits.ndim != 2 or logits.shape[0] != j:
         raise ValueError(f"logits must be ({j}, L); got {tuple(logits.shape)}")
     for name, value in (("filters", filters), ("logits", logits)):
-        if not value.is_floating_point():
-            raise TypeError(f"{name} must be real floating point; got {value.dtype}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} must be finite; they hold NaN or infinity")
     rows = filters.double().flatten(1)

@@ -16,7 +16,7 @@ from gmdm_prior.constraints import project_orthogonal
 from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.densities.wavelet.model import WaveletModel
 from gmdm_prior.densities.wavelet.subbands import SubbandExperts
-from gmdm_prior.files.safetensors import UNREADABLE
+from gmdm_prior.files.safetensors import UNREADABLE, is_file
 
 PATCH_KEYS = ("K.weight", "mus", "w.w")
 WAVELET_KEYS = ("h", "lambdas", "mus", "w.w")
@@ -45,7 +45,7 @@ def import_pogmdm(
         ValueError: for a file that is no such checkpoint (scale mixtures and shearlets are not).
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -66,8 +66,15 @@ def _holds(state: Any, keys: tuple[str, ...]) -> bool:
     return isinstance(state, dict) and all(isinstance(state.get(key), Tensor) for key in keys)
 
 
+def _doubles(state: dict[str, Tensor], keys: tuple[str, ...], path: Path) -> list[Tensor]:
+    for key in keys:
+        if state[key].is_complex():
+            raise ValueError(f"checkpoint {str(path)!r} must hold real numbers; {key} are complex")
+    return [state[key].double() for key in keys]
+
+
 def _patch_model(state: dict[str, Tensor], dtype: torch.dtype, path: Path) -> PatchModel:
-    filters, means, half = (state[k].double() for k in PATCH_KEYS)
+    filters, means, half = _doubles(state, PATCH_KEYS, path)
     if filters.ndim != 4 or means.ndim != 1 or half.ndim != 2 or len(half) != len(filters):
         raise ValueError(
             f"checkpoint {str(path)!r} is no PoGMDM patch model: its shapes do not fit"
@@ -80,7 +87,7 @@ def _patch_model(state: dict[str, Tensor], dtype: torch.dtype, path: Path) -> Pa
 
 
 def _wavelet_model(state: dict[str, Tensor], dtype: torch.dtype, path: Path) -> WaveletModel:
-    taps, scales, means, half = (state[k].double() for k in WAVELET_KEYS)
+    taps, scales, means, half = _doubles(state, WAVELET_KEYS, path)
     shapes = (taps.ndim, scales.ndim, means.ndim, half.ndim)
     if shapes != (1, 1, 2, 2) or not len(half) == len(means) == len(scales) - 1:
         raise ValueError(

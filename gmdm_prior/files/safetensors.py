@@ -7,7 +7,6 @@ file. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
@@ -84,9 +83,7 @@ def write_aside(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        if error.filename is None:  # writing names no file, opening does
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         aside.unlink(missing_ok=True)
     if os.name == "posix":
@@ -145,7 +142,7 @@ def card(name: str | os.PathLike) -> dict[str, object]:
     _, metadata = _read(_resolve(name))
     try:
         return json.loads(metadata.get("card", "{}"))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"weights {str(name)!r} hold a damaged card: {error}") from None
 
 
@@ -196,7 +193,26 @@ def unpack(kind: str, tensors: dict[str, Tensor], options: dict[str, object]) ->
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of model {kind!r}; known are {', '.join(KINDS)}")
-    return KINDS[kind].unpack(tensors, options, unpack)
+    model = KINDS[kind].unpack(tensors, options, unpack)
+    own = model.pack().options
+    if own.keys() != options.keys():
+        raise ValueError(f"options of a {kind} are {', '.join(own)}; got {', '.join(options)}")
+    return model
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that is too long for one is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _resolve(name: str | os.PathLike) -> Path:
@@ -205,11 +221,10 @@ def _resolve(name: str | os.PathLike) -> Path:
     if text in names:
         return Path(str(resources.files("gmdm_prior") / "weights" / f"{text}.safetensors"))
     path = Path(text)
-    with contextlib.suppress(OSError):  # a name too long for a file is none
-        if path.is_dir():
-            raise ValueError(f"weights {text!r} is a folder; give a .safetensors file in it")
-        if path.is_file():
-            return path
+    if is_file(path):
+        return path
+    if _is_folder(path):
+        raise ValueError(f"weights {text!r} is a folder; give a .safetensors file in it")
     raise FileNotFoundError(
         f"weights {text!r} are neither a bundled model nor a file"
         f"{nearest(text, names, 0.4) or ';'} bundled: {', '.join(names) or 'none'}"

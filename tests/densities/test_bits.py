@@ -48,6 +48,14 @@ def test_every_grey_level_falls_into_its_own_bin(dtype):
     assert seen[0].mul(256).frac().std() > 0.25  # uniform in it: 1 / sqrt 12
 
 
+def test_pixels_between_grey_levels_count_as_the_nearest():
+    model, levels = with_mean(mixture), 16
+    grey = torch.tensor([[[3.0, 7.0], [8.0, 5.0]]], dtype=torch.float64) / 15
+    between = grey + torch.tensor([[0.4, -0.4], [0.3, -0.2]], dtype=torch.float64) / 15
+    found, expected = (model.bits_per_dim(x, levels, generator()) for x in (between, grey))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 def test_bits_of_gaussian_data_are_the_entropy():
     """h(N) = log2(s sqrt(2 pi e)) + 8 bits; the bins are 1/20 of s."""
     n, std = 200_000, 0.08

@@ -54,6 +54,21 @@ def test_parameters_stay_in_their_sets(plain):
             assert free.weights.sum().item() == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_class_whose_weight_rounds_to_zero_stays_a_class(dtype):
+    """The softmax of -2000 is zero in both types; its logarithm, and the gradients, must not be."""
+    free = mixture(2).to(dtype).trainable()
+    with torch.no_grad():
+        free.log_weights[0] = -2000.0
+    assert torch.softmax(free.log_weights, 0)[0] == 0
+    x = events(free, 5, dtype=dtype)
+    log_prob = free.log_prob(x, 0.1)
+    gradients = torch.autograd.grad(log_prob.sum(), list(free.parameters()))
+    assert all(torch.isfinite(values).all() for values in (log_prob, *gradients))
+    assert free.frozen().weights[0] > 0
+    torch.testing.assert_close(free.frozen().log_prob(x, 0.1), log_prob)
+
+
 def test_frozen_and_saved_are_what_was_trained(plain, tmp_path):
     free, x = trained(plain), events(plain, 5)
     expected = free.log_prob(x, 0.1)

@@ -1,5 +1,6 @@
 """Weights files: what is written is read; what is damaged, hostile or foreign is refused."""
 
+import errno
 import json
 import math
 import pickle
@@ -148,6 +149,7 @@ def poison(key, value):
     return change
 
 
+@pytest.mark.filterwarnings("error")  # torch warns where it drops imaginary parts
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -160,6 +162,9 @@ def poison(key, value):
         (poison("filters", lambda f: f + 1), "orthonormal"),
         (poison("filters", lambda f: f * 0), "orthonormal"),
         (poison("filters", lambda f: f[..., :2]), "filters"),
+        (poison("filters", lambda f: f.to(torch.complex64)), "filters must be real"),
+        (poison("filters", lambda f: f.long()), "filters must be real"),
+        (poison("weights", lambda w: w.to(torch.complex64)), "weights must be real"),
     ],
 )
 def test_damaged_numbers_are_refused(written, tmp_path, change, match):
@@ -176,6 +181,10 @@ def test_damaged_numbers_are_refused(written, tmp_path, change, match):
         {"options": "[]"},
         {"options": "{}"},
         {"options": json.dumps({"symmetries": "cubic", "mean_variance": None})},
+        {"options": json.dumps({"mean_variance": None})},
+        {"options": json.dumps({"symmetries": "d4"})},
+        {"options": json.dumps({"symmetries": "d4", "mean_variance": None, "more": 1})},
+        {"model": "PatchModel"},
     ],
 )
 def test_damaged_metadata_is_refused(written, tmp_path, metadata):
@@ -195,6 +204,68 @@ def test_a_full_disk_leaves_the_old_file(written, monkeypatch):
         gm.save(mixture(3, seed=5), written)
     assert written.read_bytes() == before
     assert list(written.parent.glob("*.part")) == []
+
+
+@pytest.mark.parametrize("where", ["open", "os.fsync", "os.replace"])
+def test_a_file_that_cannot_be_written_is_named(written, monkeypatch, where):
+    """A full disk has no file name of its own: the command said "error: None: No space left"."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    name = f"builtins.{where}" if where == "open" else where
+    with monkeypatch.context() as patch:
+        patch.setattr(name, full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            gm.save(mixture(3), written)
+    assert caught.value.filename == str(written)
+    missing = written.parent / "missing" / "m.safetensors"
+    with pytest.raises(FileNotFoundError) as caught:
+        gm.save(mixture(3), missing)
+    assert caught.value.filename == str(missing)
+
+
+@pytest.mark.parametrize("ending", ["", ".safetensors", "/x"])
+def test_an_over_long_name_is_a_missing_file(ending):
+    name = 300 * "a" + ending
+    with pytest.raises(FileNotFoundError, match="neither a bundled model nor a file"):
+        gm.load(name)
+    with pytest.raises(FileNotFoundError, match="neither a bundled model nor a file"):
+        gm.card(name)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        gm.import_pogmdm(name)
+
+
+def test_a_card_that_is_nested_too_deeply_is_refused(written, tmp_path):
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(TypeError, match="card must hold"):
+        gm.save(mixture(2), written, nested=nested)
+    deep = 100_000 * "[" + 100_000 * "]"
+    bad = rewrite(written, tmp_path / "bad.safetensors", metadata={"card": deep})
+    with pytest.raises(ValueError, match="damaged card"):
+        gm.card(bad)
+    bad = rewrite(written, tmp_path / "bad.safetensors", metadata={"options": deep})
+    with pytest.raises(ValueError, match="no valid model"):
+        gm.load(bad)
+
+
+def test_a_card_of_a_number_too_long_to_read_is_refused(written, tmp_path):
+    bad = rewrite(written, tmp_path / "bad.safetensors", metadata={"card": 10_000 * "9"})
+    with pytest.raises(ValueError, match="damaged card"):
+        gm.card(bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_are_made_to_sum_to_one(written, tmp_path, dtype):
+    """In a file they may miss it by rounding, up to 1e-3: log-densities would, too."""
+    bad = rewrite(written, tmp_path / "x.safetensors", poison("weights", lambda w: w * 1.0005))
+    model = gm.load(bad, dtype=dtype)
+    assert model.weights.sum().item() == pytest.approx(1, abs=4 * torch.finfo(dtype).eps)
+    x = torch.rand(3, 1, 3, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    expected = gm.load(written, dtype=dtype).log_prob(x, 0.1)
+    torch.testing.assert_close(model.log_prob(x, 0.1), expected)
 
 
 def test_save_refuses_other_models(tmp_path):
@@ -234,6 +305,14 @@ def test_import_of_a_pogmdm_checkpoint(tmp_path, symmetric):
         (
             {"K.weight": torch.zeros(3, 1, 2, 2), "mus": torch.zeros(5), "w.w": torch.ones(3)},
             "shapes",
+        ),
+        (
+            {
+                "K.weight": torch.zeros(3, 1, 2, 2, dtype=torch.complex64),
+                "mus": torch.linspace(-1, 1, 5),
+                "w.w": torch.ones(3, 5),
+            },
+            r"real numbers; K\.weight are complex",
         ),
     ],
 )

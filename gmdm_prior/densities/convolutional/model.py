@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from gmdm_prior.constraints import disjoint_spectra, filters_of_spectra
-from gmdm_prior.densities.base import DensityModel, Options, Packed, Unpack
+from gmdm_prior.densities.base import DensityModel, Options, Packed, Unpack, check_real
 from gmdm_prior.densities.batches import CHUNK, on_images
 from gmdm_prior.densities.convolutional.spectra import Bands, mirrored_owner, sample_bands
 from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D
@@ -71,6 +71,7 @@ class ConvolutionalModel(DensityModel):
         self, owner: Tensor, phase: Tensor, magnitude: Tensor, logits: Tensor, bound: float = 1.0
     ) -> None:
         super().__init__()
+        check_real(phase=phase, magnitude=magnitude, logits=logits)
         _check(owner, phase, magnitude, logits)
         self.register_buffer("owner", owner.detach().clone())
         self.phase = nn.Parameter(phase.detach().clone())

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from gmdm_prior import symmetry
 from gmdm_prior.constraints import orthonormalise
-from gmdm_prior.densities.base import AnyNoise, Options, PatchDensity, sampled_variances
+from gmdm_prior.densities.base import AnyNoise, Options, PatchDensity, check_real, sampled_variances
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.mixture.covariance import MixtureAtCovariance, add_noise, at_covariance
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
@@ -57,6 +57,7 @@ class PatchMixture(PatchDensity):
         symmetries: str = "d4",
     ) -> None:
         super().__init__()
+        check_real(filters=filters, variances=variances, weights=weights)
         _check_shapes(filters, variances, weights, basis)
         _check_values(filters, variances, weights, basis)
         self.filters = nn.Parameter(filters.detach().clone())
@@ -183,8 +184,6 @@ def _check_shapes(filters: Tensor, variances: Tensor, weights: Tensor, basis: Te
 
 def _check_values(filters: Tensor, variances: Tensor, weights: Tensor, basis: Tensor) -> None:
     for name, value in (("filters", filters), ("variances", variances), ("weights", weights)):
-        if not value.is_floating_point():
-            raise TypeError(f"{name} must be real floating point; got {value.dtype}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} must be finite; they hold NaN or infinity")
     if not bool((variances > 0).all()):

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gmdm_prior.densities.base import Options, PatchDensity, sampled_variances
+from gmdm_prior.densities.base import Options, PatchDensity, check_real, sampled_variances
 from gmdm_prior.densities.experts import EquidistantExperts
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.product import DiffusedProduct
@@ -42,6 +42,7 @@ class SubbandExperts(PatchDensity):
 
     def __init__(self, logits: Tensor, scales: Tensor) -> None:
         super().__init__()
+        check_real(logits=logits, scales=scales)
         if logits.ndim != 2 or len(logits) == 0 or len(logits) % 3:
             raise ValueError(
                 "logits must be (3 M, L), a row for each of three orientations at M levels; got "
