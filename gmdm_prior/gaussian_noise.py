@@ -26,65 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TOLERANCE = 1e-5  # of the largest value, for what float32 rounded
+from gmdm_prior.autocovariance import agreed, checked_autocovariance, is_white, of_images
+from gmdm_prior.covariance import Covariance
+
 HALVING = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64) / 4
-
-
-@dataclass(frozen=True, eq=False)
-class Covariance:
-    """The covariance of the noise of a patch.
-
-    Args:
-        matrix: (a, a), symmetric and nowhere negative, for the a = C b² numbers of a patch.
-
-    Raises:
-        ValueError: the matrix is not square, not finite, not symmetric or not positive.
-    """
-
-    matrix: Tensor
-
-    def __post_init__(self) -> None:
-        """Check the matrix and make it float64."""
-        matrix = torch.as_tensor(self.matrix)
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
-            raise ValueError(
-                f"matrix must be (a, a), a covariance of the a numbers of a patch; got "
-                f"{tuple(matrix.shape)}"
-            )
-        matrix = matrix.double()
-        if not bool(torch.isfinite(matrix).all()):
-            raise ValueError("matrix must be finite; it holds NaN or infinity")
-        scale = float(matrix.detach().abs().max())
-        if float((matrix - matrix.T).detach().abs().max()) > TOLERANCE * scale:
-            raise ValueError(
-                "matrix must be symmetric; use (matrix + matrix.T) / 2 where rounding made it not"
-            )
-        matrix = (matrix + matrix.T) / 2
-        least = float(torch.linalg.eigvalsh(matrix.detach())[0])
-        if least < -TOLERANCE * scale:
-            raise ValueError(
-                f"matrix must be positive semi-definite; its least eigenvalue is {least:.2g}"
-            )
-        object.__setattr__(self, "matrix", matrix)
-
-    @classmethod
-    def white(cls, sigma: float | Tensor, pixels: int) -> Covariance:
-        """That of white noise of a level, for a = `pixels` numbers."""
-        level = torch.as_tensor(sigma, dtype=torch.float64)
-        return cls(level.square() * torch.eye(pixels, dtype=torch.float64, device=level.device))
-
-    def __add__(self, other: Covariance) -> Covariance:
-        """That of the sum of two independent noises."""
-        return Covariance(self.matrix + other.matrix)
-
-    def scaled(self, factor: float) -> Covariance:
-        """That of the noise times a factor."""
-        return Covariance(self.matrix * factor**2)
-
-    @property
-    def variance(self) -> float:
-        """Mean variance of a pixel."""
-        return float(self.matrix.detach().diagonal().mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,12 +109,12 @@ class Noise:
 
     def __post_init__(self) -> None:
         """Check the values and bring them to their shapes, in float64."""
-        r = None if self.autocovariance is None else _autocovariance(self.autocovariance)
+        r = None if self.autocovariance is None else checked_autocovariance(self.autocovariance)
         if self.sigma is None and r is None:
             raise ValueError("a Noise wants a sigma or an autocovariance; got neither")
         sigma = _level("sigma", self.sigma) if self.sigma is not None else None
         if r is not None:
-            sigma, r = _agreed(sigma, r)
+            sigma, r = agreed(sigma, r)
         if self.opponent and (r is None or r.shape[1] != 3):
             raise ValueError(
                 "opponent=True names the three planes of an autocovariance (B, 3, 2m+1, 2m+1); got "
@@ -177,8 +122,8 @@ class Noise:
             )
         count = len(sigma)
         bounds = (sigma, sigma) if self.bounds is None else self.bounds
-        bounds = tuple(_of_images("bounds", _level("bounds", b), count) for b in bounds)
-        white = _is_white(r, sigma) if self.white is None else torch.as_tensor(self.white)
+        bounds = tuple(of_images("bounds", _level("bounds", b), count) for b in bounds)
+        white = is_white(r, sigma) if self.white is None else torch.as_tensor(self.white)
         curve = (self.curve,) * count if isinstance(self.curve, NoiseCurve) else self.curve
         if curve is not None and len(curve) != count:
             raise ValueError(f"curve must be one for each of {count} images; got {len(curve)}")
@@ -187,7 +132,7 @@ class Noise:
             "sigma": sigma,
             "autocovariance": r,
             "curve": None if curve is None else tuple(curve),
-            "white": _of_images("white", white.bool().reshape(-1), count),
+            "white": of_images("white", white.bool().reshape(-1), count),
             "bounds": bounds,
             "notes": notes,
         }
@@ -337,20 +282,6 @@ class Noise:
         return replace(self, sigma=sigma, autocovariance=autocovariance, bounds=bounds)
 
 
-def taper(autocovariance: Tensor, reach: int) -> Tensor:
-    """An autocovariance (…, 2m+1, 2m+1) with lags up to `reach` only, times a window.
-
-    Bohman's window, of all that are positive definite and zero from lag `reach` + 1 on the one
-    that is flattest around 0; of an autocovariance whose spectrum is nowhere negative it makes
-    another.
-    """
-    m = autocovariance.shape[-1] // 2
-    x = torch.arange(-reach, reach + 1, device=autocovariance.device).abs() / (reach + 1)
-    window = (1 - x) * (math.pi * x).cos() + (math.pi * x).sin() / math.pi
-    window = torch.outer(window, window).to(autocovariance)
-    return F.pad(autocovariance, (reach - m,) * 4) * window
-
-
 def _level(name: str, value: object) -> Tensor:
     """Levels (B,), checked."""
     level = torch.as_tensor(value, dtype=torch.float64)
@@ -365,71 +296,3 @@ def _level(name: str, value: object) -> Tensor:
     if not len(level) or not bool(((level >= 0) & (level < math.inf)).all()):
         raise ValueError(f"{name} of a Noise must be finite and not negative; got {value}")
     return level
-
-
-def _of_images(name: str, value: Tensor, count: int) -> Tensor:
-    if len(value) not in (1, count):
-        raise ValueError(f"{name} must be one, or one for each of {count} images; got {len(value)}")
-    return value.expand(count)
-
-
-def _autocovariance(value: object) -> Tensor:
-    """(B, C, 2m+1, 2m+1), checked."""
-    r = torch.as_tensor(value).double()
-    if not 2 <= r.ndim <= 4 or r.shape[-1] != r.shape[-2] or r.shape[-1] % 2 == 0 or not r.numel():
-        raise ValueError(
-            "autocovariance must be (B, C, 2m+1, 2m+1), (C, 2m+1, 2m+1) or (2m+1, 2m+1), with lag "
-            f"0 in the middle; got {tuple(r.shape)}"
-        )
-    r = r.reshape((1,) * (4 - r.ndim) + r.shape)
-    if not bool(torch.isfinite(r).all()):
-        raise ValueError("autocovariance must be finite; it holds NaN or infinity")
-    m = r.shape[-1] // 2
-    scale = r[:, :, m, m]
-    if not bool((scale > 0).all()):
-        raise ValueError(
-            f"autocovariance at lag 0, the variance, must be positive; got {scale.min():g}. Noise "
-            "of level 0 is Noise(0.0)"
-        )
-    if bool(((r - r.flip(-2, -1)).abs().amax((-2, -1)) > TOLERANCE * scale).any()):
-        raise ValueError(
-            "autocovariance must be symmetric, r(-d) = r(d); use (r + r.flip(-2, -1)) / 2"
-        )
-    r = (r + r.flip(-2, -1)) / 2
-    side = 4 * m + 2
-    spectrum = torch.fft.fft2(torch.roll(F.pad(r, (0, side - 2 * m - 1) * 2), (-m, -m), (-2, -1)))
-    least = (spectrum.real.amin((-2, -1)) / spectrum.real.amax((-2, -1))).min()
-    if least < -TOLERANCE:
-        raise ValueError(
-            f"autocovariance has a negative spectrum, down to {least:.2g} of its maximum, which no "
-            "noise has: one that was cut off, say. gaussian_noise.taper shortens one that is valid"
-        )
-    return r
-
-
-def _agreed(sigma: Tensor | None, r: Tensor) -> tuple[Tensor, Tensor]:
-    """Levels (B,) and autocovariances for as many images, which must agree at lag 0."""
-    m = r.shape[-1] // 2
-    found = r[:, :, m, m].mean(1).sqrt()
-    if sigma is None:
-        return found, r
-    count = max(len(sigma), len(r))
-    found, r = _of_images("autocovariance", found, count), r.expand(count, -1, -1, -1)
-    sigma = _of_images("sigma", sigma, count).to(found.device)
-    if bool(((sigma - found).abs() > 1e-3 * found).any()):
-        raise ValueError(
-            f"sigma² must be the autocovariance at lag 0; got sigma {sigma.tolist()} beside a "
-            f"level of {found.tolist()}. Leave sigma out, or scale the autocovariance"
-        )
-    return found, r
-
-
-def _is_white(r: Tensor | None, sigma: Tensor) -> Tensor:
-    """Whether every lag but 0 is zero in all channels, which have the same level, (B,)."""
-    if r is None:
-        return torch.ones_like(sigma, dtype=torch.bool)
-    m = r.shape[-1] // 2
-    delta = torch.zeros_like(r[:1, :1])
-    delta[..., m, m] = 1
-    difference = (r - sigma.square()[:, None, None, None] * delta).abs().amax((1, 2, 3))
-    return difference <= TOLERANCE * sigma.square()

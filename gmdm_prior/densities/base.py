@@ -21,7 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import singledispatch
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.batches import check_events, on_patches, on_patches_at
 from gmdm_prior.densities.bits import bits_per_dim
+from gmdm_prior.densities.diffused import Diffused
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.gaussian_noise import Covariance, Noise
 from gmdm_prior.sigma import event_variance
@@ -46,32 +47,6 @@ class Packed(NamedTuple):
     kind: str
     tensors: dict[str, Tensor]
     options: Options
-
-
-class Diffused(Protocol):
-    """A density of patches at one noise variance; patches are rows (N, a). A base to inherit.
-
-    Attributes:
-        noise: the variance, () or (N, 1), or (N, a) of every pixel; zero where there is none.
-    """
-
-    noise: Tensor
-
-    def log_prob(self, y: Tensor) -> Tensor:
-        """(N,) log-densities."""
-
-    def score(self, y: Tensor) -> Tensor:
-        """(N, a) gradients of `log_prob`."""
-
-    def posterior_mean(self, y: Tensor) -> Tensor:
-        """(N, a) means of the clean patch given the noisy one."""
-
-    def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """These means, and (N, a) variances of the clean patch's pixels."""
-
-    def posterior_variance(self, y: Tensor) -> Tensor:
-        """The second of them."""
-        return self.posterior(y)[1]
 
 
 class DensityModel(nn.Module, ABC):

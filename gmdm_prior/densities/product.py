@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from gmdm_prior.constraints import project_orthogonal
-from gmdm_prior.densities.base import Diffused, Options, PatchDensity, check_real, sampled_variances
+from gmdm_prior.densities.base import Options, PatchDensity, check_real, sampled_variances
+from gmdm_prior.densities.diffused import Diffused
 from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.gaussian_noise import Covariance

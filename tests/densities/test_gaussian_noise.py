@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import gmdm_prior as gm
-from gmdm_prior.gaussian_noise import taper
+from gmdm_prior.autocovariance import taper
 
 BINOMIAL = torch.outer(torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 2, 1])).double() / 16
 ROW = torch.ones(1, 7, dtype=torch.float64) / 7

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import gmdm_prior as gm
 from gmdm_prior import files
-from gmdm_prior.densities.base import Diffused, PatchDensity, sampled_variances
+from gmdm_prior.densities.base import PatchDensity, sampled_variances
+from gmdm_prior.densities.diffused import Diffused
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.files.safetensors import KINDS
 

@@ -19,7 +19,16 @@ SOURCES = {
 }
 # From the bottom up: a file imports from its own room and from the floors below.
 LAYERS = (
-    ("sigma", "symmetry", "constraints", "messages", "gaussian_noise", "ambient"),
+    (
+        "sigma",
+        "symmetry",
+        "constraints",
+        "messages",
+        "covariance",
+        "autocovariance",
+        "gaussian_noise",
+        "ambient",
+    ),
     ("densities",),
     ("fast", "files"),
     ("images",),

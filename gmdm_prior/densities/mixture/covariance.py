@@ -29,8 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmdm_prior.densities.base import Diffused
 from gmdm_prior.densities.batches import patch_covariance
+from gmdm_prior.densities.diffused import Diffused
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.gaussian_noise import Covariance, Noise

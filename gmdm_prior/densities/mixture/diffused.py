@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmdm_prior.densities.base import Diffused
+from gmdm_prior.densities.diffused import Diffused
 from gmdm_prior.densities.mean import MeanPart
 
 
