@@ -332,9 +332,24 @@ def test_a_resume_on_other_images_is_refused(call, tmp_path):
         (["patch_size=40"], "none of 4 images has the 40x40 pixels"),
         (["method=score", "init=bsds-grey"], "did you mean 'bsds-gray"),
         (["components=50000", "classes=2", "bases=1"], "components=50000 need at least as many"),
+        (["steps=???"], "steps=??? says that a value is missing"),
+        (["steps=${no}"], "steps: "),
+        (["bases=" + 5000 * "["], "bases=[[[["),
+        (["config=NESTED"], "nested too deeply"),
+        (["config=MISSING"], "bases=??? says"),
+        (["data=~nosuchuser/x"], "data=~nosuchuser/x names a home that does not exist"),
+        (["out=~nosuchuser/x"], "out=~nosuchuser/x names a home"),
+        (["out=~nosuchuser/x", "resume=true"], "out=~nosuchuser/x names a home"),
+        (["config=~nosuchuser/x"], "config=~nosuchuser/x names a home"),
+        (["noise=~nosuchuser/x.csv"], "noise=~nosuchuser/x.csv names a home"),
+        (["init=~nosuchuser/x", "method=score"], "~nosuchuser/x"),
+        (["device=meta"], "unknown key 'device'"),
     ],
 )
 def test_bad_input_exits_2_with_one_sentence(call, words, message, tmp_path):
+    (tmp_path / "NESTED").write_text("bases: " + 5000 * "[")
+    (tmp_path / "MISSING").write_text("bases: ???")
+    words = [re.sub("(?<==)(NESTED|MISSING)", rf"{tmp_path}/\1", word) for word in words]
     status, _, err = call(*words)
     assert status == 2
     assert message in sentence(err)

@@ -1,5 +1,6 @@
 """`fit` and its parts: data, settings, checkpoints, the three methods, stopping and going on."""
 
+import dataclasses
 import itertools
 import math
 import os
@@ -18,7 +19,8 @@ from gmdm_prior.training.ipalm import product as product_trainer
 from gmdm_prior.training.ipalm.product import ProductTrainer, initial_product
 from gmdm_prior.training.likelihood.trainer import LikelihoodTrainer, em_problem
 from gmdm_prior.training.measure import draw
-from gmdm_prior.training.methods import resolved
+from gmdm_prior.training.methods import KINDS, Kind, Method, resolved
+from gmdm_prior.training.run.config import TrainConfig
 
 SMALL = {
     "em": {"patch_size": 3, "bases": 1, "classes": 2, "components": 4, "patches": 300, "steps": 2},
@@ -400,3 +402,49 @@ def test_components_follow_the_number_of_patches():
     problem = em_problem(pool, settings("em", components=None, patches=10**6))
     assert len(problem.coordinates) == pool.positions(3)
     assert problem.settings.components == max(2, pool.positions(3) // 100)
+
+
+def test_settings_that_methods_use_exist():
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    for name, kind in KINDS.items():
+        for method in kind.methods.values():
+            assert method.uses <= known, name
+
+
+class Flat:
+    """A trainer of a density that learns nothing."""
+
+    steps, stage = 3, "flat"
+
+    def __init__(self, pool, settings, init):
+        self.step, self._model = 0, product(settings.patch_size).float()
+
+    def advance(self):
+        self.step += 1
+        return 1.0 / self.step
+
+    def state(self):
+        return {"step": self.step}
+
+    def restore(self, state):
+        self.step = state["step"]
+
+    def model(self):
+        return self._model
+
+    def held_out_loss(self, held_out, model):
+        return -held_out.log_likelihood(model)
+
+
+def test_a_row_of_the_table_is_all_that_a_new_kind_needs(monkeypatch, tmp_path):
+    method = Method(Flat, steps=3, uses=frozenset(), checkpoint_every=1, measure_every=2)
+    monkeypatch.setitem(KINDS, "flat", Kind({"wait": method}, patch_size=3))
+    data, store = (pictures(), pictures(1, seed=1)), Checkpoints(tmp_path)
+    records = list(fit(*data, FitSettings(model="flat"), checkpoints=store))
+    assert [r.held_out_loss is None for r in records] == [True, False, False]
+    assert records[-1].psnr > 5
+    assert store.latest().settings["method"] == "wait"
+    again = list(fit(*data, FitSettings(model="flat"), resume=store.latest()))
+    assert again[0].step == 3
+    with pytest.raises(ValueError, match="needs clean images"):
+        fit(*data, FitSettings(model="flat", noise=0.1))

@@ -91,6 +91,17 @@ def test_step_is_the_formula():
     assert optimizer.param_groups[0]["lipschitz"] == 4.0
 
 
+def test_inertia_is_0_95_if_nothing_is_said():
+    """The second step goes on from rest by 0.95 of the first, which was a plain one."""
+    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = IPALM([x], lipschitz=4.0, shrink=1.0)
+    closure = backward_if_asked(lambda: 0.5 * x.square().sum())
+    optimizer.step(closure)
+    assert x.item() == pytest.approx(0.75, abs=1e-15)
+    optimizer.step(closure)
+    assert x.item() == pytest.approx(0.75 * (0.75 - 0.95 * 0.25), abs=1e-15)
+
+
 def test_steeper_ground_drops_the_inertia():
     """After a step in which L grew fourfold the next one starts from rest."""
     x = torch.ones(1, dtype=torch.float64, requires_grad=True)

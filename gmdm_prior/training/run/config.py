@@ -145,6 +145,8 @@ def typed(values: dict[str, Any]) -> TrainConfig:
     for key, value in values.items():
         if key not in fields:
             raise ValueError(_unknown(key, list(fields)))
+        if value == "???":  # OmegaConf's mark of a value that is still to come
+            raise ValueError(f"{key}=??? says that a value is missing: write one")
         ready[key] = _prepared(key, value, textual="str" in str(fields[key].type))
     try:
         merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), ready)
