@@ -141,9 +141,7 @@ def test_weights_of_a_run_on_any_folder_get_their_card(photographs, tmp_path, ca
     words = [f"data={photographs}", "name=mine", f"runs={run}", f"out={out}"]
     assert weights.main(words) == 2
     assert "about=FILE.yaml is needed" in capsys.readouterr().err
-    about.write_text(
-        "source: FOLDER\ndata: Six made-up pictures {seen}\ngray: in gray\nlicence: CC0\n"
-    )
+    about.write_text("source: FOLDER\ndata: Six made-up pictures {seen}\nlicence: CC0\n")
     assert weights.main([*words, f"about={about}"]) == 0
     card = out.with_suffix(".md").read_text(encoding="utf-8")
     assert card + "\n" == capsys.readouterr().out
