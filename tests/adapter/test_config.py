@@ -130,7 +130,7 @@ def test_bad_words_are_refused(file, words, match):
         ("image: camera\nprior: {lambda: 3}\n", "mapping with 'name'"),
         ("image: ${nowhere}\n", "nowhere"),
         (f"image: {NEST}\n", "nested too deeply"),
-        (f"image: camera\npriors: {'{a: ' * 120}1{'}' * 120}\n", "nested too deeply"),
+        (f"image: camera\npriors: {'{a: ' * 600}1{'}' * 600}\n", "nested too deeply"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, text, match):

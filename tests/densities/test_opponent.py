@@ -163,7 +163,7 @@ def test_file_keeps_planes_and_scales(model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        (lambda: (wavelet(),), TypeError, "PatchMixture or PatchModel; got WaveletModel"),
+        (lambda: (wavelet(),), TypeError, "such as a PatchMixture; got WaveletModel"),
         (lambda: (mixture(2, channels=2, symmetries="none"),), ValueError, r"\(1, b, b\)"),
         (lambda: (mixture(2), mixture(3)), ValueError, "of one size"),
         (lambda: (mixture(2), None, None, (1, 0, 1)), ValueError, "three positive numbers"),

@@ -9,6 +9,7 @@ from models import mixture, product
 from reference import patch_average
 
 import gmdm_prior as gm
+from gmdm_prior.densities.base import PatchDensity
 from gmdm_prior.fast import choose
 from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.images.patches import interior_average, pad
@@ -434,14 +435,13 @@ def test_the_gradient_of_the_noise_level_is_that_of_the_density(model, by_map, d
     assert abs(slope.item()) > 0.01
 
 
-class Toy(gm.DensityModel):
+class Toy(PatchDensity):
     """A density of patches from outside, all its own: a mixture in disguise."""
 
     def __init__(self, inside):
         super().__init__()
         self.inside = inside
-        self.event_shape, self.channels, self.patch_size = inside.event_shape, 1, 3
-        self.dimensions = inside.dimensions
+        self.event_shape, self.mean_part = inside.event_shape, inside.mean_part
 
     def at(self, noise):
         return self.inside.at(noise)
@@ -449,7 +449,7 @@ class Toy(gm.DensityModel):
     def numbers_per_patch(self, noise):
         return self.inside.numbers_per_patch(noise)
 
-    log_prob = score = posterior = sample = denoise = None
+    sample = stored = zero_mean_lipschitz = None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
