@@ -37,7 +37,7 @@ from gmdm_prior.noise.ladder import Ladder
 from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
 from gmdm_prior.noise.lying_pixels import lying_pixels
 from gmdm_prior.noise.patches import Patches, clipped_pixels, spread_patches
-from gmdm_prior.noise.whiteness import whiteness
+from gmdm_prior.noise.whiteness import BLUE, UNEVEN, Whiteness, whiteness
 from gmdm_prior.sigma import compute_dtype
 
 READER = "bsds-gray-likelihood"  # the density that reads noise
@@ -49,6 +49,8 @@ TOUCHED = 0.5  # share of the patches with pixels that lie from which on a note 
 SEVERAL, SURE = 1.3, 5.0  # level of one half over the other, and by how many standard errors
 REDUCED, WIDE = 0.02, 2.0  # ranges of brightness outside of which the image is rescaled
 UNSURE = 0.5  # relative standard error above which nothing is told
+LOW, HIGH = 1.0, 1.3  # level of correlated noise over what half the size says
+PLATEAU = 1.3  # of flat blocks, above which they are textured
 WIDTH = 1.96  # standard errors on each side of an interval
 
 
@@ -200,13 +202,16 @@ class _Reader:
             return self._white(full, full.sigma)
         test = whiteness(self.model, self.gray, own, self.gray_lying)
         if self.kind == "correlated" or not test.white:
-            return self._correlated(test.ratio)
+            return self._correlated(test)
         self._say_where(ladder, some)
         return self._white(full, test.half * full.sigma / max(own.sigma, LEAST))
 
     def _grouped(self, full: Reading) -> tuple[Reading, Ladder, Patches]:
         """Some patches of the brightness, their ladder, and the level of all of them."""
         patches = spread_patches(self.gray, self.model, self.gray_lying, GROUPED)
+        if len(patches) < FEWEST:  # no place is free of pixels that lie in all channels
+            patches = spread_patches(self.image, self.model, self.lying, GROUPED)
+            return full, Ladder(self.model, patches, full.sigma), patches
         if len(self.image) == 1:
             return full, Ladder(self.model, patches, full.sigma), patches
         own = level_of_patches(self.model, patches.values, patches.overlap)
@@ -241,8 +246,8 @@ class _Reader:
         )
         return _Found(level, (level / 1.5, level * 1.5), curve=curve, notes=self._said())
 
-    def _correlated(self, ratio: float) -> _Found:
-        """An autocovariance of each plane."""
+    def _correlated(self, test: Whiteness) -> _Found:
+        """An autocovariance of each plane, that of the brightness at a level the model agrees to."""
         colour = len(self.image) == 3
         planes = self.image
         if colour:
@@ -255,17 +260,19 @@ class _Reader:
             read.append(_autocovariance(plane, hidden, side))
         if read[0] is None:
             return self._of_blocks("flat areas hold no noise")
-        lags = tuple(_lags_or_little(r, read[0]) for r in read)
+        lags = [_lags_or_little(r, read[0]) for r in read]
+        for i in range(1 if colour else len(lags)):
+            lags[i] = lags[i] * _agreed(read[0], test, math.sqrt(3) if colour else 1.0)
         m = len(lags[0]) // 2
         sigma = math.sqrt(sum(float(r[m, m]) for r in lags) / len(lags))
         across, along = read[0].lag1
         self.notes.append(
             f"the noise is correlated: neighbours by {across:.2f} vertically and {along:.2f} "
-            f"horizontally (full size reads {ratio:.2g} times the level of half the size)"
+            f"horizontally (full size reads {test.ratio:.2g} times the level of half the size)"
         )
         error = math.hypot(0.06, 0.5 * math.log(max(read[0].plateau, 1.0)))
         bounds = (sigma * math.exp(-WIDTH * min(error, 0.7)), sigma * math.exp(WIDTH * 0.06))
-        return _Found(sigma, bounds, lags, notes=self._said(), opponent=colour)
+        return _Found(sigma, bounds, tuple(lags), notes=self._said(), opponent=colour)
 
     def _of_blocks(self, why: str) -> _Found:
         """The level of the flattest areas, where there is nothing better."""
@@ -314,6 +321,23 @@ class _Reader:
 def _autocovariance(plane: Tensor, lying: Tensor, side: int | None = None) -> Autocovariance | None:
     lying = lying if bool(lying.any()) else None
     return read_autocovariance(plane, lying, **({} if side is None else {"side": side}))
+
+
+def _agreed(read: Autocovariance, test: Whiteness, unit: float) -> float:
+    """By how much to multiply an autocovariance so that the likelihood agrees with its level.
+
+    Flattest blocks are the darkest, where there is less noise, or textured, if all is. The
+    likelihood at half the size tells texture from noise that is alike in both directions; the level
+    is `LOW` to `HIGH` times what it reads, or more where blocks are equally flat (`plateau`). Where
+    noise has no low frequencies, full size tells it.
+    """
+    told = test.half * unit
+    if test.ratio > BLUE:
+        return min(1.0, test.ratio * told / read.sigma) ** 2
+    if read.anisotropy > UNEVEN or told <= LEAST:
+        return 1.0
+    most = HIGH * told if read.plateau > PLATEAU else math.inf
+    return (min(max(read.sigma, LOW * told), most) / read.sigma) ** 2
 
 
 def _lags_or_little(read: Autocovariance | None, like: Autocovariance) -> Tensor:

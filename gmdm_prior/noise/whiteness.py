@@ -36,7 +36,7 @@ from gmdm_prior.noise.ladder import Ladder
 from gmdm_prior.noise.level import Reading
 from gmdm_prior.noise.patches import spread_patches
 
-RED, DOUBT, TEXTURE, BLUE = 0.35, 0.6, 0.9, 1.2
+RED, DOUBT, TEXTURE, BLUE = 0.33, 0.6, 0.9, 1.2
 SURE, UNEVEN = 6.0, 2.0
 PATCHES, FEWEST = 1_500, 16  # at half the size
 LEAST = 0.002  # level around which the half-size image's is looked for, at least
