@@ -27,6 +27,7 @@ from gmdm_prior.densities.opponent import OPPONENT
 from gmdm_prior.gaussian_noise import Noise, NoiseCurve
 from gmdm_prior.images.planes import check_images
 from gmdm_prior.noise.autocovariance import (
+    SIDE,
     Autocovariance,
     cut_blocks,
     read_autocovariance,
@@ -44,6 +45,7 @@ READER = "bsds-gray-likelihood"  # the density that reads noise
 KINDS = ("auto", "white", "correlated", "poisson")
 GROUPED = 2_000  # patches for what depends on brightness and place
 FEWEST = 64  # patches, for the likelihood to be asked
+SMALL, SMALL_SIDE = 30_000, 12  # pixels of an image whose blocks are smaller
 CHROMA_SIDE = 32  # of the blocks of differences of colours, whose noise is wide
 TOUCHED = 0.5  # share of the patches with pixels that lie from which on a note says so
 SEVERAL, SURE = 1.3, 5.0  # level of one half over the other, and by how many standard errors
@@ -227,7 +229,7 @@ class _Reader:
             )
         error = min(full.error, 1.0)
         apart = abs(math.log(max(half, LEAST) / max(sigma, LEAST)))
-        wide = WIDTH * math.hypot(error, min(apart, 1.0) / 8)
+        wide = WIDTH * math.hypot(error, min(apart, 1.0) / 8, 0.01)
         return _Found(sigma, (sigma * math.exp(-wide), sigma * math.exp(wide)), notes=self._said())
 
     def _poisson(self, full: Reading, line: Line | None) -> _Found:
@@ -320,7 +322,9 @@ class _Reader:
 
 def _autocovariance(plane: Tensor, lying: Tensor, side: int | None = None) -> Autocovariance | None:
     lying = lying if bool(lying.any()) else None
-    return read_autocovariance(plane, lying, **({} if side is None else {"side": side}))
+    if side is None:
+        side = SIDE if plane.numel() >= SMALL else SMALL_SIDE
+    return read_autocovariance(plane, lying, side)
 
 
 def _agreed(read: Autocovariance, test: Whiteness, unit: float) -> float:
@@ -334,10 +338,11 @@ def _agreed(read: Autocovariance, test: Whiteness, unit: float) -> float:
     told = test.half * unit
     if test.ratio > BLUE:
         return min(1.0, test.ratio * told / read.sigma) ** 2
-    if read.anisotropy > UNEVEN or told <= LEAST:
+    if told <= LEAST:
         return 1.0
+    least = LOW * told if read.anisotropy < UNEVEN else 0.0
     most = HIGH * told if read.plateau > PLATEAU else math.inf
-    return (min(max(read.sigma, LOW * told), most) / read.sigma) ** 2
+    return (min(max(read.sigma, least), most) / read.sigma) ** 2
 
 
 def _lags_or_little(read: Autocovariance | None, like: Autocovariance) -> Tensor:

@@ -49,7 +49,7 @@ def psnr(a, b):
     return -10 * (a.clamp(0, 1) - b).square().mean().log10().item()
 
 
-@pytest.mark.parametrize("sigma", [0.02, 0.1])
+@pytest.mark.parametrize("sigma", [0.03, 0.1])
 def test_white_noise_is_read_as_before(model, sigma):
     y = scene() + sigma * white(1, 1, 128, 128)
     noise = gm.estimate_noise(y, model)
@@ -270,4 +270,4 @@ def test_instruments(shared, model, name):
     low, high = gm.estimate_noise(y, model).interval()
     known = {"ct_small_hu": 13.0, "emmi_256_bscale_applied": 65.5}.get(name)
     assert 0 < low.item() < high.item() < math.inf
-    assert known is None or low.item() / 1.3 < known < high.item() * 1.3
+    assert known is None or low.item() < 1.05 * known and known < 1.05 * high.item()
