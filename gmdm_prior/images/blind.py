@@ -18,8 +18,6 @@ noise is denoised as above, at a level of at least 1.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,14 +1,13 @@
 """The autocovariance of stationary noise, read off the flattest blocks of an image.
 
 Blocks of side n overlap by half. Each loses its plane, a + b row + c column, fitted to the pixels
-that do not lie (`lying_pixels`); the flattest `SHARE` of blocks have residuals e that are all noise,
-and
+that do not lie (`lying_pixels`); the flattest `SHARE` of blocks have residuals e that are noise, and
 
     r(d) = sum_blocks sum_i m_i m_{i+d} e_i e_{i+d}  /  sum_blocks sum_i m_i m_{i+d},
 
 with m_i = 0 where a pixel lies. What is read is too small: a plane takes some of the noise with it,
 and the blocks were chosen because they had little. The same choice in simulated noise of the
-autocovariance r says by how much, and r is corrected until the simulation reads what the image reads.
+autocovariance r says by how much; r is corrected until the simulation reads what the image does.
 
 How much flatter the flattest blocks of the image are than the others, compared with the same in the
 simulation, tells noise (1) from texture (more): the *plateau*.
@@ -29,7 +28,8 @@ SHARE = 0.05  # of the blocks
 FEWEST = 8  # blocks
 BLOCKS = 3_000  # looked at in one image
 ROUNDS = 5  # of correction
-WHOLE = 0.5  # share of the pixels of a block that must not lie
+CLEAN, WHOLE = 0.98, 0.5  # share of the pixels of a block that do not lie: best, and at least
+LEFT = 0.1  # share of the blocks that must be clean, for only those to be looked at
 QUANTILES = (0.02, 0.2)  # of the blocks' variances, for the plateau
 
 
@@ -114,7 +114,9 @@ def cut_blocks(plane: Tensor, lying: Tensor | None = None, side: int = SIDE) -> 
         valid, means = torch.ones_like(p), p.mean(1)
     else:
         valid = windows(~lying)
-        enough = valid.mean(1) >= WHOLE
+        enough = valid.mean(1) >= CLEAN  # beside pixels that lie, noise is cut off
+        if int(enough.sum()) < max(2 * FEWEST, LEFT * len(valid)):
+            enough = valid.mean(1) >= WHOLE
         if not bool(enough.any()):
             enough = valid.mean(1) >= valid.mean(1).max()
         p, valid = p[enough], valid[enough]

@@ -1,4 +1,4 @@
-"""Blind denoising: the noise is read off the image (`estimate`), then taken away (`images.blind`)."""
+"""Blind denoising: the noise is read off the image (`estimate`), then taken away."""
 
 from __future__ import annotations
 

@@ -1,17 +1,18 @@
 """How the noise level grows with brightness, and whether it does.
 
 *Whether*: patches are sorted by brightness into groups, and the likelihood reads each group's level
-(`ladder`), texture and all. A line sigma² = gain x + offset is fitted to the groups, each weighed by
-its error; signal-dependent noise has a gain that is many of its standard errors above 0 and ends
+(`ladder`), texture and all. A line sigma² = gain x + offset is fitted to the groups, weighed by their
+errors; signal-dependent noise has a gain that is many of its standard errors above 0 and ends
 that differ. Flat blocks alone cannot tell: where bright parts are textured, they are rough there.
 
 *How*: a line with a free offset through the variances of the flattest blocks of each tenth of
-brightness, where the selection of the flattest is simulated away, as in `autocovariance`. A negative
+brightness, where the selection of the flattest is simulated away (`autocovariance`). A negative
 offset is a black level above 0.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def line_of_groups(ladder: Ladder, brightness: Tensor) -> Line | None:
     order = brightness.argsort()
     ends = [round(s * len(order)) for s in SHARES]
     means, levels, errors = [], [], []
-    for first, last in zip(ends[:-1], ends[1:], strict=True):
+    for first, last in itertools.pairwise(ends):
         if last - first < 8:
             continue
         rows = order[first:last]

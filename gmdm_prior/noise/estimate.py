@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.opponent import OPPONENT
-from gmdm_prior.gaussian_noise import Noise, NoiseCurve
+from gmdm_prior.gaussian_noise import Noise
 from gmdm_prior.images.planes import check_images
 from gmdm_prior.noise.autocovariance import (
     SIDE,
@@ -33,6 +32,7 @@ from gmdm_prior.noise.autocovariance import (
     read_autocovariance,
 )
 from gmdm_prior.noise.curve import Line, grows, line_of_groups, line_of_image
+from gmdm_prior.noise.found import Found, joined
 from gmdm_prior.noise.frames import of_two_frames
 from gmdm_prior.noise.ladder import Ladder
 from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
@@ -54,32 +54,6 @@ UNSURE = 0.5  # relative standard error above which nothing is told
 LOW, HIGH = 1.0, 1.3  # level of correlated noise over what half the size says
 PLATEAU = 1.3  # of flat blocks, above which they are textured
 WIDTH = 1.96  # standard errors on each side of an interval
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The noise of one image: planes are opponent ones where `opponent`."""
-
-    sigma: float
-    bounds: tuple[float, float]
-    lags: tuple[Tensor, ...] = ()
-    curve: NoiseCurve | None = None
-    notes: tuple[str, ...] = ()
-    opponent: bool = False
-
-    def scaled(self, factor: float, shift: float) -> _Found:
-        """For the image times a factor plus a shift."""
-        curve = self.curve
-        if curve is not None:
-            curve = NoiseCurve(curve.brightness * factor + shift, curve.level * factor)
-        return _Found(
-            self.sigma * factor,
-            (self.bounds[0] * factor, self.bounds[1] * factor),
-            tuple(r * factor**2 for r in self.lags),
-            curve,
-            self.notes,
-            self.opponent,
-        )
 
 
 @torch.no_grad()
@@ -133,7 +107,7 @@ def estimate_noise(
         scene = [frame[i].to(work) for frame in frames]
         lying = hidden[i] if hidden is not None else torch.zeros_like(scene[0], dtype=torch.bool)
         found.append(_of_one(scene, model, lying, kind))
-    return _joined(found, first.shape[1])
+    return joined(found)
 
 
 def _hidden(mask: Tensor | None, images: Tensor) -> Tensor | None:
@@ -148,14 +122,14 @@ def _hidden(mask: Tensor | None, images: Tensor) -> Tensor | None:
         ) from None
 
 
-def _of_one(scene: list[Tensor], model: DensityModel, hidden: Tensor, kind: str) -> _Found:
+def _of_one(scene: list[Tensor], model: DensityModel, hidden: Tensor, kind: str) -> Found:
     """The noise of one scene, in one frame (C, H, W) or two."""
     lying = hidden | torch.stack([lying_pixels(frame) for frame in scene]).any(0)
     if bool(lying.all()):
         lying = hidden
     if len(scene) == 2:
         sigma, bounds, lags, curve, notes = of_two_frames(*scene, lying, kind)
-        return _Found(sigma, bounds, lags, curve, notes, opponent=len(lags) == 3)
+        return Found(sigma, bounds, lags, curve, notes, opponent=len(lags) == 3)
     image, (scale, shift) = scene[0], _units(scene[0][~lying])
     if scale != 1:
         image = (image - shift) / scale
@@ -185,11 +159,11 @@ class _Reader:
         self.gray = image.mean(0, keepdim=True)
         self.gray_lying = self.lying.any(0, keepdim=True)
 
-    def read(self) -> _Found:
+    def read(self) -> Found:
         """Everything, in the order of the module's head."""
         patches = spread_patches(self.image, self.model, self.lying)
         if not len(patches) and not bool(self.lying.any()):
-            return _Found(0.0, (0.0, 0.0), notes=("the image is constant: it shows no noise",))
+            return Found(0.0, (0.0, 0.0), notes=("the image is constant: it shows no noise",))
         if bool(self.lying.any()):
             self._say_what_lies(len(patches))
         if len(patches) < FEWEST:
@@ -219,7 +193,7 @@ class _Reader:
         own = level_of_patches(self.model, patches.values, patches.overlap)
         return own, Ladder(self.model, patches, own.sigma), patches
 
-    def _white(self, full: Reading, half: float) -> _Found:
+    def _white(self, full: Reading, half: float) -> Found:
         """One level; the interval knows what the half-size image says differently."""
         sigma = max(full.sigma, 0.0)
         if sigma <= LEAST or full.error > UNSURE:
@@ -230,9 +204,9 @@ class _Reader:
         error = min(full.error, 1.0)
         apart = abs(math.log(max(half, LEAST) / max(sigma, LEAST)))
         wide = WIDTH * math.hypot(error, min(apart, 1.0) / 8, 0.01)
-        return _Found(sigma, (sigma * math.exp(-wide), sigma * math.exp(wide)), notes=self._said())
+        return Found(sigma, (sigma * math.exp(-wide), sigma * math.exp(wide)), notes=self._said())
 
-    def _poisson(self, full: Reading, line: Line | None) -> _Found:
+    def _poisson(self, full: Reading, line: Line | None) -> Found:
         """A curve; the level is that of the mean brightness."""
         fitted = line_of_image(self.gray[0], self._masked[0], line)
         if fitted is None:
@@ -246,10 +220,10 @@ class _Reader:
             f"the noise grows with brightness: variance {fitted.gain:.3g} x brightness "
             f"{fitted.offset:+.3g}"
         )
-        return _Found(level, (level / 1.5, level * 1.5), curve=curve, notes=self._said())
+        return Found(level, (level / 1.5, level * 1.5), curve=curve, notes=self._said())
 
-    def _correlated(self, test: Whiteness) -> _Found:
-        """An autocovariance of each plane, that of the brightness at a level the model agrees to."""
+    def _correlated(self, test: Whiteness) -> Found:
+        """An autocovariance of each plane; the brightness at a level that the model agrees to."""
         colour = len(self.image) == 3
         planes = self.image
         if colour:
@@ -274,20 +248,20 @@ class _Reader:
         )
         error = math.hypot(0.06, 0.5 * math.log(max(read[0].plateau, 1.0)))
         bounds = (sigma * math.exp(-WIDTH * min(error, 0.7)), sigma * math.exp(WIDTH * 0.06))
-        return _Found(sigma, bounds, tuple(lags), notes=self._said(), opponent=colour)
+        return Found(sigma, bounds, tuple(lags), notes=self._said(), opponent=colour)
 
-    def _of_blocks(self, why: str) -> _Found:
+    def _of_blocks(self, why: str) -> Found:
         """The level of the flattest areas, where there is nothing better."""
         blocks = [cut_blocks(p, hidden) for p, hidden in zip(self.image, self.lying, strict=True)]
         levels = [float(b.flattest().variances.mean()) for b in blocks if len(b.variances)]
         if not levels:
             self.notes.append("nothing in the image tells its noise")
-            return _Found(0.0, (0.0, float(self.image.std())), notes=self._said())
+            return Found(0.0, (0.0, float(self.image.std())), notes=self._said())
         read = [_autocovariance(p, h) for p, h in zip(self.image, self.lying, strict=True)]
         levels = [r.sigma**2 for r in read if r is not None] or levels
         sigma = math.sqrt(sum(levels) / len(levels))
         self.notes.append(f"{why}: the level is that of the flattest areas, and uncertain")
-        return _Found(sigma, (sigma / 1.6, sigma * 1.6), notes=self._said())
+        return Found(sigma, (sigma / 1.6, sigma * 1.6), notes=self._said())
 
     def _say_what_lies(self, left: int) -> None:
         share = float(self.lying.double().mean())
@@ -352,31 +326,4 @@ def _lags_or_little(read: Autocovariance | None, like: Autocovariance) -> Tensor
     lags = torch.zeros_like(like.lags)
     m = len(lags) // 2
     lags[m, m] = 1e-6 * float(like.lags[m, m])
-    return lags
-
-
-def _joined(found: list[_Found], channels: int) -> Noise:
-    """The noise of a batch."""
-    sigma = torch.tensor([f.sigma for f in found], dtype=torch.float64)
-    bounds = tuple(torch.tensor([f.bounds[i] for f in found], dtype=torch.float64) for i in (0, 1))
-    notes = [
-        f"image {i}: {n}" if len(found) > 1 else n for i, f in enumerate(found) for n in f.notes
-    ]
-    correlated = [f for f in found if f.lags]
-    lags = None
-    if correlated:
-        like = torch.stack(correlated[0].lags)
-        lags = torch.stack([torch.stack(f.lags) if f.lags else _white_lags(f, like) for f in found])
-    curves = None
-    if any(f.curve is not None for f in found):
-        curves = tuple(f.curve or NoiseCurve([0.5], [f.sigma]) for f in found)
-    white = torch.tensor([not f.lags for f in found])
-    opponent = bool(correlated) and correlated[0].opponent
-    return Noise(None if correlated else sigma, lags, curves, white, bounds, tuple(notes), opponent)
-
-
-def _white_lags(found: _Found, like: Tensor) -> Tensor:
-    lags = torch.zeros_like(like)
-    m = like.shape[-1] // 2
-    lags[:, m, m] = max(found.sigma, LEAST) ** 2
     return lags

@@ -4,8 +4,7 @@
 
 The autocovariance of all blocks of the difference, a curve from their variances over the mean's
 brightness, and a test of whiteness whose error rate is that of a normal number: of N independent
-pixels the correlation of neighbours has standard error 1 / √N; ten neighbours are looked at, and the
-noise is called white where none is further from 0 than `SURE` of them (1 in 300 if it is white).
+pixels the correlation of neighbours has standard error 1 / √N; a dozen are looked at; noise is called white where none is further from 0 than `SURE` of them (1 in 300 if it is white).
 Where the scene moved, blocks of the difference hold edges: the flattest half of them is taken.
 """
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from gmdm_prior.densities.opponent import OPPONENT
 from gmdm_prior.gaussian_noise import NoiseCurve
 from gmdm_prior.noise.autocovariance import cut_blocks, lags_of, read_autocovariance
-from gmdm_prior.noise.curve import BINS, Line, SIDE, weighted_line
+from gmdm_prior.noise.curve import BINS, SIDE, Line, weighted_line
 
 SURE, LEAST_LAG = 4.0, 0.03  # standard errors, and a correlation that makes no difference
 SHARE = 0.5  # of the blocks

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
@@ -22,7 +21,7 @@ from gmdm_prior.noise.evidence import Evidence, evidence_of
 from gmdm_prior.noise.level import LEAST, Reading
 from gmdm_prior.noise.patches import Patches
 
-STEP = 0.2  # in log sigma
+STEP = 0.25  # in log sigma
 
 
 class Ladder:
@@ -41,8 +40,8 @@ class Ladder:
         model: DensityModel,
         patches: Patches,
         sigma: float,
-        below: float = 1.4,
-        above: float = 1.4,
+        below: float = 1.0,
+        above: float = 1.25,
     ) -> None:
         lowest = max(math.log(LEAST), math.log(max(sigma, LEAST)) - below)
         count = 1 + max(2, math.ceil((math.log(max(sigma, LEAST)) + above - lowest) / STEP))

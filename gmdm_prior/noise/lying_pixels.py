@@ -1,16 +1,15 @@
 """Pixels that lie about the noise: clipped, masked, dead, hot, saturated.
 
 Such a pixel holds a value that has nothing to do with the noise around it. Two signs are looked for
-in the histogram of the values of an image.
+in the values of a plane.
 
-*A spike*: a value v taken n(v) times, where each of the eight values beside it, four below and four
-above, is taken less than n(v) / `SPIKE` times. Clipping piles them up at an end of the range, a mask
-at any value (0 in the middle of signed data), a median filter everywhere. Real noise has smooth
-histograms; floating-point values hardly repeat at all. At the two ends, where a histogram falls off,
-being `END` times as often as the value beside it is enough.
+*A spike*: a value that is taken `SPIKE` times as often as each of the eight values beside it, four
+below and four above. Clipping piles them up at an end of the range, a mask at any value (0 in the
+middle of signed data). Noise has smooth histograms; floating-point values hardly repeat at all. At
+the two ends, where a histogram falls off, `END` times as often as the value beside it is enough.
 
-*An outlier*: a value further than `FAR` interquartile-like ranges (5 % to 95 %) from the middle: stars
-and hot pixels. What is left of the image decides on its scale.
+*An outlier*: a value further from the median than `FAR` times the distance of the 5 % and the 95 %
+quantile: stars and hot pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ SPIKE, END = 6, 3  # how many times as often as the values beside it
 BESIDE = 4  # values on each side
 FEWEST = 4  # pixels that a spike has more than
 SHARE = 2e-4  # of all pixels that a spike within the range has more than
-FAR = 3.0  # ranges from the middle
+FAR = 3.0  # such distances
 
 
 def lying_pixels(image: Tensor) -> Tensor:

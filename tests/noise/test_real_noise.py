@@ -233,9 +233,7 @@ def test_any_curve_is_stabilised_and_undone():
         assert transform.back(d.mean()).item() == pytest.approx(at, abs=2e-3)
     rising = gm.NoiseCurve(x, (0.02 * x + 1e-4).sqrt())
     assert line_of(rising) == pytest.approx((0.02, 1e-4))
-    torch.testing.assert_close(
-        stabiliser(rising)(x), anscombe(0.02, 1e-4)(x), rtol=0, atol=1e-9
-    )
+    torch.testing.assert_close(stabiliser(rising)(x), anscombe(0.02, 1e-4)(x), rtol=0, atol=1e-9)
 
 
 def test_arguments_that_do_not_fit(model):
@@ -256,7 +254,9 @@ def test_real_pictures(shared, denoiser):
     names = ["camera-cc15-d800_iso6400_1", "microscope-fmd-Confocal_MICE"]
     for name in [*names, "microscope-fmd-WideField_BPAE_R"]:
         y, x = (
-            torch.from_numpy(imageio.imread(shared / f"data/real/{name}-{part}.png") / np.float32(255))
+            torch.from_numpy(
+                imageio.imread(shared / f"data/real/{name}-{part}.png") / np.float32(255)
+            )
             for part in ("noisy", "truth")
         )
         y, x = (v[None] if v.ndim == 2 else v[..., :3].permute(2, 0, 1) for v in (y, x))
@@ -270,4 +270,4 @@ def test_instruments(shared, model, name):
     low, high = gm.estimate_noise(y, model).interval()
     known = {"ct_small_hu": 13.0, "emmi_256_bscale_applied": 65.5}.get(name)
     assert 0 < low.item() < high.item() < math.inf
-    assert known is None or low.item() < 1.05 * known and known < 1.05 * high.item()
+    assert known is None or (low.item() < 1.05 * known and known < 1.05 * high.item())
