@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.fast.choose import at_one_level, pixel_by_pixel
-from gmdm_prior.images.patches import overlap_add, pad, strips, untraced
 from gmdm_prior.images.planes import PlaneModel, check_options, planes_of, prepare
+from gmdm_prior.images.patches import overlap_add, pad, strips
+from gmdm_prior.images.patches import untraced
 
 LIKELIHOOD_BOUNDARIES = ("circular", "valid")
 

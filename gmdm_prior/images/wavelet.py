@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmdm_prior.densities.wavelet.model import WaveletModel
-from gmdm_prior.images.patches import untraced
 from gmdm_prior.images.planes import prepare
+from gmdm_prior.images.patches import untraced
 
 
 class WaveletDenoiser(nn.Module):

@@ -1,7 +1,7 @@
 """The autocovariance of stationary noise, read off the flattest blocks of an image.
 
 Blocks of side n overlap by half. Each loses its plane, a + b row + c column, fitted to the pixels
-that do not lie (`lying_pixels`); the flattest `SHARE` of blocks have residuals e that are noise, and
+that do not lie (`lying_pixels`); the flattest `SHARE` of blocks have residuals e of noise, and
 
     r(d) = sum_blocks sum_i m_i m_{i+d} e_i e_{i+d}  /  sum_blocks sum_i m_i m_{i+d},
 

@@ -1,8 +1,8 @@
 """How the noise level grows with brightness, and whether it does.
 
 *Whether*: patches are sorted by brightness into groups, and the likelihood reads each group's level
-(`ladder`), texture and all. A line sigma² = gain x + offset is fitted to the groups, weighed by their
-errors; signal-dependent noise has a gain that is many of its standard errors above 0 and ends
+(`ladder`), texture and all. A line sigma² = gain x + offset is fitted to the groups, weighed by
+their errors; signal-dependent noise has a gain that is many of its standard errors above 0 and ends
 that differ. Flat blocks alone cannot tell: where bright parts are textured, they are rough there.
 
 *How*: a line with a free offset through the variances of the flattest blocks of each tenth of

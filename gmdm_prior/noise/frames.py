@@ -3,8 +3,9 @@
     (a - b) / √2  has the noise of either,  (a + b) / 2  the scene with half its variance.
 
 The autocovariance of all blocks of the difference, a curve from their variances over the mean's
-brightness, and a test of whiteness whose error rate is that of a normal number: of N independent
-pixels the correlation of neighbours has standard error 1 / √N; a dozen are looked at; noise is called white where none is further from 0 than `SURE` of them (1 in 300 if it is white).
+brightness, and a test of whiteness: of N independent pixels the correlation of neighbours has the
+standard error 1 / √N, and noise is called white where none of a dozen neighbours is correlated by
+more than `SURE` of them (by chance once in a thousand) and by more than `LEAST_LAG`.
 Where the scene moved, blocks of the difference hold edges: the flattest half of them is taken.
 """
 
