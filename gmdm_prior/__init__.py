@@ -24,6 +24,8 @@ from gmdm_prior.images.data_range import ImageFrame
 from gmdm_prior.images.hqs import HalfQuadraticSplitting
 from gmdm_prior.images.likelihood import PatchLikelihood
 from gmdm_prior.images.wavelet import WaveletDenoiser, WaveletLikelihood
+from gmdm_prior.noise.blind import BlindDenoiser
+from gmdm_prior.noise.estimate import estimate_noise
 from gmdm_prior.noise.level import NoiseLevel, estimate_sigma, noise_level
 from gmdm_prior.noise.map import estimate_sigma_map
 from gmdm_prior.sigma import sigma_from_time, time_from_sigma
@@ -31,6 +33,7 @@ from gmdm_prior.sigma import sigma_from_time, time_from_sigma
 __version__ = "0.1.0"
 
 __all__ = [
+    "BlindDenoiser",
     "ConvolutionalModel",
     "Covariance",
     "DensityModel",
@@ -52,6 +55,7 @@ __all__ = [
     "WaveletModel",
     "bundled",
     "card",
+    "estimate_noise",
     "estimate_sigma",
     "estimate_sigma_map",
     "import_pogmdm",

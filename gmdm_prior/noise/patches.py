@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,45 @@ from gmdm_prior.densities.base import DensityModel
 
 PATCHES = 10_000  # looked at in one image
 FEWEST = 16  # patches without clipped pixels, for those with some to be left out
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches of an image that tell of its noise.
+
+    Attributes:
+        values: (N, a).
+        rows: (N,), where in the image they begin.
+        columns: (N,).
+        overlap: in how many patches a pixel is, on average.
+    """
+
+    values: Tensor
+    rows: Tensor
+    columns: Tensor
+    overlap: float
+
+    def __len__(self) -> int:
+        """The number of patches."""
+        return len(self.values)
+
+
+def spread_patches(
+    image: Tensor, model: DensityModel, lying: Tensor, most: int = PATCHES
+) -> Patches:
+    """Patches evenly spread over an image (C, H, W), about `most` of them.
+
+    Those that are constant are left out, and those with a pixel that lies (bool, like the image).
+    """
+    size, planes = model.patch_size, image.reshape(-1, model.channels, *image.shape[1:])
+    counts = [n - size + 1 for n in image.shape[1:]]
+    share = min(1.0, math.sqrt(most / (len(planes) * math.prod(counts))))
+    rows, columns = (_spread(count, share, image) for count in counts)
+    patches, varied, touched = cut(planes, lying.reshape(planes.shape), rows, columns, size)
+    told = varied & ~touched
+    places = torch.cartesian_prod(rows, columns).repeat(len(planes), 1)[told]
+    overlap = _overlap(rows, size) * _overlap(columns, size)
+    return Patches(patches[told], places[:, 0], places[:, 1], overlap)
 
 
 def informative(image: Tensor, model: DensityModel) -> tuple[Tensor, float]:

@@ -1,0 +1,150 @@
+"""Images denoised under a `Noise`: white, correlated, or growing with brightness.
+
+*White*: half-quadratic splitting (`hqs`) at the level.
+
+*Correlated*: what matters of such noise is what it does to structures as wide as a patch, which is
+its spectrum around frequency 0: white noise of that level is restored instead. For noise without
+low frequencies it is the level itself. In colour each opponent plane has a level of its own; noise
+of the differences is wide, so a plane is restored at three sizes, u_0 the plane and u_{s+1} the
+means of 2×2 pixels of u_s,
+
+    x_s = D(u_s; level at that size),     x_s <- x_s + share · up(x_{s+1} - down(x_s)),
+
+with D the splitting.
+
+*Growing with brightness*: a transform makes the level the same everywhere (`stabilise`), where the
+noise is denoised as above, at a level of at least 1.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.opponent import OpponentModel
+from gmdm_prior.gaussian_noise import Noise, NoiseCurve
+from gmdm_prior.images.half_size import halve
+from gmdm_prior.images.hqs import HalfQuadraticSplitting
+from gmdm_prior.images.planes import check_images
+from gmdm_prior.images.stabilise import stabiliser
+from gmdm_prior.sigma import compute_dtype
+
+REACH, NEAR = 3, 2  # pixels whose means count: of gray and differences of colours, of luminance
+SIZES, SMALLEST = 3, 32  # of differences of colours; a plane smaller than this is not halved
+SHARE = 0.7  # of the coarser size's correction
+
+
+class NoiseDenoiser(nn.Module):
+    """Denoises images whose noise is described by a `Noise`.
+
+    Args:
+        model: a density of gray patches; colour images are taken apart by an `OpponentModel` of it.
+        stride: as for `HalfQuadraticSplitting`; None is its default.
+    """
+
+    def __init__(self, model: DensityModel, stride: int | None = None) -> None:
+        super().__init__()
+        if isinstance(model, OpponentModel):
+            self.opponent, model = model, model.planes[0]
+        else:
+            self.opponent = OpponentModel(model) if model.channels == 1 else None
+        self.plane = HalfQuadraticSplitting(model, stride)
+        self.colour = self.plane
+        if self.opponent is not None:
+            self.colour = HalfQuadraticSplitting(self.opponent, stride)
+
+    def forward(self, noisy: Tensor, noise: Noise) -> Tensor:
+        """Denoise images.
+
+        Args:
+            noisy: (B, C, H, W), floating point.
+            noise: of B images, or of one.
+
+        Returns:
+            The denoised images, like `noisy`; never clamped.
+
+        Raises:
+            TypeError: `noise` is no `Noise`.
+            ValueError: the noise is that of another number of images or channels.
+        """
+        if not isinstance(noise, Noise):
+            raise TypeError(f"noise must be a Noise; got {type(noise).__name__}. Noise(sigma=…)")
+        check_images(self.plane.model, noisy)
+        if len(noise) not in (1, len(noisy)):
+            raise ValueError(f"noise must be that of {len(noisy)} images or one; got {len(noise)}")
+        if noise.channels not in (1, noisy.shape[1]):
+            raise ValueError(
+                f"noise must have {noisy.shape[1]} channels like the images, or one; got "
+                f"{noise.channels}"
+            )
+        work = noisy.to(compute_dtype(noisy.dtype))
+        clean = [self._one(image, noise[i % len(noise)]) for i, image in enumerate(work)]
+        return (torch.stack(clean) if clean else work).to(noisy.dtype)
+
+    def _one(self, image: Tensor, noise: Noise) -> Tensor:
+        """An image (C, H, W) under the noise of one."""
+        curve = None if noise.curve is None else noise.curve[0]
+        if curve is not None and len(curve.brightness) > 1:
+            return self._stabilised(image, noise, curve)
+        if noise.autocovariance is None or bool(noise.white[0]):
+            restore = self.colour if len(image) == 3 else self.plane
+            return restore(image[None], noise.sigma[0])[0]
+        if len(image) == 3 and noise.opponent:
+            return self._opponent(image, noise)
+        levels = _levels(noise, REACH)[0].tolist()
+        levels = levels * (len(image) // len(levels))
+        return torch.stack([self._plane(p, v) for p, v in zip(image, levels, strict=True)])
+
+    def _plane(self, plane: Tensor, level: float) -> Tensor:
+        return self.plane(plane[None, None], level)[0, 0]
+
+    def _opponent(self, image: Tensor, noise: Noise) -> Tensor:
+        """Colour, luminance at one size and differences at several."""
+        planes, scales = self.opponent.enter(image[None])[0], self.opponent.scales
+        light = self._plane(planes[0], float(_levels(noise, NEAR)[0, 0]) / scales[0])
+        out, sizes = [light], noise
+        levels = []
+        for _ in range(SIZES):
+            levels.append(_levels(sizes, REACH)[0])
+            sizes = sizes.halved()
+        for i in (1, 2):
+            out.append(self._pyramid(planes[i], [float(v[i]) / scales[i] for v in levels]))
+        return self.opponent.leave(torch.stack(out)[None])[0]
+
+    def _pyramid(self, plane: Tensor, levels: list[float]) -> Tensor:
+        """A plane (H, W) at as many sizes as there are levels."""
+        x = self._plane(plane, levels[0])
+        height, width = plane.shape
+        if len(levels) == 1 or min(height, width) < SMALLEST:
+            return x
+        even = (0, width % 2, 0, height % 2)
+        wide, now = (F.pad(v[None], even, mode="replicate") for v in (plane[None], x[None]))
+        small = self._pyramid(halve(wide[0])[0], levels[1:]) - halve(now[0])[0]
+        back = F.interpolate(
+            small[None, None], scale_factor=2, mode="bilinear", align_corners=False
+        )
+        return x + SHARE * back[0, 0, :height, :width]
+
+    def _stabilised(self, image: Tensor, noise: Noise, curve: NoiseCurve) -> Tensor:
+        """Denoised where the noise has the same level at every brightness."""
+        transform = stabiliser(curve, float(image.min()), float(image.max()))
+        stable = transform(image)
+        low = float(stable.min())
+        wide = max(float(stable.max()) - low, 1e-6)
+        shape = 1.0
+        if noise.autocovariance is not None and not bool(noise.white[0]):
+            shape = float(_levels(noise, REACH)[0, 0] / noise.sigma[0])
+        level = max(1.0, shape) / wide
+        restore = self.colour if len(image) == 3 else self.plane
+        flat = ((stable - low) / wide).to(image.dtype)
+        clean = restore(flat[None], level)[0]
+        return transform.back(clean.double() * wide + low).to(image.dtype)
+
+
+def _levels(noise: Noise, reach: int) -> Tensor:
+    """White levels (B, C) to restore at: at low frequencies, where that is more than the level."""
+    m = noise.reach
+    own = noise.autocovariance[..., m, m].sqrt()
+    return torch.maximum(noise.low_frequency_sigma(reach), own)

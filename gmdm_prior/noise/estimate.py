@@ -1,0 +1,329 @@
+"""What the noise of a picture is like, read off the picture itself: `estimate_noise`.
+
+In this order, each in its own file:
+
+1. Pixels that lie are left out (`lying_pixels`, and those of `mask`).
+2. The level by maximum likelihood, if the noise were white (`level`).
+3. Does that level grow with brightness (`curve`)? Then it is Poisson-like.
+4. Otherwise: is the noise white (`whiteness`)? If not, its autocovariance comes from the flattest
+   blocks (`autocovariance`), in colour of the planes luminance, red - blue and green.
+5. Where too few patches are left to ask the likelihood, the flattest blocks say the level, and a
+   note says so. So do notes for all else that a user should know.
+
+Two pictures of the same scene need no model: half the variance of their difference is the noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.opponent import OPPONENT
+from gmdm_prior.gaussian_noise import Noise
+from gmdm_prior.images.planes import check_images
+from gmdm_prior.noise.autocovariance import (
+    SIDE,
+    Autocovariance,
+    cut_blocks,
+    read_autocovariance,
+)
+from gmdm_prior.noise.curve import Line, grows, line_of_groups, line_of_image
+from gmdm_prior.noise.found import Found, joined
+from gmdm_prior.noise.frames import of_two_frames
+from gmdm_prior.noise.ladder import Ladder
+from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
+from gmdm_prior.noise.lying_pixels import lying_pixels
+from gmdm_prior.noise.patches import Patches, clipped_pixels, spread_patches
+from gmdm_prior.noise.whiteness import BLUE, UNEVEN, Whiteness, whiteness
+from gmdm_prior.sigma import compute_dtype
+
+READER = "bsds-gray-likelihood"  # the density that reads noise
+KINDS = ("auto", "white", "correlated", "poisson")
+GROUPED = 2_000  # patches for what depends on brightness and place
+FEWEST = 64  # patches, for the likelihood to be asked
+SMALL, SMALL_SIDE = 30_000, 12  # pixels of an image whose blocks are smaller
+CHROMA_SIDE = 32  # of the blocks of differences of colours, whose noise is wide
+TOUCHED = 0.5  # share of the patches with pixels that lie from which on a note says so
+SEVERAL, SURE = 1.3, 5.0  # level of one half over the other, and by how many standard errors
+REDUCED, WIDE = 0.02, 2.0  # ranges of brightness outside of which the image is rescaled
+UNSURE = 0.5  # relative standard error above which nothing is told
+LOW, HIGH = 1.0, 1.3  # level of correlated noise over what half the size says
+PLATEAU = 1.3  # of flat blocks, above which they are textured
+WIDTH = 1.96  # standard errors on each side of an interval
+
+
+@torch.no_grad()
+def estimate_noise(
+    images: Tensor | Sequence[Tensor],
+    model: DensityModel | None = None,
+    mask: Tensor | None = None,
+    kind: str = "auto",
+) -> Noise:
+    """What the noise of images is like.
+
+    Args:
+        images: (B, C, H, W), floating point, in any units; or two such of the same scenes, whose
+            difference then says it all.
+        model: a `PatchMixture` of gray patches, best one fitted by likelihood; None loads
+            `READER`.
+        mask: bool, broadcasts to the images; only pixels that are True are looked at.
+        kind: `"auto"`, or the kind of noise if it is known: `"white"`, `"correlated"` or
+            `"poisson"`, which grows with brightness.
+
+    Returns:
+        Level with interval, autocovariance where the noise is correlated (of opponent planes, for
+        three channels), curve where it grows with brightness, and notes. Never NaN; the interval is
+        finite, and wide where little is told.
+
+    Raises:
+        ValueError: for an unknown kind, images that do not fit or are not finite, or a mask that
+            does not fit.
+        TypeError: for integer or complex images.
+    """
+    from gmdm_prior.files.safetensors import load
+
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    frames = list(images) if isinstance(images, (list, tuple)) else [images]
+    if len(frames) not in (1, 2):
+        raise ValueError(f"images must be one batch or two of the same scenes; got {len(frames)}")
+    first = frames[0]
+    model = load(READER).to(first.device) if model is None else model
+    for frame in frames:
+        check_images(model, frame)
+        if frame.shape != first.shape:
+            raise ValueError(
+                f"two frames must have the same shape; got {tuple(first.shape)} and "
+                f"{tuple(frame.shape)}"
+            )
+    hidden = _hidden(mask, first)
+    work = compute_dtype(first.dtype)
+    found = []
+    for i in range(len(first)):
+        scene = [frame[i].to(work) for frame in frames]
+        lying = hidden[i] if hidden is not None else torch.zeros_like(scene[0], dtype=torch.bool)
+        found.append(_of_one(scene, model, lying, kind))
+    return joined(found)
+
+
+def _hidden(mask: Tensor | None, images: Tensor) -> Tensor | None:
+    if mask is None:
+        return None
+    mask = torch.as_tensor(mask, device=images.device)
+    try:
+        return ~(mask > 0).expand(images.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"mask must broadcast to the images {tuple(images.shape)}; got {tuple(mask.shape)}"
+        ) from None
+
+
+def _of_one(scene: list[Tensor], model: DensityModel, hidden: Tensor, kind: str) -> Found:
+    """The noise of one scene, in one frame (C, H, W) or two."""
+    lying = hidden | torch.stack([lying_pixels(frame) for frame in scene]).any(0)
+    if bool(lying.all()):
+        lying = hidden
+    if len(scene) == 2:
+        sigma, bounds, lags, curve, notes = of_two_frames(*scene, lying, kind)
+        return Found(sigma, bounds, lags, curve, notes, opponent=len(lags) == 3)
+    image, (scale, shift) = scene[0], _units(scene[0][~lying])
+    if scale != 1:
+        image = (image - shift) / scale
+    found = _Reader(model, image, lying, kind).read()
+    return found if scale == 1 else found.scaled(scale, shift)
+
+
+def _units(values: Tensor) -> tuple[float, float]:
+    """Scale and shift of the image, (1, 0) where it is about in [0, 1] as densities want it."""
+    if not len(values):
+        return 1.0, 0.0
+    sample = values[:: max(1, len(values) // 2**20)]
+    low, high = sample.quantile(sample.new_tensor([0.01, 0.99])).tolist()
+    wide = high - low
+    fits = REDUCED < wide < WIDE and low > -WIDE and high < 2 * WIDE
+    return (1.0, 0.0) if fits or wide <= 0 else (wide, low)
+
+
+class _Reader:
+    """Reads one image (C, H, W)."""
+
+    def __init__(self, model: DensityModel, image: Tensor, lying: Tensor, kind: str) -> None:
+        self.model, self.image, self.kind = model, image, kind
+        self._masked = lying.any(0, keepdim=True)
+        self.lying = lying | clipped_pixels(image)
+        self.notes: list[str] = []
+        self.gray = image.mean(0, keepdim=True)
+        self.gray_lying = self.lying.any(0, keepdim=True)
+
+    def read(self) -> Found:
+        """Everything, in the order of the module's head."""
+        patches = spread_patches(self.image, self.model, self.lying)
+        if not len(patches) and not bool(self.lying.any()):
+            return Found(0.0, (0.0, 0.0), notes=("the image is constant: it shows no noise",))
+        if bool(self.lying.any()):
+            self._say_what_lies(len(patches))
+        if len(patches) < FEWEST:
+            return self._of_blocks("too few patches are free of pixels that lie")
+        full = level_of_patches(self.model, patches.values, patches.overlap)
+        own, ladder, some = self._grouped(full)
+        brightness = some.values.mean(1)
+        line = None if self.kind in ("white", "correlated") else line_of_groups(ladder, brightness)
+        if self.kind == "poisson" or grows(line):
+            return self._poisson(full, line)
+        if self.kind == "white":
+            return self._white(full, full.sigma)
+        test = whiteness(self.model, self.gray, own, self.gray_lying)
+        if self.kind == "correlated" or not test.white:
+            return self._correlated(test)
+        self._say_where(ladder, some)
+        return self._white(full, test.half * full.sigma / max(own.sigma, LEAST))
+
+    def _grouped(self, full: Reading) -> tuple[Reading, Ladder, Patches]:
+        """Some patches of the brightness, their ladder, and the level of all of them."""
+        patches = spread_patches(self.gray, self.model, self.gray_lying, GROUPED)
+        if len(patches) < FEWEST:  # no place is free of pixels that lie in all channels
+            patches = spread_patches(self.image, self.model, self.lying, GROUPED)
+            return full, Ladder(self.model, patches, full.sigma), patches
+        if len(self.image) == 1:
+            return full, Ladder(self.model, patches, full.sigma), patches
+        own = level_of_patches(self.model, patches.values, patches.overlap)
+        return own, Ladder(self.model, patches, own.sigma), patches
+
+    def _white(self, full: Reading, half: float) -> Found:
+        """One level; the interval knows what the half-size image says differently."""
+        sigma = max(full.sigma, 0.0)
+        if sigma <= LEAST or full.error > UNSURE:
+            self.notes.append(
+                f"the noise level {sigma:.2g} is not told from texture: the image may be free of "
+                "noise"
+            )
+        error = min(full.error, 1.0)
+        apart = abs(math.log(max(half, LEAST) / max(sigma, LEAST)))
+        wide = WIDTH * math.hypot(error, min(apart, 1.0) / 8, 0.01)
+        return Found(sigma, (sigma * math.exp(-wide), sigma * math.exp(wide)), notes=self._said())
+
+    def _poisson(self, full: Reading, line: Line | None) -> Found:
+        """A curve; the level is that of the mean brightness."""
+        fitted = line_of_image(self.gray[0], self._masked[0], line)
+        if fitted is None:
+            self.notes.append("no growth of the noise with brightness is to be seen")
+            return self._white(full, full.sigma)
+        low, high = float(self.image.min()), float(self.image.max())
+        curve = fitted.curve(min(low, 0.0), high)
+        level = float(curve.at(self.image.double()).square().mean().sqrt())
+        level = max(level, LEAST)
+        self.notes.append(
+            f"the noise grows with brightness: variance {fitted.gain:.3g} x brightness "
+            f"{fitted.offset:+.3g}"
+        )
+        return Found(level, (level / 1.5, level * 1.5), curve=curve, notes=self._said())
+
+    def _correlated(self, test: Whiteness) -> Found:
+        """An autocovariance of each plane; the brightness at a level that the model agrees to."""
+        colour = len(self.image) == 3
+        planes = self.image
+        if colour:
+            turn = torch.tensor(OPPONENT, dtype=planes.dtype, device=planes.device)
+            planes = torch.einsum("oc,chw->ohw", turn, planes)
+        lying = self.gray_lying.expand(planes.shape) if colour else self.lying
+        read = []
+        for i, (plane, hidden) in enumerate(zip(planes, lying, strict=True)):
+            side = CHROMA_SIDE if colour and i else None
+            read.append(_autocovariance(plane, hidden, side))
+        if read[0] is None:
+            return self._of_blocks("flat areas hold no noise")
+        lags = [_lags_or_little(r, read[0]) for r in read]
+        for i in range(1 if colour else len(lags)):
+            lags[i] = lags[i] * _agreed(read[0], test, math.sqrt(3) if colour else 1.0)
+        m = len(lags[0]) // 2
+        sigma = math.sqrt(sum(float(r[m, m]) for r in lags) / len(lags))
+        across, along = read[0].lag1
+        self.notes.append(
+            f"the noise is correlated: neighbours by {across:.2f} vertically and {along:.2f} "
+            f"horizontally (full size reads {test.ratio:.2g} times the level of half the size)"
+        )
+        error = math.hypot(0.06, 0.5 * math.log(max(read[0].plateau, 1.0)))
+        bounds = (sigma * math.exp(-WIDTH * min(error, 0.7)), sigma * math.exp(WIDTH * 0.06))
+        return Found(sigma, bounds, tuple(lags), notes=self._said(), opponent=colour)
+
+    def _of_blocks(self, why: str) -> Found:
+        """The level of the flattest areas, where there is nothing better."""
+        blocks = [cut_blocks(p, hidden) for p, hidden in zip(self.image, self.lying, strict=True)]
+        levels = [float(b.flattest().variances.mean()) for b in blocks if len(b.variances)]
+        if not levels:
+            self.notes.append("nothing in the image tells its noise")
+            return Found(0.0, (0.0, float(self.image.std())), notes=self._said())
+        read = [_autocovariance(p, h) for p, h in zip(self.image, self.lying, strict=True)]
+        levels = [r.sigma**2 for r in read if r is not None] or levels
+        sigma = math.sqrt(sum(levels) / len(levels))
+        self.notes.append(f"{why}: the level is that of the flattest areas, and uncertain")
+        return Found(sigma, (sigma / 1.6, sigma * 1.6), notes=self._said())
+
+    def _say_what_lies(self, left: int) -> None:
+        share = float(self.lying.double().mean())
+        self.notes.append(
+            f"{100 * share:.2g} % of the pixels are clipped, masked or far outside, and left out"
+        )
+        total = len(spread_patches(self.image, self.model, torch.zeros_like(self.lying)))
+        if left < (1 - TOUCHED) * total:
+            self.notes.append(
+                f"only {100 * left / max(total, 1):.2g} % of the patches are free of them"
+            )
+
+    def _say_where(self, ladder: Ladder, patches: Patches) -> None:
+        """Whether two halves of the image differ by more than their errors."""
+        height, width = self.gray.shape[1:]
+        upper, left = patches.rows < height / 2, patches.columns < width / 2
+        for name, half in (("upper half", upper), ("left half", left)):
+            if min(int(half.sum()), int((~half).sum())) < FEWEST:
+                continue
+            one, other = ladder.read(half), ladder.read(~half)
+            apart = abs(math.log(one.sigma / other.sigma))
+            error = math.hypot(min(one.error, 9.0), min(other.error, 9.0))
+            if apart > math.log(SEVERAL) and apart > SURE * error:
+                self.notes.append(
+                    f"several levels in one image: {one.sigma:.3g} in the {name} and "
+                    f"{other.sigma:.3g} in the other; a map (estimate_sigma_map) suits it better"
+                )
+
+    def _said(self) -> tuple[str, ...]:
+        return tuple(self.notes)
+
+
+def _autocovariance(plane: Tensor, lying: Tensor, side: int | None = None) -> Autocovariance | None:
+    lying = lying if bool(lying.any()) else None
+    if side is None:
+        side = SIDE if plane.numel() >= SMALL else SMALL_SIDE
+    return read_autocovariance(plane, lying, side)
+
+
+def _agreed(read: Autocovariance, test: Whiteness, unit: float) -> float:
+    """By how much to multiply an autocovariance so that the likelihood agrees with its level.
+
+    Flattest blocks are the darkest, where there is less noise, or textured, if all is. The
+    likelihood at half the size tells texture from noise that is alike in both directions; the level
+    is `LOW` to `HIGH` times what it reads, or more where blocks are equally flat (`plateau`). Where
+    noise has no low frequencies, full size tells it.
+    """
+    told = test.half * unit
+    if test.ratio > BLUE:
+        return min(1.0, test.ratio * told / read.sigma) ** 2
+    if told <= LEAST:
+        return 1.0
+    least = LOW * told if read.anisotropy < UNEVEN else 0.0
+    most = HIGH * told if read.plateau > PLATEAU else math.inf
+    return (min(max(read.sigma, least), most) / read.sigma) ** 2
+
+
+def _lags_or_little(read: Autocovariance | None, like: Autocovariance) -> Tensor:
+    """The lags of a plane; of one without noise those of white noise that is next to none."""
+    if read is not None:
+        return read.lags
+    lags = torch.zeros_like(like.lags)
+    m = len(lags) // 2
+    lags[m, m] = 1e-6 * float(like.lags[m, m])
+    return lags

@@ -1,0 +1,276 @@
+"""Noise as it comes: correlated, growing with brightness, behind pixels that lie, in two frames."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import gmdm_prior as gm
+from gmdm_prior.files.safetensors import load
+from gmdm_prior.images.stabilise import anscombe, integral, line_of, stabiliser
+from gmdm_prior.noise.autocovariance import cut_blocks, lags_of, positive, read_autocovariance
+from gmdm_prior.noise.estimate import READER
+from gmdm_prior.noise.lying_pixels import outliers, spikes
+
+BINOMIAL = torch.outer(torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 2, 1])) / 6
+ROW = torch.ones(1, 7) / math.sqrt(7)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load(READER)
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    return gm.BlindDenoiser()
+
+
+def white(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def coloured(shape, kernel, seed=0):
+    """Noise of level 1 (1, 1, H, W)."""
+    a, b = kernel.shape
+    return F.conv2d(white(1, 1, shape[0] + a - 1, shape[1] + b - 1, seed=seed), kernel[None, None])
+
+
+def scene(side=128):
+    """A picture with flat and curved areas and edges, (1, 1, side, side)."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
+    smooth = 0.45 + 0.25 * torch.sin(3 * x) * torch.cos(2 * y)
+    return (smooth + 0.2 * ((x - 0.5) ** 2 + (y - 0.4) ** 2 < 0.06))[None, None]
+
+
+def psnr(a, b):
+    return -10 * (a.clamp(0, 1) - b).square().mean().log10().item()
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.1])
+def test_white_noise_is_read_as_before(model, sigma):
+    y = scene() + sigma * white(1, 1, 128, 128)
+    noise = gm.estimate_noise(y, model)
+    assert bool(noise.white[0])
+    assert noise.curve is None
+    assert noise.autocovariance is None
+    assert noise.sigma.item() == pytest.approx(gm.estimate_sigma(model, y).item(), rel=1e-5)
+    low, high = noise.interval()
+    assert low.item() <= sigma <= high.item() < 1.5 * sigma
+
+
+def test_blind_denoising_of_white_noise_is_that_at_its_level(model, denoiser):
+    y = scene() + 0.1 * white(1, 1, 128, 128)
+    plain = gm.HalfQuadraticSplitting(load("bsds-gray"))(y, gm.estimate_sigma(model, y))
+    torch.testing.assert_close(denoiser(y), plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "vertical", "horizontal"), [(BINOMIAL, 2 / 3, 2 / 3), (ROW, 0.0, 6 / 7)]
+)
+def test_correlated_noise_is_seen_and_measured(model, kernel, vertical, horizontal):
+    y = scene() + 0.1 * coloured((128, 128), kernel)
+    noise = gm.estimate_noise(y, model)
+    assert not bool(noise.white[0])
+    assert noise.sigma.item() == pytest.approx(0.1, rel=0.15)
+    assert noise.lag1[0, 0].tolist() == pytest.approx([vertical, horizontal], abs=0.1)
+    assert "correlated" in " ".join(noise.notes)
+
+
+def test_correlated_noise_is_taken_away(denoiser):
+    """At the level that the plain likelihood reads, nothing happens at all."""
+    x = scene()
+    y = x + 0.1 * coloured((128, 128), BINOMIAL)
+    assert psnr(denoiser(y), x) > psnr(y, x) + 5
+
+
+def test_poisson_noise_is_seen_and_its_gain_measured(model, denoiser):
+    x, gain = scene(), 0.02
+    y = torch.poisson(x / gain, generator=torch.Generator().manual_seed(0)) * gain
+    noise = gm.estimate_noise(y, model)
+    curve = noise.curve[0]
+    for at in (0.3, 0.7):
+        level = curve.at(torch.tensor(at, dtype=torch.float64)).item()
+        assert level == pytest.approx(math.sqrt(gain * at), rel=0.15)
+    flat = gm.HalfQuadraticSplitting(load("bsds-gray"))(y, gm.estimate_sigma(model, y))
+    assert psnr(denoiser(y, noise), x) > psnr(flat, x)
+
+
+@pytest.mark.parametrize("kind", ["white", "correlated", "poisson"])
+def test_a_kind_is_forced(model, kind):
+    noise = gm.estimate_noise(scene() + 0.1 * white(1, 1, 128, 128), model, kind=kind)
+    assert (noise.autocovariance is not None) == (kind == "correlated")
+    assert noise.sigma.item() == pytest.approx(0.1, rel=0.2)
+
+
+def test_a_clipped_dark_image_with_a_dead_pixel(model):
+    """The dead pixel hid the spike at 0 from a look at the extremes."""
+    y = (0.3 * scene() + 0.1 * white(1, 1, 128, 128)).clamp(min=0)
+    y[0, 0, 5, 5] = -0.3
+    noise = gm.estimate_noise(y, model)
+    low, high = noise.interval()
+    assert low.item() <= 0.1 <= high.item()
+    assert "left out" in " ".join(noise.notes)
+
+
+def test_a_signed_image_masked_to_zero(model):
+    y = scene() - 0.5 + 0.1 * white(1, 1, 128, 128)
+    y[..., :40] = 0
+    y[..., 90:, :] = 0
+    assert gm.estimate_noise(y, model).sigma.item() == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_fifth_of_the_pixels_masked_here_and_there(model):
+    y = scene() + 0.1 * white(1, 1, 128, 128)
+    hidden = torch.rand(y.shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    found = gm.estimate_noise(torch.where(hidden, 0.0, y), model)
+    told = gm.estimate_noise(y, model, mask=~hidden)
+    for noise in (found, told):
+        low, high = noise.interval()
+        assert noise.sigma.item() == pytest.approx(0.1, rel=0.15)
+        assert low.item() <= 0.1 <= high.item()
+
+
+def test_bright_stars_do_not_hide_the_noise(model):
+    """The range is that of the stars; units are counts."""
+    y = 1000 + 65.5 * white(1, 1, 128, 128)
+    for i in range(12):
+        y[0, 0, 9 * i + 4 : 9 * i + 7, (37 * i) % 120 : (37 * i) % 120 + 3] += 30000.0
+    assert gm.estimate_noise(y, model).sigma.item() == pytest.approx(65.5, rel=0.1)
+
+
+@pytest.mark.parametrize("image", ["zeros", "two values", "noise-free", "all masked"])
+def test_intervals_are_finite(model, image):
+    y = {
+        "zeros": torch.zeros(1, 1, 32, 32),
+        "two values": (scene(32) > 0.5).float(),
+        "noise-free": scene(64),
+        "all masked": scene(32),
+    }[image]
+    mask = torch.zeros(1, 1, 32, 32, dtype=torch.bool) if image == "all masked" else None
+    noise = gm.estimate_noise(y, model, mask)
+    low, high = noise.interval()
+    assert 0 <= low.item() <= noise.sigma.item() <= high.item() < math.inf
+    assert noise.notes
+
+
+def test_several_levels_are_said(model):
+    y = scene(160) + torch.where(torch.arange(160) < 80, 0.03, 0.12) * white(1, 1, 160, 160)
+    assert "several levels" in " ".join(gm.estimate_noise(y, model).notes)
+
+
+def test_two_frames_need_no_flat_areas(model):
+    x = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(3))
+    frames = [x + 0.05 * white(1, 1, 128, 128, seed=i) for i in (1, 2)]
+    noise = gm.estimate_noise(frames, model)
+    assert bool(noise.white[0])
+    assert noise.sigma.item() == pytest.approx(0.05, rel=0.05)
+    wide = [x + 0.05 * coloured((128, 128), BINOMIAL, seed=i) for i in (1, 2)]
+    noise = gm.estimate_noise(wide, model)
+    assert not bool(noise.white[0])
+    assert noise.lag1[0, 0].tolist() == pytest.approx([2 / 3, 2 / 3], abs=0.06)
+
+
+def test_spikes_anywhere_but_no_honest_histogram():
+    """A mask within the range, both ends; not the steps of an 8-bit picture, nor its rare ends."""
+    y = white(200, 200)
+    assert not spikes(y).any()
+    y[:20, :20] = 0.1
+    assert spikes(y).sum() == 400
+    picture = (scene()[0, 0] * 255 + 4 * white(128, 128)).round() / 255
+    assert not spikes(picture).any()
+    assert outliers(torch.where(torch.arange(40000).reshape(200, 200) < 3, 90.0, y)).sum() == 3
+
+
+def test_blocks_of_pure_noise_have_its_autocovariance():
+    y = coloured((256, 256), BINOMIAL)[0, 0].double()
+    found = lags_of(cut_blocks(y, side=64).flattest(1.0), reach=3)
+    k = torch.tensor([1.0, 4, 6, 4, 1], dtype=torch.float64) / 6
+    expected = F.pad(torch.outer(k, k), (1,) * 4)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.06)  # 256² pixels, 64² planes lost
+
+
+def test_selection_of_the_flattest_is_corrected():
+    """Uncorrected, the flattest twentieth reads a tenth too little."""
+    y = coloured((256, 256), BINOMIAL)[0, 0]
+    raw = float(lags_of(cut_blocks(y).flattest())[18, 18]) ** 0.5
+    assert raw < 0.93
+    assert read_autocovariance(y).sigma == pytest.approx(1, abs=0.05)
+
+
+def test_positive_is_a_projection_onto_autocovariances():
+    lags = torch.zeros(7, 7, dtype=torch.float64)
+    lags[3, 3], lags[3, 4], lags[3, 2] = 1.0, 0.9, 0.9  # no noise has such
+    gm.Noise(autocovariance=positive(lags))
+    with pytest.raises(ValueError, match="negative spectrum"):
+        gm.Noise(autocovariance=lags)
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(0.05, 0.0), (0.02, 0.001), (0.03, -0.001)])
+def test_anscombe_is_undone_without_bias_and_has_level_one(gain, offset):
+    transform = anscombe(gain, offset)
+    g = torch.Generator().manual_seed(0)
+    for counts in (0.5, 3.0, 20.0):
+        black, read = max(0.0, -offset / gain), max(0.0, offset)
+        mean = torch.full((200_000,), counts, dtype=torch.float64)
+        y = black + gain * torch.poisson(mean, generator=g)
+        y = y + math.sqrt(read) * torch.randn(200_000, generator=g, dtype=torch.float64)
+        d = transform(y)
+        clean = black + gain * counts
+        assert transform.back(d.mean()).item() == pytest.approx(clean, abs=0.02 * gain * counts)
+        if counts > 2:
+            assert d.std().item() == pytest.approx(1, abs=0.06)
+
+
+def test_any_curve_is_stabilised_and_undone():
+    x = torch.linspace(0, 1, 50, dtype=torch.float64)
+    curve = gm.NoiseCurve(x, 0.02 + 0.1 * x * (1 - x))
+    assert line_of(curve) is None
+    transform = integral(curve, 0.0, 1.0)
+    noise = torch.randn(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for at in (0.1, 0.5, 0.9):
+        d = transform(at + curve.at(torch.tensor(at, dtype=torch.float64)) * noise)
+        assert d.std().item() == pytest.approx(1, abs=0.05)
+        assert transform.back(d.mean()).item() == pytest.approx(at, abs=2e-3)
+    rising = gm.NoiseCurve(x, (0.02 * x + 1e-4).sqrt())
+    assert line_of(rising) == pytest.approx((0.02, 1e-4))
+    torch.testing.assert_close(stabiliser(rising)(x), anscombe(0.02, 1e-4)(x), rtol=0, atol=1e-9)
+
+
+def test_arguments_that_do_not_fit(model):
+    y = scene(32)
+    with pytest.raises(ValueError, match="kind must be one of"):
+        gm.estimate_noise(y, model, kind="pink")
+    with pytest.raises(ValueError, match="mask must broadcast"):
+        gm.estimate_noise(y, model, mask=torch.ones(5, 5))
+    with pytest.raises(ValueError, match="same shape"):
+        gm.estimate_noise([y, y[..., 1:]], model)
+    with pytest.raises(TypeError, match="noise must be a Noise"):
+        gm.BlindDenoiser().denoiser(y, 0.1)
+
+
+def test_real_pictures(shared, denoiser):
+    """None below the noisy picture; the rest is measured by the benchmark."""
+    imageio = pytest.importorskip("imageio.v3")
+    names = ["camera-cc15-d800_iso6400_1", "microscope-fmd-Confocal_MICE"]
+    for name in [*names, "microscope-fmd-WideField_BPAE_R"]:
+        y, x = (
+            torch.from_numpy(
+                imageio.imread(shared / f"data/real/{name}-{part}.png") / np.float32(255)
+            )
+            for part in ("noisy", "truth")
+        )
+        y, x = (v[None] if v.ndim == 2 else v[..., :3].permute(2, 0, 1) for v in (y, x))
+        assert psnr(denoiser(y[None])[0], x) > psnr(y, x) + 4
+
+
+@pytest.mark.parametrize("name", ["tem_lowdose_crop", "ct_small_hu", "emmi_256_bscale_applied"])
+def test_instruments(shared, model, name):
+    """In their own units: finite, and what is known about them is in the interval."""
+    y = torch.from_numpy(np.load(shared / f"data/real/{name}.npy").astype(np.float32))[None, None]
+    low, high = gm.estimate_noise(y, model).interval()
+    known = {"ct_small_hu": 13.0, "emmi_256_bscale_applied": 65.5}.get(name)
+    assert 0 < low.item() < high.item() < math.inf
+    assert known is None or (low.item() < 1.05 * known and known < 1.05 * high.item())
