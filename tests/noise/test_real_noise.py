@@ -10,9 +10,14 @@ import torch.nn.functional as F
 import gmdm_prior as gm
 from gmdm_prior.files.safetensors import load
 from gmdm_prior.images.stabilise import anscombe, integral, line_of, stabiliser
-from gmdm_prior.noise.autocovariance import cut_blocks, lags_of, positive, read_autocovariance
 from gmdm_prior.noise.estimate import READER
-from gmdm_prior.noise.lying_pixels import outliers, spikes
+from gmdm_prior.noise.estimate.autocovariance import (
+    cut_blocks,
+    lags_of,
+    positive,
+    read_autocovariance,
+)
+from gmdm_prior.noise.estimate.lying_pixels import outliers, spikes
 
 BINOMIAL = torch.outer(torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 2, 1])) / 6
 ROW = torch.ones(1, 7) / math.sqrt(7)

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gmdm_prior.gaussian_noise import NoiseCurve
-from gmdm_prior.noise.autocovariance import cut_blocks
-from gmdm_prior.noise.ladder import Ladder
+from gmdm_prior.noise.estimate.autocovariance import cut_blocks
+from gmdm_prior.noise.estimate.ladder import Ladder
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)  # of the patches, darkest first: ends of the groups
 # Standard errors of the gain above 0, and the level at the bright end over that at the dark one:

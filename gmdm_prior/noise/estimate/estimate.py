@@ -25,20 +25,20 @@ from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.opponent import OPPONENT
 from gmdm_prior.gaussian_noise import Noise
 from gmdm_prior.images.planes import check_images
-from gmdm_prior.noise.autocovariance import (
+from gmdm_prior.noise.estimate.autocovariance import (
     SIDE,
     Autocovariance,
     cut_blocks,
     read_autocovariance,
 )
-from gmdm_prior.noise.curve import Line, grows, line_of_groups, line_of_image
-from gmdm_prior.noise.found import Found, joined
-from gmdm_prior.noise.frames import of_two_frames
-from gmdm_prior.noise.ladder import Ladder
+from gmdm_prior.noise.estimate.curve import Line, grows, line_of_groups, line_of_image
+from gmdm_prior.noise.estimate.found import Found, joined
+from gmdm_prior.noise.estimate.frames import of_two_frames
+from gmdm_prior.noise.estimate.ladder import Ladder
+from gmdm_prior.noise.estimate.lying_pixels import lying_pixels
+from gmdm_prior.noise.estimate.whiteness import BLUE, UNEVEN, Whiteness, whiteness
 from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
-from gmdm_prior.noise.lying_pixels import lying_pixels
 from gmdm_prior.noise.patches import Patches, clipped_pixels, spread_patches
-from gmdm_prior.noise.whiteness import BLUE, UNEVEN, Whiteness, whiteness
 from gmdm_prior.sigma import compute_dtype
 
 READER = "bsds-gray-likelihood"  # the density that reads noise

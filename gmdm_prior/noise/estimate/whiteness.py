@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
-from gmdm_prior.noise.autocovariance import read_autocovariance
-from gmdm_prior.noise.ladder import Ladder
+from gmdm_prior.noise.estimate.autocovariance import read_autocovariance
+from gmdm_prior.noise.estimate.ladder import Ladder
 from gmdm_prior.noise.level import Reading
 from gmdm_prior.noise.patches import spread_patches
 

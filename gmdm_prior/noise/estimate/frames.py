@@ -18,8 +18,8 @@ from torch import Tensor
 
 from gmdm_prior.densities.opponent import OPPONENT
 from gmdm_prior.gaussian_noise import NoiseCurve
-from gmdm_prior.noise.autocovariance import cut_blocks, lags_of, read_autocovariance
-from gmdm_prior.noise.curve import BINS, SIDE, Line, weighted_line
+from gmdm_prior.noise.estimate.autocovariance import cut_blocks, lags_of, read_autocovariance
+from gmdm_prior.noise.estimate.curve import BINS, SIDE, Line, weighted_line
 
 SURE, LEAST_LAG = 4.0, 0.03  # standard errors, and a correlation that makes no difference
 SHARE = 0.5  # of the blocks
