@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmdm_prior.gaussian_noise import taper
+from gmdm_prior.autocovariance import taper
 
 SIDE, REACH = 20, 18  # of a block, and the widest lag
 SHARE = 0.05  # of the blocks

@@ -17,6 +17,7 @@ import math
 from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.noise.evidence import Evidence, evidence_of
 from gmdm_prior.noise.level import LEAST, Reading
 from gmdm_prior.noise.patches import Patches
@@ -46,7 +47,7 @@ class Ladder:
         lowest = max(math.log(LEAST), math.log(max(sigma, LEAST)) - below)
         count = 1 + max(2, math.ceil((math.log(max(sigma, LEAST)) + above - lowest) / STEP))
         self.levels = [lowest + STEP * i for i in range(count)]
-        evidence = evidence_of(model, patches.values)
+        evidence = evidence_of(model, patches.values, Evaluator())
         self._start, self._overlap = evidence.start, patches.overlap
         self._dimensions = model.channels * (model.patch_size**2 - 1)
         self._table = [evidence.at(math.exp(t)) for t in self.levels]
