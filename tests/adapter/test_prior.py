@@ -111,6 +111,26 @@ def test_momentum_and_its_restarts_save_steps(caplog):
     assert slope.square().mean().sqrt() < 1e-5
 
 
+def test_deepinvs_names_replace_steps_and_tolerance(images):
+    prior = GMDMPrior(mixture(3), sigma=0.1)
+    few = GMDMPrior(mixture(3), sigma=0.1, max_iter=3).prox(images, gamma=1.0)
+    assert torch.equal(prior.prox(images, gamma=1.0, max_iter_inter=3), few)
+    rough = GMDMPrior(mixture(3), sigma=0.1, tol=1e-2).prox(images, gamma=1.0)
+    assert torch.equal(prior.prox(images, gamma=1.0, tol_inter=1e-2), rough)
+    full = prior.prox(images, gamma=1.0)
+    assert not torch.allclose(full, few)
+    assert not torch.allclose(full, rough)
+
+
+def test_the_tolerance_is_in_units_of_the_range(images):
+    """A rough one stops images in [0, 255] after as many steps as those in [0, 1]."""
+    options = {"sigma": 0.1, "tol": 1e-2}
+    own = GMDMPrior(mixture(3), **options).prox(images, gamma=1.0)
+    options["sigma"] *= 255
+    other = GMDMPrior(mixture(3), **options, data_range=(0, 255)).prox(255 * images, gamma=255**2)
+    torch.testing.assert_close(other / 255, own, atol=1e-6, rtol=0)
+
+
 def test_prox_with_no_step_is_the_identity(prior, images):
     torch.testing.assert_close(prior.prox(images, gamma=0.0), images)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from deepinv_gmdm import GMDMPrior, build_prior, build_solver, schedule
 from deepinv_gmdm.command.restore import psnr
+from deepinv_gmdm.noise import WeightedL2
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
 from models import mixture
 
@@ -88,6 +89,22 @@ def test_data_term_has_the_noise_level_it_is_given():
     assert other.data_fidelity[0].norm == pytest.approx(4)
     free = build_solver("pgd", build_prior("zero"), sigma=0.0)
     assert math.isfinite(free.data_fidelity[0].norm)
+
+
+def test_steps_follow_the_curvatures_of_both_terms():
+    """Of the data 4 / sigma², with weights at their least level; of the prior lambda L."""
+    prior, options = GMDMPrior(mixture(3)), {"sigma": 0.1, "prior_sigma": 0.2, "physics_norm": 4.0}
+
+    def step(name, **others):
+        return build_solver(name, prior, **options, **others).init_params_algo["stepsize"]
+
+    data, bend = 4 / 0.1**2, 3 * prior.lipschitz(0.2)
+    assert step("gd", prior_lambda=3.0) == pytest.approx([1 / (data + bend)])
+    assert step("pgd", prior_lambda=3.0) == pytest.approx([1 / data])
+    assert step("drs", prior_lambda=3.0) == pytest.approx([1 / bend])
+    assert step("drs", prior_lambda=0.0) == pytest.approx([25 / data])
+    weighted = WeightedL2(torch.tensor([0.05, 0.2]).reshape(1, 1, 1, 2))
+    assert step("pgd", data_fidelity=weighted) == pytest.approx([0.05**2 / 4])
 
 
 @pytest.mark.parametrize(
