@@ -14,7 +14,7 @@ import torch
 import yaml
 from models import mixture, product
 from PIL import Image
-from training_examples import write_images
+from training_examples import same, write_images
 
 import gmdm_prior as gm
 from gmdm_prior import train
@@ -80,8 +80,7 @@ def sentence(err):
 
 
 def equal_weights(one, other):
-    a, b = gm.load(one).state_dict(), gm.load(other).state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    return same(gm.load(one), gm.load(other))
 
 
 # --- what a run writes ----------------------------------------------------------------------------

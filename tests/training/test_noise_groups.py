@@ -14,6 +14,7 @@ from training_examples import (
     mismatch,
     natural_patches,
     random_covariances,
+    same,
     seeded,
 )
 
@@ -198,7 +199,7 @@ def test_equal_levels_are_one_level_to_the_bit():
     patches = natural_patches().float()
     one = fit_em(patches, noise=0.05, **SMALL)
     each = fit_em(patches, noise=torch.full((600,), 0.05, dtype=torch.float64), **SMALL)
-    assert all(torch.equal(v, each.state_dict()[k]) for k, v in one.state_dict().items())
+    assert same(one, each)
 
 
 def test_recovers_a_mixture_under_levels_of_every_patch():

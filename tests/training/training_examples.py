@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gmdm_prior import PatchMixture, symmetry
+from gmdm_prior import DensityModel, PatchMixture, symmetry
 from gmdm_prior.constraints import zero_mean_basis
 
 SMALL = {"bases": 2, "classes": 5, "components": 12, "full_iterations": 4, "iterations": 4}
@@ -55,6 +55,13 @@ def natural_patches(count: int = 600, size: int = 4, channels: int = 1, seed: in
     patches[::10] = 0.5
     patches[1::10] = patches[1]
     return patches
+
+
+def same(one: DensityModel, other: DensityModel) -> bool:
+    """Whether two densities are of one kind and have the same numbers, to the bit, and options."""
+    (kind, a, options), (other_kind, b, others) = one.pack(), other.pack()
+    equal = a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    return (kind, options) == (other_kind, others) and equal
 
 
 def mismatch(found: PatchMixture, truth: PatchMixture) -> float:
