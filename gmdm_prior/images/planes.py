@@ -104,6 +104,7 @@ def planes_of(model: DensityModel) -> list[DensityModel]:
     return list(model.planes) if isinstance(model, OpponentModel) else [model]
 
 
+# Long: one sentence for each thing that can be wrong.
 def check_images(model: DensityModel, images: Tensor) -> None:
     """Refuse what is no batch of images for this model, with the remedy."""
     if not isinstance(images, Tensor):

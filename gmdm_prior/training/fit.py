@@ -104,6 +104,7 @@ def fit(
     return _steps(trainer, measured, settings, facts, checkpoints, resume)
 
 
+# Long: the loop and its way out, which must see one another's state.
 def _steps(
     trainer: Trainer,
     held_out: HeldOut,

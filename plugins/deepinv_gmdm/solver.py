@@ -55,6 +55,7 @@ from gmdm_prior.sigma import parse
 logger = logging.getLogger(__name__)
 
 
+# Long: deepinv's classes want all of this at once.
 def build_solver(
     spec: str | Mapping[str, Any] | SolverConfig,
     prior: Any,
