@@ -23,7 +23,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -197,18 +196,13 @@ class Evaluator:
         return SurfaceLevel(filters, squares, surfaces, model.mean_part)
 
 
-@dataclass(frozen=True)
 class _Mixture:
     """The matrices of a mixture, as a table that can be kept."""
 
-    level: DiffusedMixture
-
-    @property
-    def bytes(self) -> int:
-        """What they take."""
-        level = self.level
+    def __init__(self, level: DiffusedMixture) -> None:
+        self.level = level
         tensors = [*level.bases, *level.members, *level.variances, *level.log_weights]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        self.bytes = sum(t.nbytes for t in tensors)
 
 
 class _InPieces:

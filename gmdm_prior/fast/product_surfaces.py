@@ -34,7 +34,7 @@ class Sheet:
     @property
     def bytes(self) -> int:
         """What it takes."""
-        return self.table.numel() * self.table.element_size()
+        return self.table.nbytes
 
 
 def make_sheet(experts: Mixture1D) -> Sheet:

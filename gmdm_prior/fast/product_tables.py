@@ -76,6 +76,9 @@ class TabulatedExperts:
     Args:
         experts: J experts at a noise variance (J,).
         reach: size of clean responses that the tails extend to, (J,).
+
+    Attributes:
+        bytes: what the tables take now. Threads may read it while another makes one.
     """
 
     def __init__(self, experts: Mixture1D, reach: Tensor) -> None:
@@ -91,11 +94,7 @@ class TabulatedExperts:
         self._scale = (1 / fine).to(self._dtype)
         self._tables: dict[str, Tensor] = {}
         self._making = threading.Lock()
-
-    @property
-    def bytes(self) -> int:
-        """What the tables take now."""
-        return sum(t.numel() * t.element_size() for t in self._tables.values())
+        self.bytes = 0
 
     def posterior_shift(self, z: Tensor) -> Tensor:
         """E[z_0 | z] - z, (J, N)."""
@@ -128,6 +127,7 @@ class TabulatedExperts:
                 make = {"shift": _shift, "slope": _slope, "value": _value, "node": _node}[name]
                 with torch.inference_mode(False), torch.no_grad():  # to serve in all modes
                     self._tables[name] = self._by_expert(make)
+                self.bytes += self._tables[name].nbytes
             return self._tables[name]
 
     def _by_expert(self, make: Callable[[Tensor, Tensor, Mixture1D], Tensor]) -> Tensor:

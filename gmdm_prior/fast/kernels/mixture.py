@@ -126,8 +126,4 @@ class Tables:
             torch.cat(gains),
         )
         self.tensors = [table.float().contiguous() for table in tables]
-
-    @property
-    def bytes(self) -> int:
-        """What they take."""
-        return sum(t.numel() * t.element_size() for t in self.tensors)
+        self.bytes = sum(table.nbytes for table in self.tensors)
