@@ -173,6 +173,10 @@ class PatchDensity(DensityModel):
         """How many numbers an evaluation holds for every patch, to bound its memory."""
 
     @abstractmethod
+    def draw(self, noise: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(N, a) samples, one at each noise variance of `noise` (N, 1); a flat mean is 0."""
+
+    @abstractmethod
     def zero_mean_lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma) among zero-mean patches."""
 
@@ -220,6 +224,19 @@ class PatchDensity(DensityModel):
 
         mean, variance = self._run(y, sigma, moments)
         return mean, variance
+
+    def sample(
+        self,
+        shape: tuple[int, ...] = (),
+        sigma: float | Tensor = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Exact samples (*shape, C, b, b) of the density at a noise level; a flat mean is 0."""
+        shape, like = torch.Size(shape), next(self.parameters())
+        noise = event_variance(sigma, shape, like).expand(shape).reshape(-1, 1)
+        if not len(noise):
+            return like.new_zeros(*shape, *self.event_shape)
+        return self.draw(noise, generator).reshape(*shape, *self.event_shape).to(like.dtype)
 
     def with_mean(self, variance: float) -> PatchDensity:
         """A copy with a proper density N(1/2, variance) of the mean grey level of each channel."""
@@ -304,10 +321,3 @@ def check_real(**parameters: Tensor) -> None:
 def _kept(level: Diffused, y: Tensor, mean: Tensor) -> Tensor:
     """Posterior means, exactly y where there is no noise."""
     return torch.where(level.noise == 0, y, mean)
-
-
-def sampled_variances(model: PatchDensity, shape: tuple[int, ...], sigma: float | Tensor) -> Tensor:
-    """The noise variances (N, 1) of N = prod(shape) samples, in the working type."""
-    like = next(model.parameters())
-    noise = event_variance(sigma, torch.Size(shape), like)
-    return noise.expand(shape).reshape(math.prod(shape), 1)

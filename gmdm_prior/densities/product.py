@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gmdm_prior.constraints import project_orthogonal
-from gmdm_prior.densities.base import Options, PatchDensity, check_real, sampled_variances
+from gmdm_prior.densities.base import Options, PatchDensity, check_real
 from gmdm_prior.densities.diffused import Diffused
 from gmdm_prior.densities.experts import EquidistantExperts, Mixture1D
 from gmdm_prior.densities.mean import MeanPart
@@ -64,18 +64,9 @@ class PatchModel(PatchDensity):
         j, components = self.experts.logits.shape
         return j * (j - 1) // 2 + j + j * (components - 1)
 
-    def sample(
-        self,
-        shape: tuple[int, ...] = (),
-        sigma: float | Tensor = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Exact samples (*shape, C, b, b): sum_j k_j z_j / ‖k_j‖² with z_j ~ psi_j; mean zero."""
-        noise = sampled_variances(self, tuple(shape), sigma)
-        if not len(noise):
-            return self.filters.new_zeros(*shape, *self.event_shape)
-        x = self.at(noise).sample(generator)
-        return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
+    def draw(self, noise: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Samples: sum_j k_j z_j / ‖k_j‖² with z_j ~ psi_j, one at each noise variance (N, 1)."""
+        return self.at(noise).sample(generator)
 
     def zero_mean_lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma) among zero-mean patches, max_j ‖k_j‖² / s_j."""

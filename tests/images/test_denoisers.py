@@ -449,7 +449,7 @@ class Toy(PatchDensity):
     def numbers_per_patch(self, noise):
         return self.inside.numbers_per_patch(noise)
 
-    sample = stored = zero_mean_lipschitz = None
+    draw = stored = zero_mean_lipschitz = None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

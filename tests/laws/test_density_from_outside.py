@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import gmdm_prior as gm
 from gmdm_prior import files
-from gmdm_prior.densities.base import PatchDensity, sampled_variances
+from gmdm_prior.densities.base import PatchDensity
 from gmdm_prior.densities.diffused import Diffused
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.files.safetensors import KINDS
@@ -80,13 +80,11 @@ class OneGaussian(PatchDensity):
     def numbers_per_patch(self, noise):
         return 4 * self.filters.numel()
 
-    def sample(self, shape=(), sigma=0.0, generator=None):
-        noise = sampled_variances(self, shape, sigma)
+    def draw(self, noise, generator):
         std = (self.variances.to(noise.dtype) + noise).sqrt()
         u = std * torch.randn(std.shape, generator=generator, dtype=noise.dtype)
         mean = self.mean_part.sample(len(noise), noise, generator)
-        x = u @ self.filters.to(noise.dtype).flatten(1) + mean
-        return x.reshape(*shape, *self.event_shape)
+        return u @ self.filters.to(noise.dtype).flatten(1) + mean
 
     def zero_mean_lipschitz(self, sigma):
         return 1 / (float(self.variances.detach().min()) + sigma * sigma)

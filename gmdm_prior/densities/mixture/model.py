@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from gmdm_prior import symmetry
 from gmdm_prior.constraints import orthonormalise
-from gmdm_prior.densities.base import AnyNoise, Options, PatchDensity, check_real, sampled_variances
+from gmdm_prior.densities.base import AnyNoise, Options, PatchDensity, check_real
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.mixture.covariance import MixtureAtCovariance, add_noise, at_covariance
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
@@ -93,14 +93,15 @@ class PatchMixture(PatchDensity):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Exact samples (*shape, C, b, b): a class, a symmetry, responses; a flat mean is 0."""
-        shape = tuple(shape)
         if isinstance(sigma, (Noise, Covariance)):
-            return add_noise(self.sample(shape, 0.0, generator), sigma, self.mean_part, generator)
-        noise = sampled_variances(self, shape, sigma)
+            clean = super().sample(shape, 0.0, generator)
+            return add_noise(clean, sigma, self.mean_part, generator)
+        return super().sample(shape, sigma, generator)
+
+    def draw(self, noise: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Samples (N, a), one at each noise variance (N, 1): a class, a symmetry, responses."""
         n, dtype = len(noise), noise.dtype
         place = {"generator": generator, "device": self.filters.device}
-        if n == 0:
-            return self.filters.new_zeros(*shape, *self.event_shape)
         k = torch.multinomial(self.weights.to(dtype), n, replacement=True, generator=generator)
         h = torch.randint(len(symmetry.group(self.symmetries)), (n,), **place)
         std = (self.variances.to(dtype)[k] + noise).sqrt()
@@ -111,7 +112,7 @@ class PatchMixture(PatchDensity):
             for q, rows in enumerate(bases.unflatten(0, (-1, u.shape[1]))):
                 chosen = (self.basis[k] == g) & (h == q)
                 x[chosen] += u[chosen] @ rows
-        return x.reshape(*shape, *self.event_shape).to(self.filters.dtype)
+        return x
 
     def zero_mean_lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma) among zero-mean patches, 1 / (min v + sigma²)."""

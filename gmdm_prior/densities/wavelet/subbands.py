@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gmdm_prior.densities.base import Options, PatchDensity, check_real, sampled_variances
+from gmdm_prior.densities.base import Options, PatchDensity, check_real
 from gmdm_prior.densities.experts import EquidistantExperts
 from gmdm_prior.densities.mean import MeanPart
 from gmdm_prior.densities.product import DiffusedProduct
@@ -69,18 +69,9 @@ class SubbandExperts(PatchDensity):
         details = rows[:-1].to(self.scales).reshape(-1, *self.event_shape)
         return self.scales[band.to(self.scales.device), None, None, None] * details
 
-    def sample(
-        self,
-        shape: tuple[int, ...] = (),
-        sigma: float | Tensor = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Exact samples (*shape, 1, b, b); a flat mean is 0."""
-        noise = sampled_variances(self, tuple(shape), sigma)
-        if not len(noise):
-            return self.scales.new_zeros(*shape, *self.event_shape)
-        x = self.at(noise).sample(generator)
-        return x.reshape(*shape, *self.event_shape).to(self.scales.dtype)
+    def draw(self, noise: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Samples (N, b²), one at each noise variance (N, 1)."""
+        return self.at(noise).sample(generator)
 
     def covariance(self, y: Tensor, sigma: float | Tensor) -> Tensor:
         """Posterior covariance of the pixels of tiles y (*batch, 1, b, b), (*batch, b², b²)."""
