@@ -1,7 +1,7 @@
 """The table of denoisers: `python benchmarks/denoising_table.py BSD68|FOLDER|skimage [options]`.
 
     python benchmarks/denoising_table.py BSD68          # everything; hours, most of them rivals'
-    python benchmarks/denoising_table.py BSD68 --images 2 --sigmas 25 --methods bsds-gray-small BM3D
+    python benchmarks/denoising_table.py BSD68 --images 2 --sigmas 25 --methods gray-small BM3D
     python benchmarks/denoising_table.py BSD68 --weights mine.safetensors --methods hqs --stride 2
     python benchmarks/denoising_table.py skimage        # the images in scikit-image's wheel
 

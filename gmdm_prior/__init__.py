@@ -1,7 +1,7 @@
 """Gaussian-mixture diffusion models: explicit image priors, exact at every noise level.
 
     import gmdm_prior as gm
-    model = gm.load("bsds-gray")
+    model = gm.load("gray")
     clean = gm.HalfQuadraticSplitting(model)(noisy, 25 / 255)
 
 After Zach, Pock, Kobler and Chambolle, "Explicit Diffusion of Gaussian Mixture Model Based Image

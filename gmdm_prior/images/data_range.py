@@ -23,7 +23,7 @@ from gmdm_prior.images.planes import check_images
 from gmdm_prior.messages import unknown
 from gmdm_prior.sigma import compute_dtype, image_level
 
-CHANNELS = ("independent", "strict")
+CHANNELS = ("auto", "independent", "strict")
 
 
 class ImageFrame:
@@ -32,7 +32,7 @@ class ImageFrame:
     Args:
         model: the density.
         channels: `"independent"`: a density of one channel takes each on its own; `"strict"`:
-            images must have the density's channels.
+            images must have the density's channels; `"auto"`: what `in_colour` says.
         data_range: the values of black and white, (low, high).
 
     Raises:
@@ -101,7 +101,7 @@ class ImageFrame:
             raise ValueError(
                 f"images must have {own} channel(s) with channels='strict'; got {count} in "
                 f"{tuple(images.shape)}. channels='independent' takes one after the other, "
-                "bsds-color takes red, green and blue"
+                "channels='auto' three as red, green and blue"
             )
 
 
@@ -112,8 +112,8 @@ def seen_by(
 
     Args:
         model: a density of patches or of whole images.
-        channels: `"independent"`, `"opponent"` (`OpponentModel` with the density on all three
-            planes) or `"strict"`.
+        channels: `"auto"`, `"independent"`, `"opponent"` (`OpponentModel` with the density on all
+            three planes) or `"strict"`.
         data_range: the values of black and white, (low, high).
 
     Raises:
@@ -124,13 +124,26 @@ def seen_by(
         raise ValueError(unknown("channels", channels, (*CHANNELS, "opponent")))
     if channels != "opponent":
         return model, ImageFrame(model, channels, data_range)
-    if not isinstance(model, (PatchMixture, PatchModel)) or model.channels != 1:
+    if not _is_gray(model):
         raise ValueError(
             "channels='opponent' is for densities of gray patches; this is a "
             f"{type(model).__name__} of {model.channels} channel(s): leave channels out"
         )
     model = OpponentModel(model)
     return model, ImageFrame(model, data_range=data_range)
+
+
+def in_colour(model: DensityModel, channels: str) -> OpponentModel | None:
+    """The density of images in red, green and blue with `channels="auto"`; else None.
+
+    A density of gray patches takes them as luminance and two differences, images of other numbers
+    of channels one channel after the other.
+    """
+    return OpponentModel(model) if channels == "auto" and _is_gray(model) else None
+
+
+def _is_gray(model: DensityModel) -> bool:
+    return isinstance(model, (PatchMixture, PatchModel)) and model.channels == 1
 
 
 class Framed(nn.Module):

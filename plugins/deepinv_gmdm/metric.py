@@ -54,7 +54,7 @@ class GMDMLogLikelihood(Framed, deepinv.metric.Metric):
         if not getattr(self.model, "normalised", False):
             raise ValueError(
                 f"weights must be a model with a normalised density; {type(self.model).__name__} "
-                "has none. 'bsds-gray-likelihood' has one of patches"
+                "has none. 'gray-likelihood' has one of patches"
             )
         self.sigma, self.lower_better = sigma, False
         whole = isinstance(self.model, gm.WaveletModel)

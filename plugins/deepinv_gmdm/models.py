@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-from gmdm_prior.images.data_range import Framed, seen_by
+from gmdm_prior.images.data_range import Framed, in_colour, seen_by
 from gmdm_prior.messages import nearest
 
-DEFAULT_WEIGHTS = "bsds-gray-likelihood"
+DEFAULT_WEIGHTS = "gray-likelihood"
 METHODS = {
     "hqs": gm.HalfQuadraticSplitting,
     "average": gm.PatchAveraging,
@@ -51,13 +51,14 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
             `"valid"`; None is the method's default, reflect. A `WaveletModel` is periodic.
         channels: what the channels of an image are to a model of one: `"independent"` planes, or
             red, green and blue, which `"opponent"` takes for luminance and two differences, each at
-            a scale of its own (`gmdm_prior.OpponentModel`). `"strict"` refuses images of other
-            channels than the model's. A colour model, `bsds-color`, takes three as they are.
+            a scale of its own (`gmdm_prior.OpponentModel`). `"auto"` takes three channels for red,
+            green and blue, and any other number for independent ones. `"strict"` refuses images of
+            other channels than the model's.
         data_range: the values of black and white, (low, high); (0, 255) for 8 bits, say. Exact:
             images and noise levels are scaled.
         device: where the weights live; None leaves them where they are.
         sigma: `"estimate"`: where no noise level is given, read it from each image, with the
-            likelihood-trained `bsds-gray-likelihood` for bundled weights and with your own model
+            likelihood-trained `gray-likelihood` for bundled weights and with your own model
             otherwise. None: a level must be given.
 
     Attributes:
@@ -73,11 +74,11 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
 
     def __init__(
         self,
-        weights: str | nn.Module = "bsds-gray",
+        weights: str | nn.Module = "gray",
         method: str | None = None,
         stride: int | None = None,
         boundary: str | None = None,
-        channels: str = "independent",
+        channels: str = "auto",
         data_range: tuple[float, float] = (0.0, 1.0),
         device: torch.device | str | None = None,
         sigma: str | None = None,
@@ -88,6 +89,8 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         options = {"stride": stride, "boundary": boundary}
         given = {key: value for key, value in options.items() if value is not None}
         self.operator = METHODS[self.method](self.model, **given)
+        colour = in_colour(self.model, channels)
+        self.colour = None if colour is None else METHODS[self.method](colour, **given)
         if sigma not in (None, "estimate"):
             raise ValueError(
                 f"sigma must be 'estimate' or None here; got {sigma!r}. Give a noise level with "
@@ -136,7 +139,7 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
                 "say), or sigma='estimate' when it is made"
             )
         planes, level = self.frame.enter(x, sigma)
-        return self.frame.leave(self.operator(planes, level), x)
+        return self.frame.leave(self._operator_for(x)(planes, level), x)
 
     def score(self, x: Tensor, sigma: Any) -> Tensor:
         """The score that belongs to the denoiser, (forward(x) - x) / sigma², in closed form.
@@ -155,10 +158,14 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
             )
         planes, level = self.frame.enter(x, sigma)
         if self.method == "average":
-            values = self.operator.score(planes, level)
+            values = self._operator_for(x).score(planes, level)
         else:
             values = gm.WaveletLikelihood(self.model).score(planes, level)
         return self.frame.gradient(values, x)
+
+    def _operator_for(self, x: Tensor) -> nn.Module:
+        """What denoises images with the channels of x."""
+        return self.operator if self.colour is None or x.shape[1] != 3 else self.colour
 
 
 def _checked(method: str | None, model: nn.Module, stride: int | None, boundary: str | None) -> str:
@@ -211,7 +218,7 @@ class GMDMScore(deepinv.models.Denoiser):
         ValueError: as `GMDMDenoiser` does.
     """
 
-    def __init__(self, weights: str | nn.Module = "bsds-gray", **options: Any) -> None:
+    def __init__(self, weights: str | nn.Module = "gray", **options: Any) -> None:
         super().__init__()
         model = loaded(weights)
         method = None if isinstance(model, gm.WaveletModel) else "average"

@@ -80,20 +80,20 @@ def test_channels_are_independent_and_nothing_is_clamped(images):
 
 def test_denoises_a_photograph(photo, noisy):
     error = (noisy - photo).square().mean()
-    restored = GMDMDenoiser("bsds-gray-small")(noisy, 0.1)
+    restored = GMDMDenoiser("gray-small")(noisy, 0.1)
     assert (restored - photo).square().mean() < error / 3
 
 
 def test_plug_and_play(noisy, photo):
-    prior = deepinv.optim.PnP(GMDMDenoiser("bsds-gray-small"))
+    prior = deepinv.optim.PnP(GMDMDenoiser("gray-small"))
     assert (prior.prox(noisy, 0.1) - photo).square().mean() < (noisy - photo).square().mean() / 3
 
 
 def test_estimates_the_level_where_none_is_given(noisy):
-    denoiser = GMDMDenoiser("bsds-gray-small", sigma="estimate")
-    level = gm.estimate_sigma(gm.load("bsds-gray-likelihood"), noisy)
-    assert torch.equal(denoiser(noisy), GMDMDenoiser("bsds-gray-small")(noisy, level))
-    assert torch.equal(denoiser(noisy, 0.1), GMDMDenoiser("bsds-gray-small")(noisy, 0.1))
+    denoiser = GMDMDenoiser("gray-small", sigma="estimate")
+    level = gm.estimate_sigma(gm.load("gray-likelihood"), noisy)
+    assert torch.equal(denoiser(noisy), GMDMDenoiser("gray-small")(noisy, level))
+    assert torch.equal(denoiser(noisy, 0.1), GMDMDenoiser("gray-small")(noisy, 0.1))
     own = mixture(4)
     assert GMDMDenoiser(own, sigma="estimate").estimator.model is own
 
@@ -123,5 +123,5 @@ def test_bad_options_are_refused():
         GMDMDenoiser(mixture(3), sigma=0.1)
     with pytest.raises(ValueError, match="boundary"):
         GMDMDenoiser(mixture(3), boundary="mirror")
-    with pytest.raises(FileNotFoundError, match="bsds-gray"):
+    with pytest.raises(FileNotFoundError, match="gray"):
         GMDMDenoiser("bsds-grey")

@@ -17,7 +17,7 @@ from gmdm_prior.noise.map import _Field
 from gmdm_prior.noise.patches import clipped_pixels
 from gmdm_prior.noise.prior_free import to_pixels
 
-LIKELIHOOD = "bsds-gray-likelihood"
+LIKELIHOOD = "gray-likelihood"
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def test_white_noise_is_read_as_before(model, sigma):
 
 def test_blind_denoising_of_white_noise_is_that_at_its_level(model, denoiser):
     y = scene() + 0.1 * white(1, 1, 128, 128)
-    plain = gm.HalfQuadraticSplitting(load("bsds-gray"))(y, gm.estimate_sigma(model, y))
+    plain = gm.HalfQuadraticSplitting(load("gray"))(y, gm.estimate_sigma(model, y))
     torch.testing.assert_close(denoiser(y), plain, rtol=0, atol=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_poisson_noise_is_seen_and_its_gain_measured(model, denoiser):
     for at in (0.3, 0.7):
         level = curve.at(torch.tensor(at, dtype=torch.float64)).item()
         assert level == pytest.approx(math.sqrt(gain * at), rel=0.15)
-    flat = gm.HalfQuadraticSplitting(load("bsds-gray"))(y, gm.estimate_sigma(model, y))
+    flat = gm.HalfQuadraticSplitting(load("gray"))(y, gm.estimate_sigma(model, y))
     assert psnr(denoiser(y, noise), x) > psnr(flat, x)
 
 

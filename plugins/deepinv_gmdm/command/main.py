@@ -16,7 +16,7 @@ USAGE = """\
 examples:
   python -m deepinv_gmdm restore deblur                     a config that comes with the package
   python -m deepinv_gmdm restore my.yaml prior=tv out=tv    your own, another prior, another folder
-  python -m deepinv_gmdm restore deblur prior.weights=bsds-gray-small physics.noise.sigma=5/255
+  python -m deepinv_gmdm restore deblur prior.weights=gray-small physics.noise.sigma=5/255
   python -m deepinv_gmdm denoise noisy.png sigma=25/255 out=clean.png
   python -m deepinv_gmdm denoise noisy.png sigma=auto       the level is estimated (map: per pixel)
   python -m deepinv_gmdm noise noisy.png map=true           how much noise there is, and where

@@ -25,7 +25,6 @@ from gmdm_prior.sigma import parse
 
 ESTIMATED = ("auto", "map")
 SWITCH = {"true": True, "false": False}
-DEFAULT = {1: "bsds-gray", 3: "bsds-color"}  # weights by channels
 
 
 def denoise(source: str, options: Mapping[str, Any]) -> Path:
@@ -34,8 +33,7 @@ def denoise(source: str, options: Mapping[str, Any]) -> Path:
     Args:
         source: the noisy picture.
         options: `sigma` (a level such as `25/255`; `auto` estimates it, `map` for every pixel), and
-            if wanted `weights` (default: `bsds-gray`, of pictures in colour `bsds-color`),
-            `method`, `out`.
+            if wanted `weights` (default: `gray`), `method`, `out`.
 
     Returns:
         Where the result was written: `out`, else in the working directory as `NAME-denoised.png`.
@@ -54,7 +52,7 @@ def denoise(source: str, options: Mapping[str, Any]) -> Path:
     level = None if sigma in ESTIMATED else parse(sigma, "sigma")
     noisy, bits = read_picture(source)
     out = _target(options.get("out") or f"{Path(source).stem}-denoised.png")
-    weights = options.get("weights") or DEFAULT[noisy.shape[1]]
+    weights = options.get("weights") or "gray"
     denoiser = GMDMDenoiser(weights, method=options.get("method"))
     with OutputFolder(out.parent) as folder, torch.no_grad():
         if level is None:
