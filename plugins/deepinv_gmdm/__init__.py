@@ -2,7 +2,8 @@
 
 Files are named as deepinv names its parts:
 
-    models      GMDMDenoiser, GMDMScore, GMDMNoiseEstimator, WithNoiseMap
+    models      GMDMDenoiser, GMDMScore, WithNoiseMap
+    noise_estimator  GMDMNoiseEstimator
     optim       GMDMPrior, GMDMScorePrior
     sampling    AnalyticScore
     metric      GMDMLogLikelihood
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepinv_gmdm.metric import GMDMLogLikelihood
-    from deepinv_gmdm.models import GMDMDenoiser, GMDMNoiseEstimator, GMDMScore, WithNoiseMap
+    from deepinv_gmdm.models import GMDMDenoiser, GMDMScore, WithNoiseMap
     from deepinv_gmdm.noise import HeteroscedasticNoise, WeightedL2
+    from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
     from deepinv_gmdm.optim import GMDMPrior, GMDMScorePrior
     from deepinv_gmdm.physics import build_physics, physics_sigma
     from deepinv_gmdm.registry import available, build_denoiser, build_noise_estimator, build_prior
@@ -57,8 +59,9 @@ __all__ = [
 
 _HOMES = {
     "deepinv_gmdm.metric": ("GMDMLogLikelihood",),
-    "deepinv_gmdm.models": ("GMDMDenoiser", "GMDMNoiseEstimator", "GMDMScore", "WithNoiseMap"),
+    "deepinv_gmdm.models": ("GMDMDenoiser", "GMDMScore", "WithNoiseMap"),
     "deepinv_gmdm.noise": ("HeteroscedasticNoise", "WeightedL2"),
+    "deepinv_gmdm.noise_estimator": ("GMDMNoiseEstimator",),
     "deepinv_gmdm.optim": ("GMDMPrior", "GMDMScorePrior"),
     "deepinv_gmdm.physics": ("build_physics", "physics_sigma"),
     "deepinv_gmdm.registry": (
