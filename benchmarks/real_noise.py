@@ -8,7 +8,8 @@ with (camera-cc15); microscopes of the kind WideField are apart from the others,
 Poisson-like. Correlated noise is white noise filtered by the kernels of lib/noisy_cases.py and
 scaled to sigma/255, on the middle `crop`² pixels of every `every`-th image of `test`.
 
-What `gmdm blind` gives is read off the picture alone. Everything else is told something: `gmdm
+What `gmdm blind` gives is read off the picture alone, and so is the covariance of `gmdm under the
+covariance read`, its splitting under correlated noise. All others are told something: `gmdm
 white`, the best of FINE times the true level, BM3D of LEVELS, non-local means, total variation and
 wavelets (scikit-image's) of STRENGTHS; `gmdm known` and `BM3D, true spectrum` the autocovariance of
 synthetic noise. `stabilised + BM3D` is BM3D at the best of LEVELS after the transform of gmdm's own
@@ -46,8 +47,10 @@ FINE = (0.7, 0.9, 1.1, 1.4, 1.8, 2.3, 3.0)
 STRENGTHS = (0.5, 0.8, 1.25, 2.0, 3.0)
 HEADS = ("group", "picture", "method", "psnr", "ssim", "seconds", "strength")
 BLIND, WHITE, KNOWN = "gmdm blind", "gmdm white, best level", "gmdm known"
-SHOWN = ("noisy", BLIND, WHITE, "BM3D", "stabilised + BM3D", "non-local means", "truth")
-SHEET = 8  # pictures on the contact sheet, at most
+READ = "gmdm under the covariance read"
+SPECTRAL, STABLE = "BM3D, true spectrum", "stabilised + BM3D"
+SHOWN = ("noisy", BLIND, READ, WHITE, KNOWN, "BM3D", SPECTRAL, STABLE, "non-local means", "truth")
+SHEET = 12  # pictures on the contact sheet, at most
 SIDE = 96  # of a crop on it, in pixels
 LEFT = "## What is left"
 
@@ -72,10 +75,13 @@ def ours(case: Case, model: gm.PatchMixture, blind: gm.BlindDenoiser) -> dict[st
     """What this package gives: blind, told the best white level, told the noise."""
     opponent = case.noisy.shape[1] == 3
     plain = gm.HalfQuadraticSplitting(gm.OpponentModel(model) if opponent else model)
+    read = gm.estimate_noise(case.noisy, blind.reader)
     found = {
         BLIND: one(case, lambda: blind(case.noisy)),
         WHITE: best(case, lambda s: plain(case.noisy, s * case.level), FINE),
     }
+    if read.curve is None and not bool(read.white.all()):
+        found[READ] = one(case, lambda: plain(case.noisy, read))
     if case.noise is not None:
         found[KNOWN] = one(case, lambda: plain(case.noisy, case.noise))
     return found
@@ -95,9 +101,9 @@ def rivals(case: Case, blind: gm.BlindDenoiser) -> dict[str, Callable[[], Result
         "wavelets": lambda: best(case, lambda s: wavelets(pixels, s * case.level), STRENGTHS),
     }
     if case.noise is not None:
-        ways["BM3D, true spectrum"] = lambda: one(case, lambda: bm3d_at(pixels, case.noise))
+        ways[SPECTRAL] = lambda: one(case, lambda: bm3d_at(pixels, case.noise))
     if "Poisson" in case.group:
-        ways["stabilised + BM3D"] = lambda: stabilised(case, blind)
+        ways[STABLE] = lambda: stabilised(case, blind)
     return ways
 
 
@@ -239,15 +245,18 @@ def save(out: Path, rows: list[tuple[str, str, str, Result]], note: str) -> None
 
 def sheet(path: Path, shown: list[tuple[Case, dict[str, Result]]]) -> None:
     """Crops of some pictures by some methods, with PSNR of the whole pictures."""
-    figure = Figure(figsize=(2 * len(SHOWN), 2.25 * len(shown)), dpi=110, layout="constrained")
-    axes = figure.subplots(len(shown), len(SHOWN), squeeze=False)
-    for row, (case, results) in zip(axes, shown, strict=True):
-        for place, name in zip(row, SHOWN, strict=True):
-            fixed = {"noisy": case.noisy, "truth": case.clean}
-            if name not in fixed and name not in results:
-                place.set_axis_off()
-                continue
-            image = fixed[name] if name in fixed else results[name].image
+    panels = []
+    for case, results in shown:
+        images = {"noisy": case.noisy, "truth": case.clean}
+        images |= {name: result.image for name, result in results.items()}
+        panels.append({name: images[name] for name in SHOWN if name in images})
+    width = max(map(len, panels))
+    figure = Figure(figsize=(2 * width, 2.25 * len(shown)), dpi=110, layout="constrained")
+    axes = figure.subplots(len(shown), width, squeeze=False)
+    for row, (case, _), images in zip(axes, shown, panels, strict=True):
+        for place in row:
+            place.set_axis_off()
+        for place, (name, image) in zip(row, images.items(), strict=False):
             value = "" if name == "truth" else f" {psnr(image, case.clean):.2f}"
             panel(place, middle(image, SIDE), f"{name}{value}", 7)
         row[0].set_title(f"{case.name[:22]}\n{row[0].get_title()}", fontsize=7)
