@@ -92,15 +92,10 @@ class NoiseLevel:
         return self.sigma / factor, self.sigma * factor
 
 
-def estimate_sigma(model: DensityModel, images: Tensor) -> Tensor:
-    """Noise levels (B,) of images (B, C, H, W); arguments and errors: `noise_level`."""
-    return noise_level(model, images).sigma
-
-
 @torch.no_grad()
 @plain_modes
-def noise_level(model: DensityModel, images: Tensor) -> NoiseLevel:
-    """Noise levels of images, with standard errors.
+def white_level(model: DensityModel, images: Tensor) -> NoiseLevel:
+    """Levels of images whose noise is white, with standard errors.
 
     An image of one grey level has no noise to be seen: its level is 0. Where pixels are clipped
     (a spike in the histogram at the lowest or highest value), patches with such pixels are left

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-from deepinv_gmdm.models import DEFAULT_WEIGHTS, loaded
+from deepinv_gmdm.noise_estimator import DEFAULT_WEIGHTS, loaded
 from gmdm_prior.images.data_range import Framed
 
 

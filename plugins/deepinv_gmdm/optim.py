@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-from deepinv_gmdm.models import GMDMDenoiser, GMDMScore, loaded
+from deepinv_gmdm.models import GMDMDenoiser, GMDMScore
+from deepinv_gmdm.noise_estimator import loaded
 from gmdm_prior.images.data_range import Framed, in_colour, seen_by
 
 logger = logging.getLogger(__name__)

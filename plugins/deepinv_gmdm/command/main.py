@@ -17,9 +17,10 @@ examples:
   python -m deepinv_gmdm restore deblur                     a config that comes with the package
   python -m deepinv_gmdm restore my.yaml prior=tv out=tv    your own, another prior, another folder
   python -m deepinv_gmdm restore deblur prior.weights=gray-small physics.noise.sigma=5/255
+  python -m deepinv_gmdm denoise noisy.png                  the noise is read off the picture
   python -m deepinv_gmdm denoise noisy.png sigma=25/255 out=clean.png
-  python -m deepinv_gmdm denoise noisy.png sigma=auto       the level is estimated (map: per pixel)
-  python -m deepinv_gmdm noise noisy.png map=true           how much noise there is, and where
+  python -m deepinv_gmdm denoise noisy.png noise=poisson    its kind is known (white, correlated)
+  python -m deepinv_gmdm noise noisy.png map=true           what the noise is like, and where
   python -m deepinv_gmdm plugins
 """
 
@@ -69,13 +70,17 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="key=value",
-        help="sigma=25/255|auto|map weights=NAME method=hqs out=FILE",
+        help="sigma=auto|25/255|map noise=auto|white|correlated|poisson weights=NAME method=hqs "
+        "out=FILE",
     )
     denoise.set_defaults(run=_denoise)
-    noise = commands.add_parser("noise", help="read the noise level off a picture")
+    noise = commands.add_parser("noise", help="say what the noise of a picture is like")
     noise.add_argument("image", help="the noisy picture")
     noise.add_argument(
-        "words", nargs="*", metavar="key=value", help="map=true|false weights=NAME out=FILE"
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="map=true|false noise=auto|white|correlated|poisson weights=NAME out=FILE",
     )
     noise.set_defaults(run=_noise)
     plugins = commands.add_parser(

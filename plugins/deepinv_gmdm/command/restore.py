@@ -9,17 +9,24 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import deepinv
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from deepinv_gmdm.command.config import load_config
 from deepinv_gmdm.command.output_folder import OutputFolder
+from deepinv_gmdm.correlated_noise import CorrelatedL2
 from deepinv_gmdm.noise import WeightedL2
 from deepinv_gmdm.operators import as_picture, picture_title, with_phase
-from deepinv_gmdm.physics import build_physics, data_term, physics_sigma
+from deepinv_gmdm.physics import COUNTED, build_physics, data_term, physics_noise, physics_sigma
 from deepinv_gmdm.registry import accepts, build_prior
-from deepinv_gmdm.solver import build_solver, first_iterate
+from deepinv_gmdm.solver import (
+    StabilisedDenoising,
+    build_solver,
+    first_iterate,
+    takes_stabilised,
+)
 from deepinv_gmdm.solver_config import SolverConfig
 from gmdm_prior.files.pictures import read_picture, save_picture
 from gmdm_prior.sigma import parse
@@ -101,15 +108,16 @@ def solve(
 ) -> Tensor:
     """Restore a measurement as a config says; `scene` only tells shape and device.
 
-    Where photons were counted it is done twice: the first result says how much noise each pixel
-    has.
+    Where photons were counted it is done twice, as the first result says how much noise each pixel
+    has; unless the noise could be stabilised, which needs that nothing else happened.
     """
     start = as_picture(physics, measurement, scene)
     init = {} if start is measurement else {"init": first_iterate(config.solver.name, start)}
     fidelity = data_term(physics, measurement)
     solver = make_solver(config, physics, scene, progress, fidelity)
     result = solver(measurement, physics, **init)
-    if fidelity is not None:
+    counted = isinstance(physics.noise_model, COUNTED)
+    if counted and not isinstance(solver, StabilisedDenoising):
         fidelity = data_term(physics, measurement, result)
         solver = make_solver(config, physics, scene, progress, fidelity)
         result = solver(measurement, physics, **init)
@@ -121,11 +129,12 @@ def make_solver(
     physics: Any,
     like: Tensor,
     progress: bool,
-    fidelity: WeightedL2 | None = None,
+    fidelity: WeightedL2 | CorrelatedL2 | None = None,
 ) -> Any:
     """The solver of a config, its prior built, both scaled by the noise.
 
-    That is the physics' own level, or the root mean square of those of the data term `fidelity`.
+    That is the physics' own level, or the root mean square of those of the data term `fidelity`;
+    of counted photons that are to be denoised only it is their curve, if solver and prior take it.
     """
     options = dict(config.prior)
     name, weight, sigma = (
@@ -147,10 +156,14 @@ def make_solver(
     if settings.name != "hqs" and settings.stepsize is None:
         probe = torch.ones_like(like) + torch.linspace(0, 1, like.shape[-1], device=like.device)
         norm = float(physics.compute_sqnorm(probe, verbose=False))
+    noise: Any = physics_sigma(physics) if fidelity is None else fidelity.level
+    plain = type(physics) is deepinv.physics.Denoising
+    if plain and isinstance(physics.noise_model, COUNTED) and takes_stabilised(settings, prior):
+        noise = physics_noise(physics)
     return build_solver(
         settings,
         prior,
-        sigma=physics_sigma(physics) if fidelity is None else fidelity.level,
+        sigma=noise,
         data_fidelity=fidelity,
         physics_norm=norm,
         prior_sigma=sigma,
