@@ -37,7 +37,8 @@ from gmdm_prior.noise.level import Reading
 from gmdm_prior.noise.patches import spread_patches
 
 RED, DOUBT, TEXTURE, BLUE = 0.33, 0.6, 0.9, 1.2
-SURE, UNEVEN = 6.0, 2.0
+SURE, UNEVEN = 5.0, 2.0
+UNSEEN = 0.5  # relative standard error of a level that may as well be none
 PATCHES, FEWEST = 1_000, 16  # at half the size
 LEAST = 0.002  # level around which the half-size image's is looked for, at least
 
@@ -50,11 +51,13 @@ class Whiteness:
         white: whether the noise is.
         ratio: rho.
         half: twice the level of the half-size image.
+        error: standard error of its logarithm.
     """
 
     white: bool
     ratio: float
     half: float
+    error: float = math.inf
 
 
 def whiteness(
@@ -74,9 +77,10 @@ def whiteness(
     half = ladder.read()
     ratio = full.sigma / (2 * half.sigma)
     error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
-    red = ratio < RED or (ratio < DOUBT and -math.log(ratio) > SURE * error)
-    white = not red and ratio < BLUE
+    below = -math.log(ratio) > SURE * error
+    red = (ratio < DOUBT and below) or (ratio < RED and full.error > UNSEEN)
+    white = not red and (ratio < BLUE or half.error > UNSEEN)
     if white and ratio < TEXTURE:
         blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
         white = blocks is None or blocks.anisotropy < UNEVEN
-    return Whiteness(white, ratio, 2 * half.sigma)
+    return Whiteness(white, ratio, 2 * half.sigma, half.error)
