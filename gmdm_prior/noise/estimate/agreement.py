@@ -21,16 +21,19 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from gmdm_prior.noise.estimate.autocovariance import Autocovariance
+from gmdm_prior.autocovariance import taper
+from gmdm_prior.noise.estimate.autocovariance import REACH, Autocovariance
 from gmdm_prior.noise.estimate.whiteness import BLUE, UNEVEN, Whiteness
 from gmdm_prior.noise.level import LEAST
 
 LOW, HIGH = 1.0, 1.3
 PLATEAU = 1.3  # above which flat blocks are textured
 MOST_SHRUNK = 2.0
-COLOUR = (1.0, 1.2)  # of the brightness, and of the differences
+COLOUR = (1.0, 1.2, 1.2)  # of the brightness, and of the differences
+NARROW = 6  # lags that noise of differences has, beside texture
 LOW_FREQUENCIES = 3  # pixels whose means are looked at
 UNSURE = 1.0  # relative error from which on the likelihood of half the size tells nothing
 
@@ -56,14 +59,23 @@ def of_colour(read: list[Autocovariance | None], test: Whiteness, unit: float) -
     known = [r for r in read if r is not None]
     lags = [agreed(read[0], test, unit, unsure=len(known) == 1)]
     for r in read[1:]:
-        shrunk = 1.0 if r is None else min(max(r.plateau, 1.0), MOST_SHRUNK**2)
-        lags.append(little(read[0].lags) if r is None else r.lags / shrunk)
-    levels = [low_level(v) for v, r in zip(lags, read, strict=True) if r is not None]
-    least = min(levels)
-    for i, (r, share) in enumerate(zip(read, (COLOUR[0], COLOUR[1], COLOUR[1]), strict=True)):
-        if r is not None and r.plateau > PLATEAU:
+        lags.append(little(read[0].lags) if r is None else r.lags / _shrinking(r.plateau))
+    least = min(low_level(v) for v, r in zip(lags, read, strict=True) if r is not None)
+    for i, (r, share) in enumerate(zip(read, COLOUR, strict=True)):
+        if r is None or max(r.plateau, read[0].plateau) <= PLATEAU:
+            continue
+        if i:
+            lags[i] = F.pad(taper(lags[i], NARROW), (REACH - NARROW,) * 4)
+        if r.plateau > PLATEAU:
             lags[i] = lags[i] * min(1.0, share * least / max(low_level(lags[i]), 1e-12)) ** 2
+        if i and read[0].plateau > r.plateau:
+            lags[i] = lags[i] * _shrinking(r.plateau) / _shrinking(read[0].plateau)
     return lags
+
+
+def _shrinking(plateau: float) -> float:
+    """What a variance is to be divided by."""
+    return min(max(plateau, 1.0), MOST_SHRUNK**2)
 
 
 def low_level(lags: Tensor) -> float:
