@@ -32,7 +32,8 @@ from gmdm_prior.noise.level import LEAST
 LOW, HIGH = 1.0, 1.3
 PLATEAU = 1.3  # above which flat blocks are textured
 MOST_SHRUNK = 2.0
-COLOUR = (1.0, 1.2, 1.2)  # of the brightness, and of the differences
+CAUTION = 1.5  # what variances of differences are divided by besides, where there is texture
+COLOUR = (1.0, 1.3, 1.3)  # of the brightness, and of the differences
 NARROW = 6  # lags that noise of differences has, beside texture
 LOW_FREQUENCIES = 3  # pixels whose means are looked at
 UNSURE = 1.0  # relative error from which on the likelihood of half the size tells nothing
@@ -61,15 +62,15 @@ def of_colour(read: list[Autocovariance | None], test: Whiteness, unit: float) -
     for r in read[1:]:
         lags.append(little(read[0].lags) if r is None else r.lags / _shrinking(r.plateau))
     least = min(low_level(v) for v, r in zip(lags, read, strict=True) if r is not None)
+    for i, r in enumerate(read):
+        if i and r is not None and max(r.plateau, read[0].plateau) > PLATEAU:
+            more = CAUTION * _shrinking(max(r.plateau, read[0].plateau)) / _shrinking(r.plateau)
+            lags[i] = F.pad(taper(lags[i], NARROW), (REACH - NARROW,) * 4) / more
+    finally_least = min(low_level(v) for v, r in zip(lags, read, strict=True) if r is not None)
     for i, (r, share) in enumerate(zip(read, COLOUR, strict=True)):
-        if r is None or max(r.plateau, read[0].plateau) <= PLATEAU:
-            continue
-        if i:
-            lags[i] = F.pad(taper(lags[i], NARROW), (REACH - NARROW,) * 4)
-        if r.plateau > PLATEAU:
-            lags[i] = lags[i] * min(1.0, share * least / max(low_level(lags[i]), 1e-12)) ** 2
-        if i and read[0].plateau > r.plateau:
-            lags[i] = lags[i] * _shrinking(r.plateau) / _shrinking(read[0].plateau)
+        if r is not None and r.plateau > PLATEAU:
+            most = share * (finally_least if i else least)
+            lags[i] = lags[i] * min(1.0, most / max(low_level(lags[i]), 1e-12)) ** 2
     return lags
 
 
