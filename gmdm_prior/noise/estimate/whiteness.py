@@ -32,14 +32,15 @@ from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.noise.estimate.autocovariance import read_autocovariance
-from gmdm_prior.noise.estimate.ladder import Ladder
+from gmdm_prior.noise.estimate.ladder import STEP, Ladder
 from gmdm_prior.noise.level import Reading
-from gmdm_prior.noise.patches import spread_patches
+from gmdm_prior.noise.patches import Patches, spread_patches
 
 RED, DOUBT, TEXTURE, BLUE = 0.33, 0.6, 0.9, 1.2
 SURE, UNEVEN = 5.0, 2.0
 UNSEEN = 0.5  # relative standard error of a level that may as well be none
 PATCHES, FEWEST = 1_000, 16  # at half the size
+LADDERS, BELOW, ABOVE = 4, 0.6, 1.65  # one above the other, each so far in log sigma
 LEAST = 0.002  # level around which the half-size image's is looked for, at least
 
 
@@ -73,8 +74,7 @@ def whiteness(
     patches = spread_patches(small, model, hidden, PATCHES)
     if len(patches) < FEWEST:
         return Whiteness(True, 1.0, full.sigma)
-    ladder = Ladder(model, patches, max(full.sigma / 2, LEAST), 0.6, 1.65)
-    half = ladder.read()
+    half = _read(model, patches, max(full.sigma / 2, LEAST))
     ratio = full.sigma / (2 * half.sigma)
     error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
     below = -math.log(ratio) > SURE * error
@@ -84,3 +84,13 @@ def whiteness(
         blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
         white = blocks is None or blocks.anisotropy < UNEVEN
     return Whiteness(white, ratio, 2 * half.sigma, half.error)
+
+
+def _read(model: DensityModel, patches: Patches, sigma: float) -> Reading:
+    """The level of patches, looked for from about sigma upwards."""
+    for _ in range(LADDERS):
+        ladder = Ladder(model, patches, sigma, BELOW, ABOVE)
+        found, sigma = ladder.read(), math.exp(ladder.levels[-1])
+        if found.sigma < math.exp(-STEP) * sigma:
+            break
+    return found
