@@ -31,10 +31,10 @@ from gmdm_prior.noise.level import LEAST
 
 LOW, HIGH = 1.0, 1.3
 PLATEAU = 1.3  # above which flat blocks are textured
-MOST_SHRUNK = 2.0
+MOST_SHRUNK = 1.4
 CAUTION = 1.5  # what variances of differences are divided by besides, where there is texture
 COLOUR = (1.0, 1.3, 1.3)  # of the brightness, and of the differences
-NARROW = 6  # lags that noise of differences has, beside texture
+NARROW = 10  # lags that noise of differences has, beside texture
 LOW_FREQUENCIES = 3  # pixels whose means are looked at
 UNSURE = 1.0  # relative error from which on the likelihood of half the size tells nothing
 
@@ -61,7 +61,7 @@ def of_colour(read: list[Autocovariance | None], test: Whiteness, unit: float) -
     lags = [agreed(read[0], test, unit, unsure=len(known) == 1)]
     for r in read[1:]:
         lags.append(little(read[0].lags) if r is None else r.lags / _shrinking(r.plateau))
-    least = min(low_level(v) for v, r in zip(lags, read, strict=True) if r is not None)
+    least = min(low_level(r.lags) for r in known)
     for i, r in enumerate(read):
         if i and r is not None and max(r.plateau, read[0].plateau) > PLATEAU:
             more = CAUTION * _shrinking(max(r.plateau, read[0].plateau)) / _shrinking(r.plateau)
