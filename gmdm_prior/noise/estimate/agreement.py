@@ -31,10 +31,12 @@ from gmdm_prior.noise.level import LEAST
 
 LOW, HIGH = 1.0, 1.3
 PLATEAU = 1.3  # above which flat blocks are textured
-MOST_SHRUNK = 1.4
+MOST_SHRUNK = 2.0
 CAUTION = 1.5  # what variances of differences are divided by besides, where there is texture
 COLOUR = (1.0, 1.3, 1.3)  # of the brightness, and of the differences
-NARROW = 10  # lags that noise of differences has, beside texture
+NARROW = 6  # lags that noise of differences has, beside texture
+FLOOR = (1.0, 0.35, 0.35)  # at least, of the lower end of what half the size says
+UNSEEN_RATIO = 0.2  # of the levels of full and half size: below it texture is not what is seen
 LOW_FREQUENCIES = 3  # pixels whose means are looked at
 UNSURE = 1.0  # relative error from which on the likelihood of half the size tells nothing
 
@@ -71,6 +73,11 @@ def of_colour(read: list[Autocovariance | None], test: Whiteness, unit: float) -
         if r is not None and r.plateau > PLATEAU:
             most = share * (finally_least if i else least)
             lags[i] = lags[i] * min(1.0, most / max(low_level(lags[i]), 1e-12)) ** 2
+    if test.ratio < UNSEEN_RATIO:
+        floor = test.half * unit * math.exp(-min(test.error, 9.0))
+        for i, (r, share) in enumerate(zip(read, FLOOR, strict=True)):
+            if r is not None:
+                lags[i] = lags[i] * max(1.0, share * floor / max(low_level(lags[i]), 1e-12)) ** 2
     return lags
 
 
