@@ -33,7 +33,7 @@ LOW, HIGH = 1.0, 1.3
 PLATEAU = 1.3  # above which flat blocks are textured
 MOST_SHRUNK = 2.0
 CAUTION = 1.5  # what variances of differences are divided by besides, where there is texture
-COLOUR = (1.0, 1.3, 1.3)  # of the brightness, and of the differences
+COLOUR = (0.8, 1.0, 1.0)  # of the brightness, and of the differences
 NARROW = 6  # lags that noise of differences has, beside texture
 FLOOR = (1.0, 0.35, 0.35)  # at least, of the lower end of what half the size says
 UNSEEN_RATIO = 0.2  # of the levels of full and half size: below it texture is not what is seen
@@ -70,7 +70,7 @@ def of_colour(read: list[Autocovariance | None], test: Whiteness, unit: float) -
             lags[i] = F.pad(taper(lags[i], NARROW), (REACH - NARROW,) * 4) / more
     finally_least = min(low_level(v) for v, r in zip(lags, read, strict=True) if r is not None)
     for i, (r, share) in enumerate(zip(read, COLOUR, strict=True)):
-        if r is not None and r.plateau > PLATEAU:
+        if r is not None and max(r.plateau, read[0].plateau) > PLATEAU:
             most = share * (finally_least if i else least)
             lags[i] = lags[i] * min(1.0, most / max(low_level(lags[i]), 1e-12)) ** 2
     if test.ratio < UNSEEN_RATIO:
