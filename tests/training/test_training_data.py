@@ -108,7 +108,7 @@ def test_colour_is_kept_or_turned_to_gray_as_pillow_does(tmp_path, suffix):
     assert torch.equal(read_image(path, channels=3), expected)
 
 
-@pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "1", "CMYK"])
+@pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "CMYK"])
 def test_other_modes_are_read(tmp_path, mode):
     suffix = "tif" if mode == "CMYK" else "png"
     pixels = np.stack([RAMP] * 3, -1)

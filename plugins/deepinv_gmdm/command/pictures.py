@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,91 +13,142 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepinv_gmdm.command.output_folder import OutputFolder, expanded
+from deepinv_gmdm.command.files import plan, read_noisy, save, shared_pages
+from deepinv_gmdm.command.output_folder import OutputFolder
+from deepinv_gmdm.command.progress import watched
+from deepinv_gmdm.command.words import DENOISE, NOISE, check_options, existing, switch
 from deepinv_gmdm.models import (
     DEFAULT_WEIGHTS,
     GMDMDenoiser,
     GMDMNoiseEstimator,
     noise_estimator_for,
 )
-from gmdm_prior.files.pictures import check_suffix, read_picture, save_picture
-from gmdm_prior.messages import unknown
+from gmdm_prior.files.formats.picture import Picture, parse_range
+from gmdm_prior.files.pictures import save_picture
 from gmdm_prior.sigma import parse
 
 ESTIMATED = ("auto", "map")
-SWITCH = {"true": True, "false": False}
+SMALL = 40  # side of a corner in pixels, on which the steps of a denoiser are counted
 DEFAULT = {1: "bsds-gray", 3: "bsds-color"}  # weights by channels
 
 
-def denoise(source: str, options: Mapping[str, Any]) -> Path:
-    """Denoise a picture file; the command `denoise`.
+def denoise(words: str | Sequence[str], options: Mapping[str, str]) -> list[Path]:
+    """Denoise picture files; the command `denoise`.
 
     Args:
-        source: the noisy picture.
-        options: `sigma` (a level such as `25/255`; `auto` estimates it, `map` for every pixel), and
-            if wanted `weights` (default: `bsds-gray`, of pictures in colour `bsds-color`),
-            `method`, `out`.
+        words: the noisy pictures: files or patterns of them.
+        options: `sigma` (a level such as `25/255` in units of the data range; `auto` estimates it,
+            `map` for every pixel), and if wanted `weights` (default: `bsds-gray`, of pictures in
+            colour `bsds-color`), `method`, `out`, `data_range`, `pages`, `axis`, `key`,
+            `overwrite`.
 
     Returns:
-        Where the result was written: `out`, else in the working directory as `NAME-denoised.png`.
+        Where the results were written: `out`, in that folder, else in the working directory as
+        `NAME-denoised` with the suffix of the picture.
 
     Raises:
         ValueError: for bad input, in one sentence.
         OSError: where the result cannot be written.
     """
-    _check(options, ("sigma", "weights", "method", "out"))
+    check_options(options, DENOISE)
     sigma = options.get("sigma")
     if sigma is None:
         raise ValueError(
             "sigma is needed: sigma=25/255 for a standard deviation of 25 gray levels, sigma=auto "
             "to estimate it, sigma=map to estimate it for every pixel"
         )
-    level = None if sigma in ESTIMATED else parse(sigma, "sigma")
-    noisy, bits = read_picture(source)
-    out = _target(options.get("out") or f"{Path(source).stem}-denoised.png")
-    weights = options.get("weights") or DEFAULT[noisy.shape[1]]
+    level = None if sigma in ESTIMATED else parse(sigma, "sigma", _white(options))
+    sources = existing([words] if isinstance(words, str) else words)
+    targets = plan(sources, options.get("out"), "-denoised", switch(options, "overwrite"))
+    shared = shared_pages(options)
+    for source, target in zip(sources, targets, strict=True):
+        with OutputFolder(target.parent) as folder, torch.no_grad():
+            picture = read_noisy(source, options)
+            pages = _denoised(picture, source.name, level, options, shared)
+            save(picture, pages, source, folder.aside / target.name, target.name)
+            folder.publish()
+        print(f"written to {target}")
+    return targets
+
+
+def _denoised(
+    picture: Picture, name: str, level: float | None, options: Mapping[str, str], shared: bool
+) -> list[Tensor]:
+    """Every page without its noise."""
+    weights = options.get("weights") or DEFAULT[picture.channels]
     denoiser = GMDMDenoiser(weights, method=options.get("method"))
-    with OutputFolder(out.parent) as folder, torch.no_grad():
-        if level is None:
-            estimator = noise_estimator_for(weights, denoiser.model, per_pixel=sigma == "map")
-            level = _estimated(estimator, noisy, "estimated noise")
-        save_picture(denoiser(noisy, level), folder.aside / out.name, bits)
-        folder.publish()
-    print(f"written to {out}")
-    return out
+    levels: list[Any] = [level] * picture.pages
+    if level is None:
+        per_pixel = options["sigma"] == "map"
+        estimator = noise_estimator_for(weights, denoiser.model, per_pixel=per_pixel)
+        noun = "estimated noise"
+        work = partial(_level_of, estimator, picture, noun)
+        levels = watched(f"noise of {name}", work, list(range(picture.pages)))
+        if shared:
+            levels = [torch.stack(levels).median(0).values] * picture.pages
+
+    def one(index: int) -> Tensor:
+        page = picture.page(max(index, 0))
+        if index < 0:
+            page = page[..., :SMALL, :SMALL]
+        found = levels[max(index, 0)]
+        is_map = isinstance(found, Tensor) and found.ndim == 4
+        return denoiser(page, found[..., :SMALL, :SMALL] if is_map and index < 0 else found)
+
+    return watched(f"denoising {name}", one, list(range(picture.pages)), small=-1)
 
 
-def noise(source: str, options: Mapping[str, Any]) -> None:
-    """Print the noise level of a picture file, with its 95 % interval; the command `noise`.
+def _level_of(estimator: GMDMNoiseEstimator, picture: Picture, noun: str, index: int) -> Tensor:
+    """The level of one page, printed."""
+    what = noun if picture.pages == 1 else f"page {index + 1}: {noun}"
+    return _estimated(estimator, picture.page(index), what)
+
+
+def _white(options: Mapping[str, str]) -> float:
+    """What a level above 1 was probably to be divided by."""
+    given = parse_range(options.get("data_range"))
+    return given[1] - given[0] if isinstance(given, tuple) else 255.0
+
+
+def noise(words: str | Sequence[str], options: Mapping[str, str]) -> None:
+    """Print the noise level of picture files, with its 95 % interval; the command `noise`.
 
     Args:
-        source: the noisy picture.
+        words: the noisy pictures: files or patterns of them.
         options: if wanted `map` (`true`: the level of every pixel too, drawn beside the picture),
-            `weights`, and the drawing's `out` (else `NAME-noise.png` in the working directory).
+            `weights`, the drawing's `out` (else `NAME-noise.png` in the working directory),
+            `data_range`, `axis`, `key`, `overwrite`.
 
     Raises:
         ValueError: for bad input, in one sentence.
         OSError: where the drawing cannot be written.
     """
-    _check(options, ("map", "weights", "out"))
-    word = str(options.get("map", "false")).lower()
-    if word not in SWITCH:
-        raise ValueError(f"map={word} is neither true nor false")
-    if "out" in options and not SWITCH[word]:
+    check_options(options, NOISE)
+    drawn = switch(options, "map")
+    if "out" in options and not drawn:
         raise ValueError("out is where the map is drawn: give map=true with it")
-    noisy, _ = read_picture(source)
-    out = _target(options.get("out") or f"{Path(source).stem}-noise.png")
+    sources = existing([words] if isinstance(words, str) else words)
+    overwrite = switch(options, "overwrite")
+    targets = plan(sources, options.get("out"), "-noise", overwrite, ".png") if drawn else sources
     weights = options.get("weights") or DEFAULT_WEIGHTS
     estimator = GMDMNoiseEstimator(weights)
-    if not SWITCH[word]:
-        _estimated(estimator, noisy, "noise")
-        return
-    with OutputFolder(out.parent) as folder:
-        _estimated(estimator, noisy, "noise")
-        levels = _estimated(GMDMNoiseEstimator(weights, per_pixel=True), noisy, "noise")
-        save_picture(drawing(noisy, levels), folder.aside / out.name)
-        folder.publish()
-    print(f"written to {out}")
+    per_pixel = GMDMNoiseEstimator(weights, per_pixel=True) if drawn else None
+    for source, target in zip(sources, targets, strict=True):
+        picture = read_noisy(source, options)
+        noun = "noise" if len(sources) == 1 else f"{source}: noise"
+        pages = list(range(picture.pages))
+        if per_pixel is None:
+            watched(f"noise of {source.name}", partial(_level_of, estimator, picture, noun), pages)
+            continue
+        if picture.pages > 1:
+            raise ValueError(f"{source} has {picture.pages} pages; a map is drawn of one picture")
+        with OutputFolder(target.parent) as folder:
+            _level_of(estimator, picture, noun, 0)
+            work = partial(_level_of, per_pixel, picture, noun)
+            levels = watched(f"noise map of {source.name}", work, pages)[0]
+            save_picture(drawing(picture.page(0), levels), folder.aside / target.name)
+            folder.publish()
+        print(f"written to {target}")
 
 
 def drawing(noisy: Tensor, levels: Tensor) -> Tensor:
@@ -120,21 +172,6 @@ def drawing(noisy: Tensor, levels: Tensor) -> Tensor:
     canvas.draw()
     pixels = torch.tensor(np.asarray(canvas.buffer_rgba()))[..., :3]
     return pixels.movedim(-1, 0)[None] / 255
-
-
-def _check(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    for key in options:
-        if key not in known:
-            raise ValueError(unknown("option", key, known))
-
-
-def _target(name: str) -> Path:
-    """The file to write."""
-    out = expanded(name, "out")
-    check_suffix(out)
-    if out.is_dir():
-        raise ValueError(f"out={str(out)!r} is a folder; name a picture file")
-    return out
 
 
 def _estimated(estimator: GMDMNoiseEstimator, noisy: Tensor, what: str) -> Tensor:
