@@ -335,6 +335,16 @@ def test_compressed_tiff(tmp_path, compression):
         assert file.pages[0].compression != 1
 
 
+@pytest.mark.parametrize("tag", [1, 3, 5, 6])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_cmyk_tiff_becomes_colour(tmp_path, tag, compression):
+    image = Image.fromarray(values("uint8", 3)[0]).convert("CMYK")
+    image.save(tmp_path / "a.tif", tiffinfo={274: tag}, compression=compression)
+    out = unchanged(tmp_path / "a.tif", tmp_path / "b.tif")
+    shown = upright(np.asarray(image.convert("RGB")), tag, 0, 1)
+    assert np.array_equal(out.values[0], np.moveaxis(shown, -1, 0))
+
+
 @pytest.mark.parametrize("tag", [1, 5, 6])
 def test_palette_tiff_becomes_colour(tmp_path, tag, capsys):
     """Turned once, by Pillow or by us."""

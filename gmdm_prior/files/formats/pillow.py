@@ -28,18 +28,17 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
         # Pillow warns from half of the size on that it refuses
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as picture:
-            kind = (picture.format or "").lower()
+            kind, notes = (picture.format or "").lower(), []
             deep = _is_deep_colour(picture)  # before anything loads it
-            metadata, notes = _metadata(picture), []
             if deep:
-                frames, notes = [_deep(path, kind)], []
-                metadata = {}
+                frames = [_deep(path, kind)]
             elif kind == "mpo":  # a photograph with a preview behind it
                 frames = [_values(picture, notes)]
             else:
                 frames = [_values(frame, notes) for frame in ImageSequence.Iterator(picture)]
-            # of some TIFF files Pillow turns the pixels itself, and forgets the tag
+            # read now: some TIFF files Pillow turns itself when it loads them
             tag = picture.getexif().get(ORIENTATION, 1)
+            metadata = {} if deep else _metadata(picture)
     if len({frame.shape for frame in frames}) > 1:
         raise ValueError("its pages differ in size or colour: split it into files")
     array = upright(np.stack(frames), tag, 1, 2)  # (pages, H, W, channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from gmdm_prior.files.formats.picture import Picture
 ORIENTATION = 274
 TEXTS = {271, 272, 305, 306, 315, 316, 33432}  # maker, software, date, artist, copyright
 OTHERS = {700, 33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}  # XMP, GeoTIFF, GDAL
-FOR_PILLOW = ("PALETTE", "SEPARATED", "YCBCR", "CIELAB", "ICCLAB")
+FOR_PILLOW = ("SEPARATED", "YCBCR", "CIELAB", "ICCLAB")
 
 
 def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture:
@@ -42,12 +43,16 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
         array = arrays[0] if len(arrays) == 1 else np.stack(arrays)
         axes = axes if len(arrays) == 1 else f"I{axes}"
         metadata = _metadata(file, page, axes)
+        if page.photometric.name == "PALETTE":
+            array = np.moveaxis(page.colormap[:, array] >> 8, 0, -1).astype(np.uint8)
+            axes += "S"
+            metadata["axes"] = axes
     return _picture(array, axes, axis, page, metadata)
 
 
 def _by_pillow(path: Path) -> Picture:
-    picture = pillow.read(path)
-    return Picture(**{**vars(picture), "kind": "tiff", "metadata": {}})
+    """What tifffile does not decode."""
+    return replace(pillow.read(path), kind="tiff", metadata={})
 
 
 def _picture(array: np.ndarray, axes: str, axis: int | None, page: Any, kept: dict) -> Picture:
@@ -65,6 +70,8 @@ def _picture(array: np.ndarray, axes: str, axis: int | None, page: Any, kept: di
     if values.shape[1] not in (1, 3):
         raise ValueError(f"it has {values.shape[1]} samples per pixel; gray has 1 and colour 3")
     picture = Picture(values, "tiff", layout, alpha=alpha, metadata=kept)
+    if page.photometric.name == "PALETTE":
+        picture.notes = ("its palette became red, green and blue",)
     if page.photometric.name == "MINISWHITE" and array.dtype.kind == "u":
         white = float(np.iinfo(array.dtype).max)
         picture.slope, picture.intercept, picture.range = -1.0, white, (0.0, white)
