@@ -147,7 +147,9 @@ def test_lossy_formats_become_lossless(tmp_path, capsys, monkeypatch, suffix, ta
     exif[0x0112] = tag
     Image.fromarray(values("uint8", 3)[0]).save(f"a{suffix}", exif=exif)
     assert main(["denoise", f"a{suffix}", "sigma=0"]) == 0
-    assert f"a{suffix} came in a lossy format; a-denoised.png keeps every" in capsys.readouterr().err
+    assert (
+        f"a{suffix} came in a lossy format; a-denoised.png keeps every" in capsys.readouterr().err
+    )
     assert np.array_equal(choose.read("a-denoised.png").values, choose.read(f"a{suffix}").values)
     assert choose.read("a-denoised.png").values.shape[2:] == ((H, W) if tag == 1 else (W, H))
 

@@ -15,7 +15,8 @@ from gmdm_prior.files.formats.picture import Picture
 ORIENTATION = 274
 TEXTS = {271, 272, 305, 306, 315, 316, 33432}  # maker, software, date, artist, copyright
 OTHERS = {700, 33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}  # XMP, GeoTIFF, GDAL
-FOR_PILLOW = ("SEPARATED", "YCBCR", "CIELAB", "ICCLAB")
+BECOME_COLOUR = {"PALETTE": "palette", "SEPARATED": "inks (CMYK)"}
+FOR_PILLOW = ("YCBCR", "CIELAB", "ICCLAB")
 
 
 def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture:
@@ -43,16 +44,29 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
         array = arrays[0] if len(arrays) == 1 else np.stack(arrays)
         axes = axes if len(arrays) == 1 else f"I{axes}"
         metadata = _metadata(file, page, axes)
-        if page.photometric.name == "PALETTE":
-            array = np.moveaxis(page.colormap[:, array] >> 8, 0, -1).astype(np.uint8)
-            axes += "S"
-            metadata["axes"] = axes
+        array, metadata["axes"] = _in_colour(array, axes, page)
+        axes = metadata["axes"]
     return _picture(array, axes, axis, page, metadata)
 
 
 def _by_pillow(path: Path) -> Picture:
     """What tifffile does not decode."""
     return replace(pillow.read(path), kind="tiff", metadata={})
+
+
+def _in_colour(array: np.ndarray, axes: str, page: Any) -> tuple[np.ndarray, str]:
+    """Palettes and inks as red, green and blue."""
+    if page.photometric.name == "PALETTE":
+        return np.moveaxis(page.colormap[:, array] >> 8, 0, -1).astype(np.uint8), f"{axes}S"
+    if page.photometric.name != "SEPARATED":
+        return array, axes
+    if array.dtype != np.uint8 or not axes.endswith("S") or array.shape[-1] != 4:
+        raise ValueError("its inks are no cyan, magenta, yellow and black of 8 bits")
+    from PIL import Image
+
+    flat = array.reshape(-1, *array.shape[-3:])
+    pages = [np.asarray(Image.fromarray(inks, "CMYK").convert("RGB")) for inks in flat]
+    return np.stack(pages).reshape(*array.shape[:-1], 3), axes
 
 
 def _picture(array: np.ndarray, axes: str, axis: int | None, page: Any, kept: dict) -> Picture:
@@ -70,8 +84,8 @@ def _picture(array: np.ndarray, axes: str, axis: int | None, page: Any, kept: di
     if values.shape[1] not in (1, 3):
         raise ValueError(f"it has {values.shape[1]} samples per pixel; gray has 1 and colour 3")
     picture = Picture(values, "tiff", layout, alpha=alpha, metadata=kept)
-    if page.photometric.name == "PALETTE":
-        picture.notes = ("its palette became red, green and blue",)
+    if page.photometric.name in BECOME_COLOUR:
+        picture.notes = (f"its {BECOME_COLOUR[page.photometric.name]} became red, green and blue",)
     if page.photometric.name == "MINISWHITE" and array.dtype.kind == "u":
         white = float(np.iinfo(array.dtype).max)
         picture.slope, picture.intercept, picture.range = -1.0, white, (0.0, white)
