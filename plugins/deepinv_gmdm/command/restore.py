@@ -1,12 +1,14 @@
-"""The command `restore`: from a picture to a simulated measurement and its restoration on disk."""
+"""The command `restore`: your own measurement, or a simulated one of a picture, and its restoration.
+
+`measured` has what is only for measurements, `results` what is written.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,66 +16,89 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from deepinv_gmdm.command.config import load_config
-from deepinv_gmdm.command.output_folder import OutputFolder
-from deepinv_gmdm.noise import WeightedL2
+from deepinv_gmdm.command.files import say
+from deepinv_gmdm.command.progress import seen
+from deepinv_gmdm.command.results import Results, compare, psnr
 from deepinv_gmdm.operators import as_picture, picture_title, with_phase
-from deepinv_gmdm.physics import build_physics, data_term, physics_sigma
-from deepinv_gmdm.registry import accepts, build_prior
-from deepinv_gmdm.solver import build_solver, first_iterate
+from deepinv_gmdm.physics import build_physics
+from deepinv_gmdm.restoration import make_solver, measured_part, solved
 from deepinv_gmdm.solver_config import SolverConfig
-from gmdm_prior.files.pictures import read_picture, save_picture
-from gmdm_prior.sigma import parse
+from gmdm_prior.files.formats import choose
+from gmdm_prior.files.formats.picture import Picture, parse_range
+
+__all__ = ["FILES", "compare", "psnr", "restore", "scene_of", "solve", "visible"]
 
 FILES = ("restored.png", "comparison.png", "config.yaml", "metrics.json")
 
 
-def psnr(result: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of a result, clipped to [0, 1], for a truth in [0, 1]."""
-    error = (result.clamp(0, 1) - truth).square().mean().item()
-    return math.inf if error == 0 else -10 * math.log10(error)
-
-
-def restore(source: str, words: Sequence[str] = (), progress: bool = True) -> dict[str, float]:
-    """Simulate a measurement of a picture and restore it; the command `restore`.
+def restore(source: str, words: Sequence[str] = (), progress: bool | None = None) -> dict[str, Any]:
+    """Restore a measurement, or simulate one of a picture and restore it; the command `restore`.
 
     Args:
         source: path of a YAML config, or the bare name of one that comes with the package.
         words: `key=value` overrides.
-        progress: show a progress bar.
+        progress: show a progress bar; None: where standard error is a terminal.
 
     Returns:
-        `psnr_measurement`, `psnr_restored` (dB) and `seconds`, which are also in `metrics.json`.
+        What is also in `metrics.json`: `seconds`, and of simulations `psnr_measurement` and
+        `psnr_restored` (dB), of measurements `sigma`, and `psnr_restored` where `truth` is given.
 
     Raises:
         ValueError: for bad input, in one sentence.
         OSError: where the results cannot be written.
     """
     config = load_config(source, words)
-    truth = read_picture(config.image)[0].to(_device(config.device))
+    progress = seen() if progress is None else progress
+    configs = [Path(source)] if Path(source).suffix else []
+    if config.measurement:
+        from deepinv_gmdm.command.measured import restore_file
+
+        return restore_file(config, configs, progress)
+    return _simulated(config, configs, progress)
+
+
+def _simulated(config: DictConfig, configs: list[Path], progress: bool) -> dict[str, Any]:
+    if config.physics.boundary == "open":
+        raise ValueError("physics.boundary=open is for measurement=; a simulated blur is circular")
+    picture = choose.read(
+        config.image, data_range=parse_range(_plain(config.data_range)), axis=config.axis
+    )
+    for note in picture.notes:
+        say(note)
+    truth = _page(picture, config.image).to(device_of(config.device))
     scene = scene_of(config, truth)
-    physics = build_physics(config.physics, tuple(scene.shape[1:]), scene.device)
-    with OutputFolder(config.out) as folder, torch.no_grad():
+    physics = build_physics(_physics_config(config), tuple(scene.shape[1:]), scene.device)
+    with Results(config, choose.suffix_for(config.image), configs) as results, torch.no_grad():
         measurement = physics(scene)
-        seen = visible(as_picture(physics, measurement, scene), truth)
+        make_solver(_plain(config.prior), _solver(config), physics, scene, False)  # refuse it now
+        shown = visible(as_picture(physics, measurement, scene), truth)
         title = picture_title(physics)
-        print(f"{title:12} {psnr(seen, truth):6.2f} dB", flush=True)
+        print(f"{title:12} {psnr(shown, truth):6.2f} dB", flush=True)
         start = time.perf_counter()
         result = visible(solve(config, physics, measurement, scene, progress), truth)
         metrics = {
-            "psnr_measurement": psnr(seen, truth),
+            "psnr_measurement": psnr(shown, truth),
             "psnr_restored": psnr(result, truth),
             "seconds": time.perf_counter() - start,
         }
-        if not math.isfinite(result.abs().max().item()):
-            raise ValueError("the solver diverged; choose a smaller solver.stepsize")
-        save_picture(result, folder.aside / "restored.png")
-        compare(truth, seen, result, folder.aside / "comparison.png", title)
-        OmegaConf.save(config, folder.aside / "config.yaml")
-        (folder.aside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        folder.publish()
+        results.add(picture, [result])
+        compare(truth, shown, result, results.aside / "comparison.png", title)
+        results.publish(metrics)
     print(f"restored     {metrics['psnr_restored']:6.2f} dB  ({metrics['seconds']:.1f} s)")
-    print(f"written to {folder.path}{os.sep}: {', '.join(FILES)}")
+    print(results.written())
     return metrics
+
+
+def _page(picture: Picture, name: str) -> Tensor:
+    if picture.pages > 1:
+        raise ValueError(
+            f"image={name} has {picture.pages} pages, and one is measured by simulation; give a "
+            "file of one, or measurement= where it is your own"
+        )
+    try:
+        return picture.page(0)
+    except ValueError as error:
+        raise ValueError(f"image {name!r} cannot be read: {error}") from None
 
 
 def scene_of(config: DictConfig, picture: Tensor) -> Tensor:
@@ -103,102 +128,40 @@ def solve(
 
     Where photons were counted it is done twice: the first result says how much noise each pixel
     has.
+
+    Raises:
+        ValueError: where the solver diverges, and as `restore_measurement`.
     """
-    start = as_picture(physics, measurement, scene)
-    init = {} if start is measurement else {"init": first_iterate(config.solver.name, start)}
-    fidelity = data_term(physics, measurement)
-    solver = make_solver(config, physics, scene, progress, fidelity)
-    result = solver(measurement, physics, **init)
-    if fidelity is not None:
-        fidelity = data_term(physics, measurement, result)
-        solver = make_solver(config, physics, scene, progress, fidelity)
-        result = solver(measurement, physics, **init)
-    return result
+    prior = _plain(config.prior)
+    result = solved(prior, _solver(config), physics, measurement, scene, progress)
+    if not math.isfinite(result.abs().max().item()):
+        raise ValueError("the solver diverged; choose a smaller solver.stepsize")
+    return measured_part(physics, result)
 
 
-def make_solver(
-    config: DictConfig,
-    physics: Any,
-    like: Tensor,
-    progress: bool,
-    fidelity: WeightedL2 | None = None,
-) -> Any:
-    """The solver of a config, its prior built, both scaled by the noise.
-
-    That is the physics' own level, or the root mean square of those of the data term `fidelity`.
-    """
-    options = dict(config.prior)
-    name, weight, sigma = (
-        options.pop("name"),
-        options.pop("lambda", None),
-        options.pop("sigma", None),
-    )
-    sigma = None if sigma is None else parse(sigma, "prior.sigma")
-    if sigma is not None and accepts("priors", name, "sigma"):
-        options["sigma"] = sigma
-    options = {key: _plain(value) for key, value in options.items()}
-    prior = build_prior({"name": name, **options})
-    if isinstance(prior, torch.nn.Module):
-        prior = prior.to(like.device)
-    _check_size(prior, like)
+def _solver(config: DictConfig) -> SolverConfig:
     settings = OmegaConf.to_object(config.solver)
     assert isinstance(settings, SolverConfig)
-    norm = 1.0
-    if settings.name != "hqs" and settings.stepsize is None:
-        probe = torch.ones_like(like) + torch.linspace(0, 1, like.shape[-1], device=like.device)
-        norm = float(physics.compute_sqnorm(probe, verbose=False))
-    return build_solver(
-        settings,
-        prior,
-        sigma=physics_sigma(physics) if fidelity is None else fidelity.level,
-        data_fidelity=fidelity,
-        physics_norm=norm,
-        prior_sigma=sigma,
-        prior_lambda=weight,
-        progress=progress,
-    )
+    return settings
 
 
-def compare(
-    truth: Tensor,
-    measurement: Tensor,
-    result: Tensor,
-    path: str | os.PathLike,
-    title: str = "measurement",
-) -> None:
-    """Write the figure truth | measurement | result, with PSNR in the titles.
-
-    `title` says what the picture of the measurement is.
-    """
-    from matplotlib.figure import Figure  # late: it is slow to import
-
-    height, width = truth.shape[-2:]
-    panels = {
-        "truth": truth,
-        f"{title}, {psnr(measurement, truth):.2f} dB": measurement,
-        f"restored, {psnr(result, truth):.2f} dB": result,
-    }
-    figure = Figure(figsize=(3 * 3.6, 3.6 * height / width + 0.4), layout="constrained")
-    for axes, (title, image) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        pixels = image[0].detach().cpu().clamp(0, 1).permute(1, 2, 0).squeeze(-1).numpy()
-        axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_title(title)
-        axes.set_axis_off()
-    figure.savefig(path, dpi=110)
-
-
-def _check_size(prior: Any, image: Tensor) -> None:
-    """Refuse an image smaller than a patch of the prior's model before the solver starts."""
-    owner = getattr(prior, "denoiser", prior)
-    size = getattr(getattr(owner, "model", None), "patch_size", 1)
-    if min(image.shape[-2:]) < size:
+def _physics_config(config: DictConfig) -> Any:
+    """As a dataclass, whose fields also hold arrays."""
+    physics = OmegaConf.to_object(config.physics)
+    if str(physics.noise.sigma) == "auto":
         raise ValueError(
-            f"the image is {image.shape[-2]}x{image.shape[-1]} pixels; "
-            f"the prior needs at least one patch, {size}x{size}"
+            "physics.noise.sigma=auto reads the noise off a measurement=; a simulation of image= "
+            "needs a number, such as 5/255"
         )
+    return physics
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """A device by name.
+
+    Raises:
+        ValueError: where it cannot be used.
+    """
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
