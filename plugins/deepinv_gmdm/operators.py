@@ -35,28 +35,11 @@ from torch import Tensor
 from deepinv_gmdm.open_border import OpenBorder
 from deepinv_gmdm.operator_config import OperatorConfig
 from deepinv_gmdm.operator_files import read_angles, read_coils, read_kernel, read_mask
+from deepinv_gmdm.tomography import ScaledTomography, SinogramPhysics
 from gmdm_prior.messages import unknown
 
 KERNELS = 5  # of a blur that varies
 CENTRE = 0.08  # share of the columns of an MR image that is always measured, the lowest ones
-
-
-class ScaledTomography(deepinv.physics.Tomography):
-    """deepinv's parallel-beam transform with an exact adjoint, over the side of the image."""
-
-    def __init__(
-        self, angles: int | Tensor, side: int, device: Any = "cpu", circle: bool = False
-    ) -> None:
-        self.side = side
-        super().__init__(angles, side, circle=circle, normalize=False, device=device)
-
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Line integrals (B, C, detectors, angles)."""
-        return super().A(x, **kwargs) / self.side
-
-    def fbp(self, y: Tensor, **kwargs: Any) -> Tensor:
-        """Filtered back-projection (B, C, H, W)."""
-        return super().fbp(y, **kwargs) * self.side**2
 
 
 class RandomTransform(deepinv.physics.DecomposablePhysics):
@@ -89,7 +72,7 @@ def build_operator(config: OperatorConfig, shape: tuple[int, ...], device: Any =
 
 def picture_title(physics: Any) -> str:
     """What `as_picture` shows of measurements."""
-    if isinstance(physics, ScaledTomography):
+    if isinstance(physics, (ScaledTomography, SinogramPhysics)):
         return "filtered back-projection"
     if isinstance(physics, CARRIED_BACK[:2]):
         return "zero-filled"
@@ -103,7 +86,7 @@ def as_picture(physics: Any, y: Tensor, like: Tensor) -> Tensor:
 
     Filtered back-projection of line integrals, the adjoint of incomplete transforms.
     """
-    if isinstance(physics, ScaledTomography):
+    if isinstance(physics, (ScaledTomography, SinogramPhysics)):
         return physics.fbp(y)
     if isinstance(physics, CARRIED_BACK):
         return physics.A_adjoint(y)

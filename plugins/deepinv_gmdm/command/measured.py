@@ -95,7 +95,7 @@ def _check(physics: PhysicsConfig, pages: str) -> None:
         key, meaning = needs[physics.name]
         if getattr(physics, key) is None:
             raise ValueError(
-                f"a measurement with physics.name={physics.name} needs physics.{key}=FILE, {meaning}"
+                f"measurement= with physics.name={physics.name} needs physics.{key}=FILE, {meaning}"
             )
     if physics.noise.name != "gaussian" and str(physics.noise.sigma) == "auto":
         raise ValueError(
@@ -168,6 +168,7 @@ class _Truth:
     def __init__(self, config: DictConfig, measured: Measurement) -> None:
         self.path = Path(config.truth)
         self.picture, self.array = None, None
+        self.scaled = measured.kind == "kspace"  # the scale of a Fourier transform is not known
         if measured.picture is not None:
             self.picture = choose.read(
                 self.path, data_range=measured.picture.range, axis=config.axis
@@ -193,6 +194,9 @@ class _Truth:
             page = self.picture.page(min(index, self.picture.pages - 1))
         else:
             array = self.array if self.array.ndim == 2 else self.array[index]
+            if self.scaled and array.shape == result.shape[2:]:
+                found = posed.width * result[0, 0].cpu().double().numpy()
+                array = array * (array * found).sum() / (array * array).sum()
             page = torch.from_numpy((array - posed.low) / posed.width).float()[None, None]
         if page.shape != result.shape:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The command `restore`: your own measurement, or a simulated one of a picture, and its restoration.
+"""The command `restore`, of your own measurement or of a simulated one.
 
 `measured` has what is only for measurements, `results` what is written.
 """

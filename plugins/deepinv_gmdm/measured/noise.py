@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 BLOCK = 16  # pixels, for the noise between missing ones
+LEAST = 20  # places in a corner of k-space
 MAD = 0.6745  # median of |n| for a standard normal n
 
 
 def robust(values: Tensor) -> float:
     """A standard deviation that a few large values do not change."""
-    return float((values - values.median()).abs().median()) / MAD
+    return float((values - values.median()).abs().median()) / MAD if values.numel() else 0.0
 
 
 def corner_noise(y: Tensor, seen: Tensor) -> tuple[float, str]:
@@ -22,12 +23,19 @@ def corner_noise(y: Tensor, seen: Tensor) -> tuple[float, str]:
     height, width = seen.shape
     down = (torch.arange(height, device=y.device) - height // 2).abs() / (height / 2)
     across = (torch.arange(width, device=y.device) - width // 2).abs() / (width / 2)
+    high = torch.minimum(down[:, None], across[None, :])
+    lower = torch.arange(height, device=y.device) < height // 2
+    right = torch.arange(width, device=y.device) >= width // 2
     for share in (0.8, 0.7, 0.6, 0.5, 0.3, 0.0):
-        there = seen & (torch.minimum(down[:, None], across[None, :]) >= share)
-        if int(there.sum()) >= 30:
+        there = [
+            seen & (high >= share) & (lower[:, None] == low) & (right[None, :] == side)
+            for low in (False, True)
+            for side in (False, True)
+        ]
+        if min(int(corner.sum()) for corner in there) >= LEAST:
             break
-    values = y[..., there]
-    return robust(values), f"{int(there.sum())} places in the corners of k-space"
+    levels = [robust(y[..., corner]) for corner in there if bool(corner.any())]
+    return min(levels), "the quietest corner of k-space"
 
 
 def between_missing(y: Tensor, mask: Tensor) -> float:

@@ -24,8 +24,8 @@ from deepinv_gmdm.measured.files import Measurement
 from deepinv_gmdm.measured.noise import between_missing, corner_noise, robust
 from deepinv_gmdm.models import GMDMNoiseEstimator
 from deepinv_gmdm.operator_files import read_angles, read_mask, sides
-from deepinv_gmdm.operators import ScaledTomography
 from deepinv_gmdm.physics import PhysicsConfig, build_physics
+from deepinv_gmdm.tomography import SinogramPhysics, centred, rotation_axis
 from gmdm_prior.files.formats.picture import Range
 from gmdm_prior.sigma import parse
 
@@ -129,13 +129,14 @@ def _of_sinogram(
     side = config.side or detectors
     if config.side is None and truth_side and math.ceil(math.sqrt(2) * truth_side) == detectors:
         side = truth_side
-    if side != detectors and math.ceil(math.sqrt(2) * side) != detectors:
-        raise ValueError(
-            f"physics.side={side} needs a sinogram of {side} detectors (the circle inside) or "
-            f"{math.ceil(math.sqrt(2) * side)} (the whole square); this one has {detectors}"
-        )
-    physics = ScaledTomography(angles, side, device, circle=side == detectors)
-    y = torch.from_numpy(np.ascontiguousarray(page)).float()[None, None].to(device) / side
+    if not 1 <= side <= detectors:
+        raise ValueError(f"physics.side={side} must be from 1 to the {detectors} detectors")
+    axis = rotation_axis(page, angles.double().numpy())
+    if axis != (detectors - 1) / 2:
+        notes.append(f"the rotation axis is at detector {axis:g} (from 0), by centres of mass")
+    wide = centred(page, axis)
+    physics = SinogramPhysics(angles.to(device), len(wide), min(side, len(wide)), device)
+    y = torch.from_numpy(np.ascontiguousarray(wide)).float()[None, None].to(device) / side
     if isinstance(data_range, tuple):
         low, high = data_range
     else:
@@ -147,9 +148,8 @@ def _of_sinogram(
         y = y - low * physics.A(torch.ones(1, 1, side, side, device=device))
     sigma = config.noise.sigma
     if sigma == "auto":
-        rows = max(1, detectors // 20)
-        edge = torch.cat([y[..., :rows, :], y[..., -rows:, :]], -2) * side
-        level = robust(edge)
+        rows = max(1, detectors // 50)
+        level = robust(torch.from_numpy(np.concatenate([page[:rows], page[-rows:]])))
         notes.append(f"noise {level:.4g}, of the outer {rows} rows of detectors on both sides")
     else:
         level = parse(sigma, "physics.noise.sigma")
@@ -182,6 +182,9 @@ def _of_kspace(
     if corner:
         page, seen = (np.fft.fftshift(a, (-2, -1)) for a in (page, seen))
         notes.append("its lowest frequency was in the corner: moved to the centre")
+    page, turned = _about_the_centre(page)
+    if turned:
+        notes.append("the image's origin was its corner: moved to its centre")
     physics = build_physics(
         _with_sigma(replace(config, mask=seen.astype(np.float32)), 0.0), (2, *shape), device
     )
@@ -220,3 +223,23 @@ def _lowest_in_corner(page: np.ndarray) -> bool:
         slice(width // 2 - across, width // 2 + across),
     )
     return bool(moved[middle].sum() > energy[middle].sum())
+
+
+def _about_the_centre(page: np.ndarray) -> tuple[np.ndarray, bool]:
+    """K-space of an image whose origin is its centre, and whether it had to be made so.
+
+    Of an object in the middle of an image whose origin is its corner, as `numpy.fft.fft2` takes it,
+    neighbouring low frequencies have opposite signs.
+    """
+    turned = False
+    for axis in (-2, -1):
+        size = page.shape[axis]
+        low = np.take(page, range(size // 2 - size // 8, size // 2 + size // 8 + 1), axis)
+        here = np.take(low, range(low.shape[axis] - 1), axis)
+        there = np.take(low, range(1, low.shape[axis]), axis)
+        if (here * there.conj()).real.sum() < 0:
+            frequency = np.arange(size) - size // 2
+            phase = np.exp(2j * np.pi * frequency * (size // 2) / size)
+            page = page * (phase[:, None] if axis == -2 else phase)
+            turned = True
+    return page, turned
