@@ -57,8 +57,10 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
 
     Raises:
         TypeError: for another kind of model, or a card that JSON cannot hold.
-        OSError: where the file cannot be written; an older file at `path` is left as it was.
+        ValueError: `path` is a file that is no model of ours, which is not replaced.
+        OSError: where the file cannot be written; an older model at `path` is left as it was.
     """
+    _refuse_to_replace(Path(path))
     kind, tensors, options = pack(model)
     metadata = {"format": FORMAT, "model": kind, "options": json.dumps(options)}
     try:
@@ -71,6 +73,21 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata
     )
     write_aside(Path(path), data)
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Older models may be replaced, other files not."""
+    if not is_file(path) or not path.stat().st_size:
+        return
+    try:
+        ours = _read(path)[1].get("format") == FORMAT
+    except ValueError:
+        ours = False
+    if not ours:
+        raise ValueError(
+            f"{str(path)!r} exists and is no model of gmdm_prior, so it is not replaced; name "
+            "another file"
+        )
 
 
 def write_aside(path: Path, data: bytes) -> None:

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from deepinv_gmdm.command.files import PAGES, say
-from deepinv_gmdm.command.restore import _plain, _solver, device_of, solve, visible
 from deepinv_gmdm.command.results import Results, compare, psnr
+from deepinv_gmdm.command.solving import device_of, plain_value, solve, solver_of, visible
 from deepinv_gmdm.measured.files import Measurement, kind_for, read_measurement
 from deepinv_gmdm.measured.problem import Problem, problem
 from deepinv_gmdm.operator_files import read_kernel, sides
@@ -33,7 +33,7 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
     path = Path(config.measurement)
     physics = OmegaConf.to_object(config.physics)
     _check(physics, config.pages)
-    given = parse_range(_plain(config.data_range))
+    given = parse_range(plain_value(config.data_range))
     kind = kind_for(physics.name)
     measured = read_measurement(path, kind, data_range=given, axis=config.axis, key=config.key)
     truth = None if config.truth is None else _Truth(config, measured)
@@ -49,7 +49,7 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
                 measured, index, physics, given, truth.side if truth else None, device
             )
             like = like_of(posed.physics, posed.y)
-            make_solver(_plain(config.prior), _solver(config), posed.physics, like, False)
+            make_solver(plain_value(config.prior), solver_of(config), posed.physics, like, False)
             shown = visible(
                 measured_part(posed.physics, as_picture(posed.physics, posed.y, like)), posed.y
             )

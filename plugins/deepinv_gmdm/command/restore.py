@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +16,20 @@ from torch import Tensor
 
 from deepinv_gmdm.command.config import load_config
 from deepinv_gmdm.command.files import say
+from deepinv_gmdm.command.measured import restore_file
 from deepinv_gmdm.command.progress import seen
 from deepinv_gmdm.command.results import Results, compare, psnr
-from deepinv_gmdm.operators import as_picture, picture_title, with_phase
+from deepinv_gmdm.command.solving import (
+    device_of,
+    plain_value,
+    scene_of,
+    solve,
+    solver_of,
+    visible,
+)
+from deepinv_gmdm.operators import as_picture, picture_title
 from deepinv_gmdm.physics import build_physics
-from deepinv_gmdm.restoration import make_solver, measured_part, solved
-from deepinv_gmdm.solver_config import SolverConfig
+from deepinv_gmdm.restoration import make_solver
 from gmdm_prior.files.formats import choose
 from gmdm_prior.files.formats.picture import Picture, parse_range
 
@@ -51,8 +58,6 @@ def restore(source: str, words: Sequence[str] = (), progress: bool | None = None
     progress = seen() if progress is None else progress
     configs = [Path(source)] if Path(source).suffix else []
     if config.measurement:
-        from deepinv_gmdm.command.measured import restore_file
-
         return restore_file(config, configs, progress)
     return _simulated(config, configs, progress)
 
@@ -61,7 +66,7 @@ def _simulated(config: DictConfig, configs: list[Path], progress: bool) -> dict[
     if config.physics.boundary == "open":
         raise ValueError("physics.boundary=open is for measurement=; a simulated blur is circular")
     picture = choose.read(
-        config.image, data_range=parse_range(_plain(config.data_range)), axis=config.axis
+        config.image, data_range=parse_range(plain_value(config.data_range)), axis=config.axis
     )
     for note in picture.notes:
         say(note)
@@ -70,7 +75,9 @@ def _simulated(config: DictConfig, configs: list[Path], progress: bool) -> dict[
     physics = build_physics(_physics_config(config), tuple(scene.shape[1:]), scene.device)
     with Results(config, choose.suffix_for(config.image), configs) as results, torch.no_grad():
         measurement = physics(scene)
-        make_solver(_plain(config.prior), _solver(config), physics, scene, False)  # refuse it now
+        make_solver(
+            plain_value(config.prior), solver_of(config), physics, scene, False
+        )  # refuse it now
         shown = visible(as_picture(physics, measurement, scene), truth)
         title = picture_title(physics)
         print(f"{title:12} {psnr(shown, truth):6.2f} dB", flush=True)
@@ -101,50 +108,6 @@ def _page(picture: Picture, name: str) -> Tensor:
         raise ValueError(f"image {name!r} cannot be read: {error}") from None
 
 
-def scene_of(config: DictConfig, picture: Tensor) -> Tensor:
-    """What is measured of a picture (1, C, H, W): itself, or with mri a complex image of it.
-
-    Raises:
-        ValueError: for a colour picture with mri.
-    """
-    if config.physics.name != "mri":
-        return picture
-    if picture.shape[1] != 1:
-        raise ValueError("physics.name=mri needs a gray image; got one in colour")
-    return with_phase(picture, config.physics.phase)
-
-
-def visible(image: Tensor, picture: Tensor) -> Tensor:
-    """An image of a scene as one like the picture: of a complex one its magnitude."""
-    if image.shape[1] == picture.shape[1]:
-        return image
-    return image.square().sum(1, keepdim=True).sqrt()
-
-
-def solve(
-    config: DictConfig, physics: Any, measurement: Tensor, scene: Tensor, progress: bool = False
-) -> Tensor:
-    """Restore a measurement as a config says; `scene` only tells shape and device.
-
-    Where photons were counted it is done twice: the first result says how much noise each pixel
-    has.
-
-    Raises:
-        ValueError: where the solver diverges, and as `restore_measurement`.
-    """
-    prior = _plain(config.prior)
-    result = solved(prior, _solver(config), physics, measurement, scene, progress)
-    if not math.isfinite(result.abs().max().item()):
-        raise ValueError("the solver diverged; choose a smaller solver.stepsize")
-    return measured_part(physics, result)
-
-
-def _solver(config: DictConfig) -> SolverConfig:
-    settings = OmegaConf.to_object(config.solver)
-    assert isinstance(settings, SolverConfig)
-    return settings
-
-
 def _physics_config(config: DictConfig) -> Any:
     """As a dataclass, whose fields also hold arrays."""
     physics = OmegaConf.to_object(config.physics)
@@ -154,23 +117,3 @@ def _physics_config(config: DictConfig) -> Any:
             "needs a number, such as 5/255"
         )
     return physics
-
-
-def device_of(name: str) -> torch.device:
-    """A device by name.
-
-    Raises:
-        ValueError: where it cannot be used.
-    """
-    try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"config key 'device': {name!r} is not usable: {reason}") from None
-    if device.type == "meta":
-        raise ValueError("config key 'device': 'meta' is not usable: its tensors have no values")
-    return device
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
