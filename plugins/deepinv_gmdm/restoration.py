@@ -72,7 +72,7 @@ def restore_measurement(
 def like_of(physics: Any, y: Tensor) -> Tensor:
     """Something of the shape that restored images have."""
     if isinstance(physics, deepinv.physics.Downsampling):
-        return y.new_empty((len(y), *tuple(physics.img_size)[-3:]))
+        return y.new_empty((len(y), *tuple(physics.imsize)[-3:]))
     return as_picture(physics, y, y)
 
 

@@ -25,7 +25,10 @@ OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memor
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    given = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    flags = [word for word in words[1:] if word.startswith("-")]  # wherever they stand
+    words = [*words[:1], *flags, *(word for word in words[1:] if not word.startswith("-"))]
+    given = _parser().parse_args(words)
     try:
         given.run(given)
     except KeyboardInterrupt:

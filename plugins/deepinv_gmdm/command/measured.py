@@ -20,7 +20,7 @@ from deepinv_gmdm.measured.files import Measurement, kind_for, read_measurement
 from deepinv_gmdm.measured.problem import Problem, problem
 from deepinv_gmdm.operator_files import read_kernel, sides
 from deepinv_gmdm.operators import OPERATORS, as_picture, picture_title
-from deepinv_gmdm.physics import PhysicsConfig
+from deepinv_gmdm.physics import PhysicsConfig, data_term
 from deepinv_gmdm.restoration import like_of, make_solver, measured_part
 from gmdm_prior.files.formats import choose, npy
 from gmdm_prior.files.formats.layout import plain
@@ -49,7 +49,9 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
                 measured, index, physics, given, truth.side if truth else None, device
             )
             like = like_of(posed.physics, posed.y)
-            make_solver(plain_value(config.prior), solver_of(config), posed.physics, like, False)
+            fidelity = data_term(posed.physics, posed.y)
+            prior = plain_value(config.prior)
+            make_solver(prior, solver_of(config), posed.physics, like, False, fidelity)
             shown = visible(
                 measured_part(posed.physics, as_picture(posed.physics, posed.y, like)), posed.y
             )

@@ -28,7 +28,7 @@ from deepinv_gmdm.command.solving import (
     visible,
 )
 from deepinv_gmdm.operators import as_picture, picture_title
-from deepinv_gmdm.physics import build_physics
+from deepinv_gmdm.physics import build_physics, data_term
 from deepinv_gmdm.restoration import make_solver
 from gmdm_prior.files.formats import choose
 from gmdm_prior.files.formats.picture import Picture, parse_range
@@ -75,9 +75,9 @@ def _simulated(config: DictConfig, configs: list[Path], progress: bool) -> dict[
     physics = build_physics(_physics_config(config), tuple(scene.shape[1:]), scene.device)
     with Results(config, choose.suffix_for(config.image), configs) as results, torch.no_grad():
         measurement = physics(scene)
-        make_solver(
-            plain_value(config.prior), solver_of(config), physics, scene, False
-        )  # refuse it now
+        fidelity = data_term(physics, measurement)
+        prior = plain_value(config.prior)
+        make_solver(prior, solver_of(config), physics, scene, False, fidelity)  # or refuse it
         shown = visible(as_picture(physics, measurement, scene), truth)
         title = picture_title(physics)
         print(f"{title:12} {psnr(shown, truth):6.2f} dB", flush=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 16  # pixels, for the noise between missing ones
+BLOCK = 24  # pixels, for the noise between missing ones
 LEAST = 20  # places in a corner of k-space
 MAD = 0.6745  # median of |n| for a standard normal n
 
@@ -50,4 +50,4 @@ def between_missing(y: Tensor, mask: Tensor) -> float:
             values = change[block][both[block]]
             if values.numel() >= BLOCK:
                 found.append(float(values.abs().median()) / MAD / math.sqrt(2))
-    return float(np.quantile(found, 0.2)) if found else 0.0
+    return float(np.quantile(found, 0.25)) if found else 0.0
