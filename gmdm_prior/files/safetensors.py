@@ -151,6 +151,7 @@ def load(
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"weights {str(path)!r} hold no valid model: {reason}") from None
+    model.name = path.name.removesuffix(".safetensors")
     return model.to(device).requires_grad_(False)
 
 

@@ -49,12 +49,12 @@ def plan(
             choose.check_suffix(path)
             targets = [path]
     names = [str(target).lower() for target in targets]
-    for source, target, name in zip(sources, targets, names, strict=True):
-        if names.count(name) > 1:
-            first = sources[names.index(name)]
+    for target, name in zip(targets, names, strict=True):
+        alike = [str(s) for s, other in zip(sources, names, strict=True) if other == name]
+        if len(alike) > 1:
             raise ValueError(
-                f"{first} and {source} would both be written to {target}: give them one at a time, "
-                "each with its out="
+                f"{' and '.join(alike)} would both be written to {target}: give them one at a "
+                "time, each with its out="
             )
     refuse_loss(targets, sources, overwrite)
     return targets

@@ -182,6 +182,8 @@ def _estimated(estimator: GMDMNoiseEstimator, noisy: Tensor, what: str) -> Tenso
             level = estimator(noisy)
             name, text = "levels", "{0}{unit} to {2}{unit}, median {1}{unit}"
             values = (level.min(), level.median(), level.max())
+            if values[0] == values[2]:
+                text = "uniform, {1}{unit}"
         else:
             found = estimator.with_error(noisy)
             level, name, text = found.sigma, "level", "{}{unit} (95 %: {} to {})"
