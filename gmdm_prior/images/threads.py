@@ -18,13 +18,20 @@ _TICK: ContextVar[Callable[[float], object] | None] = ContextVar("tick", default
 
 
 @contextlib.contextmanager
-def ticking(tick: Callable[[float], object] | None) -> Iterator[None]:
-    """Call `tick` inside with the share of a computation that a finished part was of it."""
-    token = _TICK.set(tick)
+def ticking(listener: Callable[[float], object] | None) -> Iterator[None]:
+    """Call `listener` inside with the share of a computation that a finished part was of it."""
+    token = _TICK.set(listener)
     try:
         yield
     finally:
         _TICK.reset(token)
+
+
+def tick(share: float) -> None:
+    """Say that a part is finished, which was this share of a computation."""
+    listener = _TICK.get()
+    if listener is not None:
+        listener(share)
 
 
 class Workers:
@@ -55,11 +62,9 @@ class Workers:
     def in_order(self, function: Callable[..., Any], work: Iterable[tuple]) -> Iterator[Any]:
         """`function(*arguments)` for each tuple of `work`, in their order, like `starmap`."""
         work = list(work)
-        tick = _TICK.get()
         for result in self._in_order(function, work):
             yield result
-            if tick is not None:
-                tick(1 / len(work))
+            tick(1 / len(work))
 
     def _in_order(self, function: Callable[..., Any], work: list[tuple]) -> Iterator[Any]:
         helpers = min(self._threads, len(work)) - 1

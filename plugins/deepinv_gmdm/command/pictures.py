@@ -83,7 +83,8 @@ def _denoised(
         estimator = noise_estimator_for(weights, denoiser.model, per_pixel=per_pixel)
         noun = "estimated noise"
         work = partial(_level_of, estimator, picture, noun)
-        levels = watched(f"noise of {name}", work, list(range(picture.pages)))
+        small = -1 if per_pixel else None
+        levels = watched(f"noise of {name}", work, list(range(picture.pages)), small)
         if shared:
             levels = [torch.stack(levels).median(0).values] * picture.pages
 
@@ -99,7 +100,9 @@ def _denoised(
 
 
 def _level_of(estimator: GMDMNoiseEstimator, picture: Picture, noun: str, index: int) -> Tensor:
-    """The level of one page, printed."""
+    """The level of one page, printed; of page -1 that of a corner of the first, for its steps."""
+    if index < 0:
+        return estimator(picture.page(0)[..., :SMALL, :SMALL])
     what = noun if picture.pages == 1 else f"page {index + 1}: {noun}"
     return _estimated(estimator, picture.page(index), what)
 
@@ -145,7 +148,7 @@ def noise(words: str | Sequence[str], options: Mapping[str, str]) -> None:
         with OutputFolder(target.parent) as folder:
             _level_of(estimator, picture, noun, 0)
             work = partial(_level_of, per_pixel, picture, noun)
-            levels = watched(f"noise map of {source.name}", work, pages)[0]
+            levels = watched(f"noise map of {source.name}", work, pages, small=-1)[0]
             save_picture(drawing(picture.page(0), levels), folder.aside / target.name)
             folder.publish()
         print(f"written to {target}")
