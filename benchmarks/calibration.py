@@ -1,6 +1,6 @@
 """Are predicted errors true? `python benchmarks/calibration.py BSD68 [options]`.
 
-    [weights=bsds-gray,bsds-gray-likelihood,bsds-gray-7x7] [patches=100] [every=4] [crop=128]
+    [weights=gray,gray-likelihood,bsds-gray-7x7] [patches=100] [every=4] [crop=128]
     [out=benchmarks/results]
 
 On noisy patches of the test images, `patches` of each: the mean of (x - m)² / v over pixels, m and
@@ -164,7 +164,7 @@ main = command(
     run,
     place="test",
     test=Needed("the folder of clean test images"),
-    weights=("bsds-gray", "bsds-gray-likelihood", "bsds-gray-7x7"),
+    weights=("gray", "gray-likelihood", "bsds-gray-7x7"),
     patches=100,
     every=4,
     crop=128,

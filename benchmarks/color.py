@@ -1,6 +1,6 @@
-"""Colour images: `bsds-color`, a gray model on channels and on opponents, and BM3D.
+"""Colour images: a gray model on channels and on opponents, and BM3D.
 
-    python benchmarks/color.py denoise [weights=bsds-color] [sigmas=15,25,50] [bm3d=true]
+    python benchmarks/color.py denoise [weights=gray] [sigmas=15,25,50] [bm3d=true]
     python benchmarks/color.py scales data=bsds500:ROOT
 
 `denoise` prints the mean PSNR and seconds an image on the eight colour photographs and micrographs
@@ -8,7 +8,7 @@ in scikit-image's wheel, halved like those of `denoising_table.py`, with noise o
 channel from a generator seeded with the image's index. None of them was looked at in training.
 
 `scales` prints what the scales of `OpponentModel` rest on: the log-likelihood per
-dimension of training patches with noise of 2 and 10 of 255 under `bsds-gray-likelihood`, by scale.
+dimension of training patches with noise of 2 and 10 of 255 under `gray-likelihood`, by scale.
 """
 
 import functools
@@ -49,13 +49,12 @@ def pictures() -> list[Tensor]:
 
 def methods(weights: str, with_bm3d: bool) -> dict[str, Denoise]:
     """The rows of the table."""
-    color = gm.load(weights)
+    name = f"`{Path(weights).stem}`"
     rows: dict[str, Denoise] = {
-        "`bsds-gray`, each channel": GMDMDenoiser("bsds-gray"),
-        "`bsds-gray`, opponents": GMDMDenoiser("bsds-gray", channels="opponent"),
-        f"`{Path(weights).stem}`, one step": gm.PatchAveraging(color),
-        f"`{Path(weights).stem}`": gm.HalfQuadraticSplitting(color),
-        f"`{Path(weights).stem}`, stride 2": gm.HalfQuadraticSplitting(color, stride=2),
+        f"{name}, each channel": GMDMDenoiser(weights, channels="independent"),
+        f"{name}, opponents": GMDMDenoiser(weights),
+        f"{name}, opponents, one step": GMDMDenoiser(weights, method="average"),
+        f"{name}, opponents, stride 2": GMDMDenoiser(weights, stride=2),
     }
     return rows | ({"BM3D for colour": bm3d_rgb} if with_bm3d else {})
 
@@ -79,7 +78,7 @@ def denoise(options: Options) -> None:
 @torch.no_grad()
 def scales(options: Options) -> None:
     """Print log-likelihoods by opponent and scale."""
-    model, generator = gm.load("bsds-gray-likelihood"), torch.Generator().manual_seed(0)
+    model, generator = gm.load("gray-likelihood"), torch.Generator().manual_seed(0)
     turn = torch.tensor(OPPONENT)
     patches = []
     for image in training_images(options.data, channels=3)[::EVERY]:
@@ -105,7 +104,7 @@ def scales(options: Options) -> None:
 
 
 main = choice(
-    denoise=command(denoise, weights="bsds-color", sigmas=(15.0, 25.0, 50.0), bm3d=True),
+    denoise=command(denoise, weights="gray", sigmas=(15.0, 25.0, 50.0), bm3d=True),
     scales=command(scales, data=BSDS500),
 )
 

@@ -177,9 +177,7 @@ def make(options: Options) -> None:
     print(f"written to {out}")
 
 
-main = command(
-    make, place="images", images=BUNDLED, weights="bsds-gray", epll=rivals.MIXTURE, out=Path
-)
+main = command(make, place="images", images=BUNDLED, weights="gray", epll=rivals.MIXTURE, out=Path)
 
 if __name__ == "__main__":
     sys.exit(main())

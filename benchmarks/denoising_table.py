@@ -1,17 +1,19 @@
 """The table of denoisers: `python benchmarks/denoising_table.py BSD68|FOLDER|skimage [options]`.
 
     python benchmarks/denoising_table.py BSD68          # everything; hours, most of them rivals'
-    python benchmarks/denoising_table.py BSD68 --images 2 --sigmas 25 --methods bsds-gray-small BM3D
+    python benchmarks/denoising_table.py BSD68 --images 2 --sigmas 25 --methods gray-small BM3D
     python benchmarks/denoising_table.py BSD68 --weights mine.safetensors --methods hqs --stride 2
     python benchmarks/denoising_table.py skimage        # the images in scikit-image's wheel
 
 Every bundled model (one step, HQS at stride 2, default HQS) beside the rivals of lib/rivals.py and,
 for BSD68, published figures; with `--weights`, these models alone (bundled names, safetensors files
-or PoGMDM checkpoints), with `--stride` at that stride. Protocol: that of lib/figures.py, noise
-seeded with the image's index in the whole set; EPLL, total variation and wavelets see about nine
-images only, and all methods are shown on those as well. Each measured image is a line in
-OUT/images.csv, so that an interrupted run goes on where it stopped, and changed weights are
-measured again. Writes OUT/denoising.csv, .md and .png; OUT is runs/table/NAME of the data.
+or PoGMDM checkpoints), with `--stride` at that stride; with `--networks FOLDER` also FFDNet and
+DnCNN, which are larger and were trained for these levels (lib/networks.py). Protocol: that of
+lib/figures.py, noise seeded with the image's index in the whole set; EPLL, total variation and
+wavelets see about nine images only, and all methods are shown on those as well. Each measured image
+is a line in OUT/images.csv, so that an interrupted run goes on where it stopped, and changed
+weights are measured again. Writes OUT/denoising.csv, .md and .png; OUT is runs/table/NAME of the
+data.
 """
 
 import functools
@@ -26,7 +28,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from lib import rivals
+from lib import networks, rivals
 from lib.data import Picture, load, read_pictures, spaced
 from lib.denoising_report import Row, report
 from lib.figures import psnr
@@ -46,13 +48,21 @@ TIME_SIGMA, TURNS, LONG = 25 / 255, 3, 20.0  # what takes longer, in seconds, is
 
 @dataclass(frozen=True)
 class Method:
-    """A denoiser of the table; `version` changes with whatever changes its results."""
+    """A denoiser of the table; `version` changes with whatever changes its results.
+
+    `levels` are those that it was made for; None is all.
+    """
 
     name: str
     numbers: int | None
     version: str
     make: Callable[[], rivals.Denoise]
     slow: bool = False
+    levels: tuple[float, ...] | None = None
+
+    def fits(self, level: float) -> bool:
+        """Whether it can denoise at this level."""
+        return self.levels is None or level in self.levels
 
     @functools.cached_property
     def denoise(self) -> rivals.Denoise:
@@ -127,6 +137,24 @@ def rival_methods(mixture: Path) -> list[Method]:
     return methods
 
 
+def network_methods(folder: Path) -> list[Method]:
+    """FFDNet and DnCNN with the weights that lie in a folder (lib/networks.py)."""
+    methods, specific = [], networks.of_levels(folder)
+    files = {"FFDNet": [folder / networks.FFDNET], "DnCNN-S": list(specific.values())}
+    makers = {"FFDNet": networks.ffdnet, "DnCNN-S": networks.dncnn}
+    for name, paths in files.items():
+        if not paths or not all(path.is_file() for path in paths):
+            raise FileNotFoundError(
+                f"networks={folder} holds no weights of {name}: {networks.FFDNET} and sigma=15.mat "
+                "and so on are in the repositories cszn/FFDNet and cszn/DnCNN of their authors"
+            )
+        version = version_of(*(path.read_bytes() for path in paths))
+        denoise, numbers = makers[name](folder)
+        levels = tuple(map(float, specific)) if name == "DnCNN-S" else None
+        methods.append(Method(name, numbers, version, lambda d=denoise: d, levels=levels))
+    return methods
+
+
 def key(method: Method, level: float, picture: Picture) -> tuple[str, ...]:
     """Of a line of images.csv: all that its values depend on."""
     place = f"{level:g}", str(picture.index), picture.name, picture.digest
@@ -181,7 +209,7 @@ def run(
     images = Cache(out / "images.csv", HEADS, values=2)
     wanted = [(m, s, p) for m in methods for s in levels for p in few]
     wanted += [(m, s, p) for m in methods if not m.slow for s in levels for p in rest]
-    missing = [case for case in wanted if key(*case) not in images]
+    missing = [(m, s, p) for m, s, p in wanted if m.fits(s) and key(m, s, p) not in images]
     for method, level, picture in (bar := tqdm(missing)):
         bar.set_description(f"{method.name}, sigma {level:g}")
         images.add(key(method, level, picture), measure(method, level, picture))
@@ -200,6 +228,7 @@ def chosen(options: Options) -> list[Method]:
     """The methods whose name holds one of the words, in letters of either case."""
     known = our_methods(options.weights, options.stride)
     known += [] if options.weights else rival_methods(options.mixture)
+    known += [] if options.networks is None else network_methods(options.networks)
     for word in options.methods:
         if not any(word.lower() in method.name.lower() for method in known):
             names = "; ".join(method.name for method in known)
@@ -232,6 +261,7 @@ main = command(
     weights=(),
     stride=int,
     mixture=rivals.MIXTURE,
+    networks=Path,
     out=Path,
 )
 

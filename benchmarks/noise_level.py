@@ -1,8 +1,8 @@
 """Noise levels read from images, beside deepinv's and scikit-image's estimators.
 
-    python benchmarks/noise_level.py BSD68 [weights=bsds-gray-likelihood] [every=1] [out=FOLDER]
+    python benchmarks/noise_level.py BSD68 [weights=gray-likelihood] [every=1] [out=FOLDER]
     python benchmarks/noise_level.py skimage parts=2 sigmas=15,25,50 name=noise_level_skimage
-    python benchmarks/noise_level.py calibrate data=bsds500:ROOT [weights=bsds-gray-likelihood]
+    python benchmarks/noise_level.py calibrate data=bsds500:ROOT [weights=gray-likelihood]
 
 The first two: gray images in [0, 1] of a folder, or those in scikit-image's wheel, each cut into
 `parts` by `parts` images; noise of sigma/255 from a generator seeded with the image's index; error
@@ -32,7 +32,7 @@ import gmdm_prior as gm
 from gmdm_prior.noise.level import level_of_image, misfit
 
 SIGMAS = (2.0, 5.0, 10.0, 15.0, 25.0, 50.0, 100.0)  # of 255
-OURS, WEIGHTS = "gmdm-prior", "bsds-gray-likelihood"
+OURS, WEIGHTS = "gmdm-prior", "gray-likelihood"
 HEADS = ("sigma", "estimator", "mean_abs_error", "bias", "coverage_95", "seconds")
 
 

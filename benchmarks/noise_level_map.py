@@ -4,7 +4,7 @@
 
 Gray images in [0, 1] with noise of standard deviation 0.1 and 0.2 on the fields of a checkerboard,
 `cell` pixels wide (the paper's Fig. 3), from a generator seeded with the image's index; HQS of
-`bsds-gray`, levels read with `bsds-gray-likelihood`. Writes noise_level_map.csv, one row for each
+`gray`, levels read with `gray-likelihood`. Writes noise_level_map.csv, one row for each
 image, and noise_level_map.md into benchmarks/results.
 """
 
@@ -47,8 +47,8 @@ def measure(clean: Tensor, index: int, cell: int, model, denoiser) -> list[float
 def run(options: Options) -> None:
     """Measure a folder of clean images."""
     files = png_files(options.images)[:: options.every]
-    model = gm.load("bsds-gray-likelihood")
-    denoiser = gm.HalfQuadraticSplitting(gm.load("bsds-gray"))
+    model = gm.load("gray-likelihood")
+    denoiser = gm.HalfQuadraticSplitting(gm.load("gray"))
     rows = []
 
     def lines() -> Iterator[list[str]]:

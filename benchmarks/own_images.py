@@ -4,7 +4,7 @@
 
 Cuts thirty tiles of 128 x 128 pixels from the left parts of scikit-image's brick, grass and gravel,
 trains on them with the command that a user would type (`python -m gmdm_prior.train data=TILES`)
-and denoises nine tiles from the right parts with the result and with `bsds-gray-likelihood`. Prints
+and denoises nine tiles from the right parts with the result and with `gray-likelihood`. Prints
 a table of PSNR at sigma = 15, 25, 50, writes the figure (by default docs/figures/own_images.png).
 """
 
@@ -76,7 +76,7 @@ def run(options: Options) -> None:
     training, testing = tiles()
     model, seconds = train(training, options.out)
     images = [torch.from_numpy(t.copy()).float()[None, None] / 255 for t in testing]
-    models = {"trained on 30 tiles": model, "bsds-gray-likelihood": gm.load("bsds-gray-likelihood")}
+    models = {"trained on 30 tiles": model, "gray-likelihood": gm.load("gray-likelihood")}
     y = noisy(images[-1], 25 / 255, 8)
     results = {"noisy": y}
 

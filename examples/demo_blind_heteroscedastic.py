@@ -22,7 +22,7 @@ def main(out: str = "demo_blind_heteroscedastic.png", size: int = 256, cell: int
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
     noisy = truth + sigma * noise
 
-    denoiser = GMDMDenoiser("bsds-gray")
+    denoiser = GMDMDenoiser("gray")
     estimated = GMDMNoiseEstimator(per_pixel=True)(noisy)
     blind, informed = denoiser(noisy, estimated), denoiser(noisy, sigma)
     one = denoiser(noisy, GMDMNoiseEstimator()(noisy))

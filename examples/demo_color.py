@@ -15,16 +15,15 @@ from gmdm_prior.files.pictures import read_picture
 
 @torch.no_grad()
 def main(out: str = "demo_color.png", size: int = 256) -> float:
-    """Add noise and remove it, save the figure; returns the PSNR in dB of the colour model."""
+    """Add noise and remove it, save the figure; returns the PSNR in dB of opponents."""
     truth = read_picture(shipped("images") / "coffee_color.png")[0][..., :size, :size]
     sigma = 25 / 255
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
     noisy = truth + sigma * noise
 
     panels = {"truth": truth, "noisy": noisy}
-    panels["gray model on each channel"] = GMDMDenoiser("bsds-gray")(noisy, sigma)
-    panels["gray model on opponents"] = GMDMDenoiser("bsds-gray", channels="opponent")(noisy, sigma)
-    panels["bsds-color"] = GMDMDenoiser("bsds-color")(noisy, sigma)
+    panels["each channel"] = GMDMDenoiser("gray", channels="independent")(noisy, sigma)
+    panels["luminance and differences"] = GMDMDenoiser("gray")(noisy, sigma)
 
     figure = Figure(figsize=(3 * len(panels), 3.9), layout="constrained")
     for axes, (title, image) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
@@ -33,7 +32,7 @@ def main(out: str = "demo_color.png", size: int = 256) -> float:
         axes.set_axis_off()
     figure.savefig(out, dpi=110)
     print(", ".join(f"{t} {psnr(x, truth):.2f} dB" for t, x in list(panels.items())[1:]), out)
-    return psnr(panels["bsds-color"], truth)
+    return psnr(panels["luminance and differences"], truth)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def main(out: str = "demo_denoising.png", sigma: float = 25 / 255, size: int = 2
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
     noisy = truth + sigma * noise
 
-    denoiser = GMDMDenoiser("bsds-gray")  # one model for every noise level
+    denoiser = GMDMDenoiser("gray")  # one model for every noise level
     restored = denoiser(noisy, sigma)
 
     compare(truth, noisy, restored, out)

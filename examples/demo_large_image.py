@@ -39,7 +39,7 @@ def main(out: str = "demo_large_image.png", size: int = 4096, tile: int = 512) -
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
     images = torch.cat([truth + sigma * noise, sigma], 1)
 
-    denoiser = WithNoiseMap(GMDMDenoiser("bsds-gray"))
+    denoiser = WithNoiseMap(GMDMDenoiser("gray"))
     with DistributedContext() as ctx:
         tiled = distribute(denoiser, ctx, patch_size=tile, overlap=denoiser.halo, max_batch_size=1)
         begun = time.perf_counter()

@@ -22,7 +22,7 @@ def negative_log_density(model, patches, sigmas) -> np.ndarray:
 def main(out: str = "demo_noise_level.png", size: int = 256, steps: int = 30) -> float:
     """Draw the likelihood over the level; returns the largest relative error of the estimates."""
     truth = read_picture(shipped("images") / "cat.png")[0][..., :size, :size]
-    model = gm.load("bsds-gray-likelihood")
+    model = gm.load("gray-likelihood")
     estimator = GMDMNoiseEstimator(model)
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
     windows = truth[0].unfold(1, 8, 7).unfold(2, 8, 7).flatten(1, 2).transpose(0, 1)

@@ -74,7 +74,7 @@ def main(
     noisy = truth + sigma * torch.randn(truth.shape, generator=g)
     with torch.no_grad():
         results = {"noisy": noisy}
-        for name, each in {"photographs": gm.load("bsds-gray"), "noisy cells": model}.items():
+        for name, each in {"photographs": gm.load("gray"), "noisy cells": model}.items():
             results[f"prior: {name}"] = gm.HalfQuadraticSplitting(each)(noisy, sigma)
     values = {name: psnr(image, truth) for name, image in results.items()}
     panels = {f"{name}\n{values[name]:.2f} dB": image for name, image in results.items()}

@@ -38,7 +38,7 @@ def main(out: str = "demo_poisson_gaussian.png", size: int = 256) -> float:
     noise = deepinv.physics.PoissonGaussianNoise(gain, sigma, rng=torch.Generator().manual_seed(0))
     noisy = noise(truth)
 
-    denoiser = gm.HalfQuadraticSplitting(gm.load("bsds-gray"))
+    denoiser = gm.HalfQuadraticSplitting(gm.load("gray"))
     found = estimate_poisson_gaussian(noisy)
     pilot = denoiser(noisy, poisson_gaussian_map(local_mean(noisy), *found))
     restored = denoiser(noisy, poisson_gaussian_map(pilot, *found))

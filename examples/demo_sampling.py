@@ -15,7 +15,7 @@ from gmdm_prior.files.pictures import read_picture
 from gmdm_prior.training import sample_patches
 
 LEVELS = (0, 10 / 255, 25 / 255, 50 / 255)
-MODELS = {"mixture": "bsds-gray-likelihood", "product": "bsds-gray-7x7"}
+MODELS = {"mixture": "gray-likelihood", "product": "bsds-gray-7x7"}
 ROWS, COLUMNS = 6, 10  # patches shown
 BINS = 30  # of a histogram, either side of its middle
 REACH = 0.35  # grey levels from black to white, either side of a patch's mean

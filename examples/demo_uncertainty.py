@@ -22,7 +22,7 @@ def calibration(error: torch.Tensor, deviation: torch.Tensor) -> tuple[torch.Ten
     return predicted, real
 
 
-def main(out: str = "demo_uncertainty.png", weights: str = "bsds-gray", size: int = 192) -> float:
+def main(out: str = "demo_uncertainty.png", weights: str = "gray", size: int = 192) -> float:
     """Draw error and prediction; returns predicted over real root mean square error at σ = 25."""
     truth = read_picture(shipped("images") / "camera.png")[0][..., 16 : 16 + size, 40 : 40 + size]
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))

@@ -111,7 +111,7 @@ def compass(axes) -> None:
     axes.set_axis_off()
 
 
-def main(out: str = "demo_what_it_sees.png", weights: str = "bsds-gray", size: int = 256) -> float:
+def main(out: str = "demo_what_it_sees.png", weights: str = "gray", size: int = 256) -> float:
     """Draw the maps of a noisy photograph; returns the PSNR of the denoised one in dB."""
     sigma, model = 15 / 255, gm.load(weights)
     truth = read_picture(shipped("images") / "coffee.png")[0][..., :size, :size]

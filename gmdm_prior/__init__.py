@@ -1,7 +1,7 @@
 """Gaussian-mixture diffusion models: explicit image priors, exact at every noise level.
 
     import gmdm_prior as gm
-    model = gm.load("bsds-gray")
+    model = gm.load("gray")
     clean = gm.HalfQuadraticSplitting(model)(noisy, 25 / 255)
 
 After Zach, Pock, Kobler and Chambolle, "Explicit Diffusion of Gaussian Mixture Model Based Image
@@ -26,8 +26,9 @@ from gmdm_prior.images.likelihood import PatchLikelihood
 from gmdm_prior.images.wavelet import WaveletDenoiser, WaveletLikelihood
 from gmdm_prior.noise.blind import BlindDenoiser
 from gmdm_prior.noise.estimate import estimate_noise
-from gmdm_prior.noise.level import NoiseLevel, estimate_sigma, noise_level
+from gmdm_prior.noise.level import NoiseLevel
 from gmdm_prior.noise.map import estimate_sigma_map
+from gmdm_prior.noise.one_level import estimate_sigma, noise_level
 from gmdm_prior.sigma import sigma_from_time, time_from_sigma
 
 __version__ = "0.1.0"

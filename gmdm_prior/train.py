@@ -38,7 +38,6 @@ examples:
   python -m gmdm_prior.train data=noisy noise=auto
   python -m gmdm_prior.train data=bsds500:BSDS500 model=patch steps=20000
   python -m gmdm_prior.train data=photos model=wavelet
-  python -m gmdm_prior.train data=photos model=opponent shrink=2
   python -m gmdm_prior.train out=runs/photos resume=true
   torchrun --nproc-per-node=2 -m gmdm_prior.train data=photos
 """

@@ -9,12 +9,10 @@ from torch import Tensor
 import gmdm_prior as gm
 from lib import table
 from lib.data import held_out_images
-from lib.figures import held_out_patches, mean_psnr, patch_log_likelihood, patch_psnr
+from lib.figures import mean_psnr
 
 SIGMAS = (15, 25, 50, 100)
-SIZE, LIKELIHOOD_SIGMA = 8, 5  # of patches fitted by EM, and of their noise
 TITLES = {
-    "patches": "single zero-mean patches, posterior mean",
     "one_step": "one step (`PatchAveraging`)",
     "hqs": "`HalfQuadraticSplitting`",
     "posterior": "posterior mean (`WaveletDenoiser`)",
@@ -57,15 +55,6 @@ def held_out_figures(model: gm.DensityModel, images: list[Tensor]) -> dict[str, 
     }
 
 
-def patch_figures(model: gm.PatchMixture, images: list[Tensor]) -> tuple[float, list[float]]:
-    """Log-likelihood per dimension of single zero-mean held-out patches, and PSNR at SIGMAS."""
-    generator = torch.Generator().manual_seed(1)
-    patches = held_out_patches(images, SIZE, generator)
-    likelihood = patch_log_likelihood(model, patches, LIKELIHOOD_SIGMA / 255, generator)
-    psnrs = [round(patch_psnr(model, patches, level / 255, generator), 2) for level in SIGMAS]
-    return round(likelihood, 4), psnrs
-
-
 def held_out_bits(model: gm.WaveletModel, images: list[Tensor]) -> float:
     """Bits per pixel of the held-out images, mean over them; each cut to what the model takes."""
     generator, bits = torch.Generator().manual_seed(0), []
@@ -94,13 +83,6 @@ def describe(model: gm.DensityModel) -> str:
             "equidistant Gaussians"
         )
     size = f"{model.patch_size}×{model.patch_size}"
-    if isinstance(model, gm.OpponentModel):
-        luminance = model.planes[0]
-        return (
-            f"A density of colour {size} patches, an `OpponentModel`: of luminance and of two "
-            f"differences of colours a mixture each, of {len(luminance.weights)} classes on "
-            f"{len(luminance.filters)} bases"
-        )
     if isinstance(model, gm.PatchModel):
         return (
             f"The paper's patch model, a `PatchModel`: {len(model.filters)} orthogonal zero-mean "
@@ -126,15 +108,11 @@ def facts_of(made: Made, name: str, data: str, about: dict[str, str]) -> dict[st
         **{key: about[key] for key in ("licence", "terms") if key in about},
         "numbers": model.num_parameters,
         "minutes": round(made.minutes, 1),
-        "held_out": {},
         "held_out_sigmas": list(SIGMAS),
         "held_out_images": len(images),
         **made.facts,
     }
-    if "fit" in made.facts:
-        likelihood, facts["held_out"]["patches"] = patch_figures(model, images)
-        facts["held_out_log_likelihood"] = likelihood
-    facts["held_out"] |= held_out_figures(model, images)
+    facts["held_out"] = held_out_figures(model, images)
     if isinstance(model, gm.WaveletModel):
         facts["held_out_bits_per_pixel"] = held_out_bits(model, images)
     return facts
@@ -146,9 +124,6 @@ def model_card(facts: dict[str, Any], made: Made, digest: str) -> str:
     lines.append(f"- **Data**: {facts['data']}.")
     lines += [f"- **{k.title()}**: {facts[k]}." for k in ("licence", "terms") if k in facts]
     lines += ["- **Made by**, one after another:", *(f"  - `{line}`" for line in facts["commands"])]
-    if "fit" in facts:
-        settings = {"patches": facts["patches"], **facts["fit"]}
-        lines.append(f"- **Settings**: {', '.join(f'{k}={v}' for k, v in settings.items())}")
     lines += [
         f"- **Seed**: {facts['seed']}",
         f"- **Duration**: {facts['minutes']:.1f} min of one core shared with other work",
@@ -165,8 +140,4 @@ def model_card(facts: dict[str, Any], made: Made, digest: str) -> str:
     lines.append(table.markdown(["σ", *map(str, SIGMAS)], rows))
     if "held_out_bits_per_pixel" in facts:
         lines += ["", f"Bits per pixel of these images: {facts['held_out_bits_per_pixel']:.3f}."]
-    if "held_out_log_likelihood" in facts:
-        value = facts["held_out_log_likelihood"]
-        lines += ["", f"Held-out log-likelihood at σ = {LIKELIHOOD_SIGMA}: {value} nats per"]
-        lines += ["zero-mean dimension of a patch."]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
 """What each part of half-quadratic splitting is worth, on the ten held-out training images.
 
-    python benchmarks/paper/hqs_ablation.py data=bsds500:ROOT [weights=bsds-gray] [stride=2]
+    python benchmarks/paper/hqs_ablation.py data=bsds500:ROOT [weights=gray] [stride=2]
 
 Prints PSNR at sigma = 15, 25, 50 and 100 of one step, of the paper's kind of schedule, and of the
 default one with and without its data weights, its last steps and its coarse scale. Nothing here
@@ -63,7 +63,7 @@ def run(options: Options) -> None:
     table.show(["", *table.sigma_heads(SIGMAS)], rows)
 
 
-main = command(run, data=BSDS500, weights="bsds-gray", stride=2)
+main = command(run, data=BSDS500, weights="gray", stride=2)
 
 if __name__ == "__main__":
     sys.exit(main())

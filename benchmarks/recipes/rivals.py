@@ -9,7 +9,7 @@ and prints the best weights of total variation and wavelets on crops of the ten 
 `WEIGHTS` of lib/rivals.py holds. Nothing here sees a test image.
 
 `configs` finds every prior at its best weight in the bundled configs, on the very picture, in one
-run. For every config (default: all), `gmdm` runs with these weights (default: bsds-gray) as the
+run. For every config (default: all), `gmdm` runs with these weights (default: gray) as the
 config has it and at its best weight; total variation, wavelets and plug-and-play with BM3D at
 theirs, each with half-quadratic splitting on the config's levels and with ADMM. The best weight is
 climbed by factors of 2 and then of sqrt(2) to the highest PSNR against the truth; where a second
@@ -252,7 +252,7 @@ main = choice(
         place="configs",
         others="overrides",
         configs=(),
-        weights="bsds-gray",
+        weights="gray",
         priors=PRIORS,
         solvers=("hqs", "admm"),
         overrides=(),

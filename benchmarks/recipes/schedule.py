@@ -81,7 +81,7 @@ def tune(options: Options) -> None:
         print("            [" + ", ".join(f"{value:.4f}" for value in row) + "],")
 
 
-main = command(tune, data=BSDS500, weights="bsds-gray", steps=200, crops=16)
+main = command(tune, data=BSDS500, weights="gray", steps=200, crops=16)
 
 if __name__ == "__main__":
     sys.exit(main())

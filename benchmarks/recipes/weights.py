@@ -1,17 +1,14 @@
-"""Make bundled weights and the card that says how: by likelihood alone, or of training runs.
+"""Make bundled weights and the card that says how, of training runs.
 
-    python benchmarks/recipes/weights.py data=bsds500:ROOT name=bsds-gray-likelihood|bsds-gray-small
-        [patches=200000] [seed=0] [out=FILE]
     python benchmarks/recipes/weights.py data=SOURCE name=NAME runs=RUN[,RUN…] [about=FILE.yaml]
-        [first=…] [luminance=NAME] [out=FILE]
+        [first=…] [out=FILE]
 
-`ROOT` holds BSDS500. Of its 400 training and test images, every 40th is held out, and the other 390
-are trained on. The first form fits a mixture by EM. In the second, `runs` are folders of `python -m
-gmdm_prior.train`, each started from the one before it; the last one gives the weights. Where the
-first one has an `init` that is not bundled, `first` is the command that made it. `luminance` gives
-an `OpponentModel` another density of its first plane. What the card says of the data is in `about`,
-by default bsds500.yaml beside this file; SOURCE may be any folder of images, with an `about` of its
-own. Every figure is measured on the images of SOURCE that the last run has held out.
+`runs` are folders of `python -m gmdm_prior.train`, each started from the one before it; the last
+one gives the weights. Where the first one has an `init` that is not bundled, `first` is the command
+that made it. What the card says of the data is in `about`: free.yaml beside this file for the free
+photographs, bsds500.yaml for SOURCE = bsds500:ROOT, which is the default. SOURCE may be any folder
+of images, with an `about` of its own. Every figure is measured on the images of SOURCE that the
+last run has held out.
 
 Writes FILE (by default gmdm_prior/weights/NAME.safetensors) and beside it the card, with the suffix
 .md. `denoising_table.py` measures on test images.
@@ -19,7 +16,6 @@ Writes FILE (by default gmdm_prior/weights/NAME.safetensors) and beside it the c
 
 import hashlib
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,58 +25,23 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/
 
 from lib import table
-from lib.card import SIZE, Made, facts_of, model_card
-from lib.data import training_images
+from lib.card import Made, facts_of, model_card
 from lib.figures import curve
-from lib.timing import timed
 from lib.words import Needed, Options, command
-from tqdm import tqdm
 
 import gmdm_prior as gm
-from gmdm_prior.training import fit_em, sample_patches
 from gmdm_prior.training.methods import resolved
 from gmdm_prior.training.run.config import TrainConfig
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "gmdm_prior" / "weights"
 ABOUT = Path(__file__).with_name("bsds500.yaml")
-OWN = {"about": ABOUT, "luminance": "", "patches": 200_000, "seed": 0}  # defaults of options
-FIT = {
-    "bsds-gray-likelihood": {"bases": 3, "classes": 40},
-    "bsds-gray-small": {"bases": 1, "classes": 16},
-}
-COMMON = {"symmetries": "d4", "components": 200, "full_iterations": 12, "iterations": 12}
-UNNAMED = ("data", "out", "resume", "init", "checkpoint_every", "measure_every", "channels")
-
-
-def by_likelihood(options: Options) -> Made:
-    """A mixture by EM; minutes of the processor for sampling and training."""
-    images, seed = training_images(options.data), options.seed
-    settings = FIT[options.name] | COMMON
-    total = COMMON["full_iterations"] + COMMON["iterations"]
-
-    def train() -> gm.PatchMixture:
-        generator = torch.Generator().manual_seed(seed)
-        patches = sample_patches(images, options.patches, SIZE, COMMON["symmetries"], generator)
-        with tqdm(total=total, desc=options.name) as bar:
-
-            def show(record) -> None:
-                bar.update()
-                bar.set_postfix_str(f"{record.stage}, {record.objective:.3f} nats per patch")
-
-            return fit_em(patches, generator=generator, on_iteration=show, **settings)
-
-    model, seconds = timed(train, time.process_time)
-    facts = {"fit": settings, "patches": options.patches, "seed": seed}
-    return Made(model, [], seconds / 60, facts=facts)
+UNNAMED = ("data", "out", "resume", "init", "checkpoint_every", "measure_every")
 
 
 def of_runs(options: Options, source: str) -> Made:
     """The model of the last run."""
     runs = [Path(run) for run in options.runs]
     model = gm.load(runs[-1] / "model.safetensors")
-    if options.luminance:
-        planes = gm.load(options.luminance), *model.planes[1:]
-        model = gm.OpponentModel(*planes, scales=model.scales)
     befores = [None, *(run.name for run in runs[:-1])]
     commands = [run_command(run, b, source) for run, b in zip(runs, befores, strict=True)]
     curves, seconds = zip(*(curve(run) for run in runs), strict=True)
@@ -117,11 +78,10 @@ def run_command(run: Path, before: str | None, source: str) -> str:
 
 def own_command(options: Options, source: str) -> str:
     """The command line of this script."""
-    words = [f"data={source}", f"name={options.name}"]
-    if options.runs:
-        words.append("runs=" + ",".join(f"runs/{Path(run).name}" for run in options.runs))
-    given = {key: getattr(options, key) for key in OWN if getattr(options, key) != OWN[key]}
-    words += [f"{k}={v.name if k == 'about' else v}" for k, v in given.items()]
+    runs = ",".join(f"runs/{Path(run).name}" for run in options.runs)
+    words = [f"data={source}", f"name={options.name}", f"runs={runs}"]
+    if options.about != ABOUT:
+        words.append(f"about={options.about.name}")
     return f"python benchmarks/recipes/weights.py {' '.join(words)}"
 
 
@@ -143,22 +103,21 @@ def check(options: Options) -> None:
     """Refuse what cannot be made.
 
     Raises:
-        ValueError: a run without weights, or no runs and a name that EM alone does not make.
+        ValueError: a run without weights, or no runs.
     """
+    if not options.runs:
+        raise ValueError("runs=RUN[,RUN…] is needed: folders of python -m gmdm_prior.train")
     for run in options.runs:
         if not (Path(run) / "model.safetensors").is_file():
             raise ValueError(f"runs: {run} holds no model.safetensors; is the run finished?")
-    if not options.runs and options.name not in FIT:
-        names = ", ".join(FIT)
-        raise ValueError(f"name={options.name} needs runs=RUN[,RUN…]; without are made {names}")
 
 
 @torch.no_grad()
 def make(options: Options) -> None:
-    """Train or read the runs, measure, write."""
+    """Read the runs, measure, write."""
     check(options)
     about = read_about(options)
-    made = of_runs(options, about["source"]) if options.runs else by_likelihood(options)
+    made = of_runs(options, about["source"])
     facts = facts_of(made, options.name, options.data, about)
     facts["commands"] = [*made.commands, own_command(options, about["source"])]
     out = options.out or WEIGHTS / f"{options.name}.safetensors"
@@ -175,8 +134,8 @@ main = command(
     name=Needed("NAME"),
     runs=(),
     first="",
+    about=ABOUT,
     out=Path,
-    **OWN,
 )
 
 if __name__ == "__main__":

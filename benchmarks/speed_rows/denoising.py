@@ -57,7 +57,7 @@ def table(bench: Bench) -> Iterator[Measurement]:
 
 def hqs_bm3d(bench: Bench) -> Iterator[Measurement]:
     """Default HQS of the bundled mixtures against BM3D, in time and PSNR."""
-    least = {"bsds-gray": 10, "bsds-gray-small": 25, "bsds-gray-best": 4}
+    least = {"gray": 10, "gray-small": 25}
     models = {name: gm.load(name) for name in least}
     denoisers = {"BM3D": bm3d_denoiser(bench.threads)}
     denoisers |= {name: gm.HalfQuadraticSplitting(model) for name, model in models.items()}
@@ -84,7 +84,7 @@ def hqs_epll(bench: Bench) -> Iterator[Measurement]:
     root = 0.1 * torch.randn(COMPONENTS, SIZE**2, SIZE**2, generator=generator) / SIZE
     covariances = root @ root.mT + 1e-4 * torch.eye(SIZE**2)  # they do not matter for time
     reconstruct = epll(covariances, torch.full((COMPONENTS,), 1 / COMPONENTS))
-    physics, ours = Denoising(GaussianNoise(SIGMA)), gm.HalfQuadraticSplitting(gm.load("bsds-gray"))
+    physics, ours = Denoising(GaussianNoise(SIGMA)), gm.HalfQuadraticSplitting(gm.load("gray"))
 
     def theirs(y: Tensor) -> Tensor:
         return reconstruct(y, physics, sigma=SIGMA, batch_size=BATCH)
@@ -97,12 +97,12 @@ def hqs_epll(bench: Bench) -> Iterator[Measurement]:
         f"deepinv EPLL, {COMPONENTS} components {SIZE}×{SIZE}",
         "random covariances, so no PSNR",
     )
-    yield bench.timed("hqs-epll", "HQS bsds-gray", rival, times, least=60, note=note, faster=True)
+    yield bench.timed("hqs-epll", "HQS gray", rival, times, least=60, note=note, faster=True)
 
 
 def stride(bench: Bench) -> Iterator[Measurement]:
-    """HQS of bsds-gray by stride, in units of one exact step over all patches."""
-    model = gm.load("bsds-gray")
+    """HQS of gray by stride, in units of one exact step over all patches."""
+    model = gm.load("gray")
     denoisers = {"one step": gm.PatchAveraging(model), "default": gm.HalfQuadraticSplitting(model)}
     denoisers |= {f"stride {s}": gm.HalfQuadraticSplitting(model, stride=s) for s in (1, 2, 3, 4)}
     times, results = over_images(denoisers, bench, bench.turns(3))

@@ -32,7 +32,7 @@ def peak_of(method: str, name: str, side: int, threads: int) -> tuple[float, flo
 
 def memory(bench: Bench) -> Iterator[Measurement]:
     """Peak extra memory for a large image, each case in a process of its own."""
-    for name in ("bsds-gray", "bsds-gray-small", "bsds-gray-7x7", "bsds-gray-15x15"):
+    for name in ("gray", "gray-small", "bsds-gray-7x7", "bsds-gray-15x15"):
         for method in ("hqs", "average"):
             case = method, name, bench.side, bench.threads
             size, seconds = in_fresh_process(peak_of, *case)
@@ -53,7 +53,7 @@ def scaling(bench: Bench) -> Iterator[Measurement]:
     """Seconds per pixel by size of the image, against 1024² (or the largest, if that is less)."""
     images = {side: large(side) for side in SIDES if side <= bench.side}
     base = min(1024, max(images))
-    for method, name in (("hqs", "bsds-gray"), ("average", "bsds-gray-7x7")):
+    for method, name in (("hqs", "gray"), ("average", "bsds-gray-7x7")):
         denoise = denoiser(method, name)
         denoise(images[base][..., :64, :64], SIGMA)
         runs = [lambda turn, d=denoise, y=y: d(y, SIGMA) for y in images.values()]
@@ -79,22 +79,22 @@ def steps(bench: Bench, model: str, method: str) -> Iterator[object]:
     settings = FitSettings(
         model=model, method=method, patch_size=size, steps=never, measure_every=never
     )
-    init = gm.load("bsds-gray") if method == "score" else None
+    init = gm.load("gray") if method == "score" else None
     return fit(bench.training, bench.training[:1], settings, init=init)
 
 
 def threads(bench: Bench) -> Iterator[Measurement]:
     """Two threads against one, denoising and training."""
     y, wide = noisy(bench.images[0], SIGMA, 0), large(1024)
-    hqs, average = denoiser("hqs", "bsds-gray"), denoiser("average", "bsds-gray-7x7")
+    hqs, average = denoiser("hqs", "gray"), denoiser("average", "bsds-gray-7x7")
     score, ipalm = steps(bench, "mixture", "score"), steps(bench, "patch", "ipalm")
     for _ in range(2 * STEPS_AT_ONCE):  # until the Lipschitz constants are found
         next(ipalm)
     cases = {
-        "HQS bsds-gray": lambda: hqs(y, SIGMA),
+        "HQS gray": lambda: hqs(y, SIGMA),
         "PatchAveraging 7×7": lambda: average(y, SIGMA),
-        "HQS bsds-gray, 1024×1024": lambda: hqs(wide, SIGMA),
-        "HQS bsds-gray, torch only, 1024×1024": lambda: in_torch(hqs)(wide, SIGMA),
+        "HQS gray, 1024×1024": lambda: hqs(wide, SIGMA),
+        "HQS gray, torch only, 1024×1024": lambda: in_torch(hqs)(wide, SIGMA),
         "PatchAveraging 7×7, 1024×1024": lambda: average(wide, SIGMA),
         "score matching, one step": lambda: next(score),
         f"iPALM, {STEPS_AT_ONCE} steps": lambda: [next(ipalm) for _ in range(STEPS_AT_ONCE)],

@@ -80,7 +80,7 @@ def paths(bench: Bench) -> Iterator[Measurement]:
     """All fast paths."""
     clean = bench.images[0]
     y = noisy(clean, SIGMA, 0)
-    mixture, product = gm.load("bsds-gray"), gm.load("bsds-gray-7x7")
+    mixture, product = gm.load("gray"), gm.load("bsds-gray-7x7")
     average = gm.PatchAveraging(mixture)
     hqs = gm.HalfQuadraticSplitting(mixture)
 

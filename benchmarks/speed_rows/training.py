@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import torch
 from lib.timing import medians, on_threads
-from recipes.weights import COMMON, FIT
 from torch import Tensor
 from training_cost import LOSSES, loss_and_gradients, make_problem
 
@@ -13,6 +12,8 @@ from gmdm_prior.training import fit_em, sample_patches
 from speed_rows.bench import Bench, Measurement
 
 EM_PATCHES, EM_SECONDS = 200_000, 120.0
+FIT = {"bases": 3, "classes": 40, "symmetries": "d4", "components": 200}  # of `gray-likelihood`
+FIT |= {"full_iterations": 12, "iterations": 12}
 SYMMETRIES = 8
 
 
@@ -32,20 +33,19 @@ def training(bench: Bench) -> Iterator[Measurement]:
     yield bench.timed("training", label, "autograd over a tensor (N, J, L)", pair, faster=True)
 
     patches = sample_patches(bench.training, EM_PATCHES, 8)
-    settings = COMMON | FIT["bsds-gray-likelihood"]
     x = patches.flatten(1) @ zero_mean_basis(1, 8).T
-    root = torch.randn(SYMMETRIES * settings["classes"], x.shape[1], x.shape[1])
+    root = torch.randn(SYMMETRIES * FIT["classes"], x.shape[1], x.shape[1])
     precisions = root @ root.mT + torch.eye(x.shape[1])
     with on_threads(2):
         naive_expectation(x[:1000], precisions)
         step, whole = medians(
             lambda turn: naive_expectation(x, precisions),
-            lambda turn: fit_em(patches, **settings),
+            lambda turn: fit_em(patches, **FIT),
             turns=bench.turns(1),
             warm=0,
         )
-    dense = settings["full_iterations"] * settings["components"]
-    dense += settings["iterations"] * len(precisions)  # Gaussians evaluated in a whole training
+    dense = FIT["full_iterations"] * FIT["components"]
+    dense += FIT["iterations"] * len(precisions)  # Gaussians evaluated in a whole training
     label, two = f"fit_em, {EM_PATCHES:,} patches", {"threads": "2"}
     rival = "naive E-steps alone, one measured, as many as EM makes"
     pair = step * dense / len(precisions), whole

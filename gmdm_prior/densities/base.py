@@ -159,7 +159,7 @@ def trainable_copy(model: DensityModel) -> DensityModel:
     """What `DensityModel.trainable` returns; `trainable` registers the models that have one."""
     raise TypeError(
         f"a {type(model).__name__} has no trainable form; take a PatchModel or a PatchMixture, "
-        "gmdm_prior.load('bsds-gray').trainable()"
+        "gmdm_prior.load('gray').trainable()"
     )
 
 

@@ -28,6 +28,14 @@ from gmdm_prior.densities.wavelet.subbands import SubbandExperts
 from gmdm_prior.messages import nearest
 
 FORMAT = "gmdm-prior/1"
+SUCCESSORS = {  # of bundled names that are no more
+    "bsds-gray": "gray",
+    "bsds-gray-best": "gray",
+    "bsds-gray-small": "gray-small",
+    "bsds-gray-likelihood": "gray-likelihood",
+    "bsds-gray-wavelet": "gray-wavelet",
+    "bsds-color": "gray",
+}
 KINDS: dict[str, type[DensityModel]] = {}  # the densities that can be read, by their name in files
 UNREADABLE = (
     safetensors.SafetensorError,
@@ -69,9 +77,8 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
         raise TypeError(
             f"card must hold numbers, strings, lists and dictionaries only: {error}"
         ) from None
-    data = safetensors.torch.save(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata
-    )
+    apart = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}  # not shared
+    data = safetensors.torch.save(apart, metadata)
     write_aside(Path(path), data)
 
 
@@ -241,6 +248,11 @@ def _resolve(name: str | os.PathLike) -> Path:
     path = Path(text)
     if is_file(path):
         return path
+    if text in SUCCESSORS:
+        raise FileNotFoundError(
+            f"weights {text!r} are no longer bundled; {SUCCESSORS[text]!r}, trained on free "
+            "photographs, takes their place"
+        )
     if _is_folder(path):
         raise ValueError(f"weights {text!r} is a folder; give a .safetensors file in it")
     raise FileNotFoundError(

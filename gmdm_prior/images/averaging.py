@@ -73,7 +73,8 @@ class PatchAveraging(nn.Module):
 
         so that this is an upper bound (Jensen); docs/math.md has what is measured. Exact, without
         tables or a compiled kernel: 20 s for 481×321 pixels where `forward` takes less than one,
-        a quarter of that at `stride=2`. Memory is bounded.
+        a quarter of that at `stride=2`. Memory is bounded. Under a `Noise` that is correlated each
+        patch has the posterior variance under its covariance.
 
         Args:
             noisy: (B, C, H, W), as in `forward`.

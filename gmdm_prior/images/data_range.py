@@ -10,6 +10,7 @@ d log(width), its score that of u over the width, its posterior mean that of u c
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -19,11 +20,12 @@ from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.densities.product import PatchModel
+from gmdm_prior.gaussian_noise import Noise, NoiseCurve
 from gmdm_prior.images.planes import check_images
 from gmdm_prior.messages import unknown
 from gmdm_prior.sigma import compute_dtype, image_level
 
-CHANNELS = ("independent", "strict")
+CHANNELS = ("auto", "independent", "strict")
 
 
 class ImageFrame:
@@ -32,7 +34,7 @@ class ImageFrame:
     Args:
         model: the density.
         channels: `"independent"`: a density of one channel takes each on its own; `"strict"`:
-            images must have the density's channels.
+            images must have the density's channels; `"auto"`: what `in_colour` says.
         data_range: the values of black and white, (low, high).
 
     Raises:
@@ -62,7 +64,7 @@ class ImageFrame:
 
         Args:
             images: (B, C, H, W).
-            sigma: as image denoisers take it, in the images' units.
+            sigma: as image denoisers take it, or a `Noise`; in the images' units.
 
         Returns:
             Both in the working dtype; as they came where nothing changes.
@@ -77,15 +79,27 @@ class ImageFrame:
         if self._is_identity:
             return images, sigma
         check_images(self.model, images)
+        values = (images.to(compute_dtype(images.dtype)) - self.low) / self.width
+        if isinstance(sigma, Noise):
+            return values, self.inside(sigma)
         level, _ = image_level(sigma, images)
-        values = images.to(compute_dtype(images.dtype))
-        return (values - self.low) / self.width, level / self.width
+        return values, level / self.width
 
     def leave(self, values: Tensor, images: Tensor) -> Tensor:
         """Values in [0, 1] in the range and type of `images`: `enter` undone."""
         if self._is_identity:
             return values
         return (self.low + self.width * values).to(images.dtype)
+
+    def inside(self, noise: Noise) -> Noise:
+        """The noise of images in the range as that of images in [0, 1]."""
+        if self._is_identity:
+            return noise
+        return _moved(noise, 1 / self.width, -self.low / self.width)
+
+    def outside(self, noise: Noise) -> Noise:
+        """The noise of images in [0, 1] as that of images in the range: `enter` undone."""
+        return noise if self._is_identity else _moved(noise, self.width, self.low)
 
     def gradient(self, values: Tensor, images: Tensor) -> Tensor:
         """A gradient with respect to values in [0, 1] as one with respect to `images`."""
@@ -101,7 +115,7 @@ class ImageFrame:
             raise ValueError(
                 f"images must have {own} channel(s) with channels='strict'; got {count} in "
                 f"{tuple(images.shape)}. channels='independent' takes one after the other, "
-                "bsds-color takes red, green and blue"
+                "channels='auto' three as red, green and blue"
             )
 
 
@@ -112,8 +126,8 @@ def seen_by(
 
     Args:
         model: a density of patches or of whole images.
-        channels: `"independent"`, `"opponent"` (`OpponentModel` with the density on all three
-            planes) or `"strict"`.
+        channels: `"auto"`, `"independent"`, `"opponent"` (`OpponentModel` with the density on all
+            three planes) or `"strict"`.
         data_range: the values of black and white, (low, high).
 
     Raises:
@@ -124,13 +138,26 @@ def seen_by(
         raise ValueError(unknown("channels", channels, (*CHANNELS, "opponent")))
     if channels != "opponent":
         return model, ImageFrame(model, channels, data_range)
-    if not isinstance(model, (PatchMixture, PatchModel)) or model.channels != 1:
+    if not _is_gray(model):
         raise ValueError(
             "channels='opponent' is for densities of gray patches; this is a "
             f"{type(model).__name__} of {model.channels} channel(s): leave channels out"
         )
     model = OpponentModel(model)
     return model, ImageFrame(model, data_range=data_range)
+
+
+def in_colour(model: DensityModel, channels: str) -> OpponentModel | None:
+    """The density of images in red, green and blue with `channels="auto"`; else None.
+
+    A density of gray patches takes them as luminance and two differences, images of other numbers
+    of channels one channel after the other.
+    """
+    return OpponentModel(model) if channels == "auto" and _is_gray(model) else None
+
+
+def _is_gray(model: DensityModel) -> bool:
+    return isinstance(model, (PatchMixture, PatchModel)) and model.channels == 1
 
 
 class Framed(nn.Module):
@@ -159,6 +186,15 @@ class Framed(nn.Module):
                 f"the state is of a {type(self).__name__} with data_range={given}; this one has "
                 f"{self.data_range}: make it with that data_range"
             )
+
+
+def _moved(noise: Noise, factor: float, shift: float) -> Noise:
+    """The noise of images times a factor plus a shift."""
+    scaled = noise.scaled(factor)
+    if scaled.curve is None:
+        return scaled
+    curves = tuple(NoiseCurve(c.brightness + shift, c.level) for c in scaled.curve)
+    return dataclasses.replace(scaled, curve=curves)
 
 
 def _range(data_range: object) -> tuple[float, float]:

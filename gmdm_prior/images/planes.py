@@ -26,7 +26,7 @@ def check_options(model: object, stride: int, boundary: str) -> None:
     if not isinstance(model, (PatchDensity, OpponentModel)):
         raise TypeError(
             "model must be a density of patches (PatchModel, PatchMixture, OpponentModel or one of "
-            f"your own); got {type(model).__name__}. gmdm_prior.load('bsds-gray') gives one. "
+            f"your own); got {type(model).__name__}. gmdm_prior.load('gray') gives one. "
             "Densities of whole images have a `denoise` of their own (WaveletDenoiser for batches)"
         )
     if not isinstance(stride, int) or not 1 <= stride <= model.patch_size:

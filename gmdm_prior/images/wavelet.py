@@ -99,6 +99,6 @@ def _planes(model: WaveletModel, images: Tensor, sigma: object) -> tuple[Tensor,
         raise ValueError(
             "sigma must be a number or one level for each image: noise that varies inside an image "
             "is correlated between wavelet coefficients. For a map take a model of patches, "
-            "bsds-gray say"
+            "gray say"
         )
     return planes, level

@@ -9,7 +9,7 @@ from gmdm_prior.gaussian_noise import Noise
 from gmdm_prior.images.blind import NoiseDenoiser
 from gmdm_prior.noise.estimate import READER, estimate_noise
 
-WEIGHTS = "bsds-gray"  # the density that denoises
+WEIGHTS = "gray"  # the density that denoises
 
 
 class BlindDenoiser(nn.Module):

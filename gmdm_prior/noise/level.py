@@ -92,15 +92,10 @@ class NoiseLevel:
         return self.sigma / factor, self.sigma * factor
 
 
-def estimate_sigma(model: DensityModel, images: Tensor) -> Tensor:
-    """Noise levels (B,) of images (B, C, H, W); arguments and errors: `noise_level`."""
-    return noise_level(model, images).sigma
-
-
 @torch.no_grad()
 @plain_modes
-def noise_level(model: DensityModel, images: Tensor) -> NoiseLevel:
-    """Noise levels of images, with standard errors.
+def white_level(model: DensityModel, images: Tensor) -> NoiseLevel:
+    """Levels of images whose noise is white, with standard errors.
 
     An image of one grey level has no noise to be seen: its level is 0. Where pixels are clipped
     (a spike in the histogram at the lowest or highest value), patches with such pixels are left
@@ -108,7 +103,7 @@ def noise_level(model: DensityModel, images: Tensor) -> NoiseLevel:
 
     Args:
         model: a `PatchMixture`; with another density, a plain likelihood without class weights, a
-            warning says so. `load("bsds-gray-likelihood")` is best.
+            warning says so. `load("gray-likelihood")` is best.
         images: (B, C, H, W), floating point, clean values in [0, 1]; from two patches a side. A
             model of one channel reads one level from all channels.
 
@@ -138,12 +133,12 @@ def check(model: DensityModel, images: Tensor) -> None:
     if isinstance(model, OpponentModel):
         raise TypeError(
             "noise levels are read by a density of gray patches, not by an OpponentModel: "
-            "load('bsds-gray-likelihood') reads one level from all channels"
+            "load('gray-likelihood') reads one level from all channels"
         )
     if not isinstance(model, PatchMixture):
         warnings.warn(
             f"a {type(model).__name__} has no classes whose weights fit the image: its plain "
-            "likelihood reads flat images low. Use load('bsds-gray-likelihood')",
+            "likelihood reads flat images low. Use load('gray-likelihood')",
             stacklevel=4,
         )
 

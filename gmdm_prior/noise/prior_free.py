@@ -6,7 +6,7 @@ are few, so the median of its size is taken (Donoho and Johnstone 1994):
 
     sigma = median |D ⊛ y| / 0.6745.
 
-`local_levels` takes the median in overlapping windows and joins them smoothly. Texture is read as
+`local_levels` takes it in overlapping windows and joins them smoothly. Texture is read as
 noise: levels come out high where there is much of it and little noise. They are a start, which
 `likelihood.noise_groups` of the training improves with the model that is being fitted.
 """
@@ -36,13 +36,6 @@ def diagonal_detail(image: Tensor) -> Tensor:
 
 def _size(values: Tensor, dim: int) -> Tensor:
     return (values.abs().quantile(0.5, dim) / MEDIAN).clamp(min=LEAST)
-
-
-def global_level(image: Tensor) -> Tensor:
-    """The noise level () of an image (C, H, W) of at least 8×8 pixels, all channels together."""
-    detail = diagonal_detail(image.float()).flatten()
-    step = max(1, len(detail) // 2**22)  # what `quantile` takes
-    return _size(detail[::step], 0)
 
 
 def local_levels(image: Tensor, window: int = WINDOW) -> Tensor:

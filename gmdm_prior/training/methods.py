@@ -14,7 +14,6 @@ from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.model import PatchMixture
-from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.training import measure
 from gmdm_prior.training.data.pool import ImagePool, step_generator
@@ -22,7 +21,6 @@ from gmdm_prior.training.ipalm.product import ProductTrainer
 from gmdm_prior.training.likelihood.trainer import LikelihoodTrainer, em_settings
 from gmdm_prior.training.likelihood.wavelet import WaveletTrainer, check_wavelet, held_out_tiles
 from gmdm_prior.training.measure import HeldOut
-from gmdm_prior.training.opponent import OpponentTrainer
 from gmdm_prior.training.score.convolutional import (
     ConvolutionalTrainer,
     check_convolutional,
@@ -52,11 +50,6 @@ def sampled(held_out: HeldOut, pool: ImagePool, settings: FitSettings) -> Tensor
 def itself(model: DensityModel, *drawn) -> tuple[DensityModel, Tensor]:
     """A density and its patches, for a report."""
     return model, sampled(*drawn)
-
-
-def luminance(model: OpponentModel, *drawn) -> tuple[DensityModel, Tensor]:
-    """The density of luminance and its patches, for a report."""
-    return model.planes[0], model.enter(sampled(*drawn))[:, :1]
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,6 @@ class Kind:
         patch_size: side of a patch, if no other is asked for.
         start: the class of the models that its score matching can start from.
         init: weights that score matching starts from on the command line.
-        channels: of its images, where they must be so many.
         check: refuses settings that it cannot take.
         extent: what must fit into an image.
         psnr: what the PSNR is that of, as a run says when it begins.
@@ -112,7 +104,6 @@ class Kind:
     patch_size: int
     start: type[DensityModel] | None = None
     init: str | None = None
-    channels: int | None = None
     check: Callable[[FitSettings], None] = nothing
     extent: str = "a patch"
     psnr: str = "one step of patch averaging on crops of held-out images"
@@ -185,16 +176,13 @@ def started(method: Method) -> Method:
     return dataclasses.replace(method, needs_init=True)
 
 
-def plane_by_plane(method: Method) -> Method:
-    """The method for each of the planes of an `OpponentModel`."""
-    noise = "none" if method.noise == "none" else "one"
-    make = partial(OpponentTrainer, make=method.make)
-    return dataclasses.replace(method, make=make, noise=noise)
-
-
-OF_MIXTURES = {"em": EM, "em+score": EM_AND_SCORE, "score": started(SCORE), "hqs": started(HQS)}
 KINDS = {
-    "mixture": Kind(OF_MIXTURES, patch_size=8, start=PatchMixture, init="bsds-gray"),
+    "mixture": Kind(
+        {"em": EM, "em+score": EM_AND_SCORE, "score": started(SCORE), "hqs": started(HQS)},
+        patch_size=8,
+        start=PatchMixture,
+        init="gray",
+    ),
     "patch": Kind({"ipalm": IPALM, "score": SCORE, "hqs": HQS}, patch_size=7, start=PatchModel),
     "wavelet": Kind(
         {"em": WAVELET_EM},
@@ -213,14 +201,6 @@ KINDS = {
         psnr="Tweedie's formula on crops of held-out images",
         card="PSNR in dB of Tweedie's formula on crops, less a border",
         shown=lambda model, held_out, *_: (model, held_out.patches),
-    ),
-    "opponent": Kind(
-        {name: plane_by_plane(method) for name, method in OF_MIXTURES.items()},
-        patch_size=8,
-        start=OpponentModel,
-        init="bsds-gray",
-        channels=3,
-        shown=luminance,
     ),
 }
 
@@ -260,7 +240,6 @@ def resolved(settings: FitSettings) -> FitSettings:
     }
     missing = {k: v for k, v in defaults.items() if getattr(settings, k) is None}
     settings = dataclasses.replace(settings, **missing)
-    settings.channels = kind.channels or settings.channels
     most = method.checkpoint_every or settings.checkpoint_every
     settings.checkpoint_every = min(settings.checkpoint_every, most)
     check_numbers(settings)
@@ -294,14 +273,11 @@ def of_init(settings: FitSettings, init: DensityModel) -> FitSettings:
     name = next((n for n, k in KINDS.items() if k.start and isinstance(init, k.start)), None)
     if name is None or KINDS[settings.model].start is None:
         raise ValueError(
-            "init must be a PatchMixture, a PatchModel or an OpponentModel, and model the same; "
+            "init must be a PatchMixture or a PatchModel, and model the same; "
             f"got a {type(init).__name__} and model={settings.model}. Other models begin by "
             "themselves"
         )
     changes = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
-    if settings.model == "opponent" and init.channels == 1:  # it begins on every plane
-        name, changes["channels"] = "opponent", 3
-    of_plane = init.planes[0] if isinstance(init, OpponentModel) else init
-    if isinstance(of_plane, PatchMixture):
-        changes["symmetries"] = of_plane.symmetries
+    if isinstance(init, PatchMixture):
+        changes["symmetries"] = init.symmetries
     return dataclasses.replace(settings, model=name, **changes)

@@ -32,17 +32,16 @@ class FitSettings:
 
     model: str = setting(
         "mixture",
-        "mixture (PatchMixture), opponent (OpponentModel: one of luminance and two of differences "
-        "of colours), patch (PatchModel, the paper's product of experts), wavelet "
+        "mixture (PatchMixture), patch (PatchModel, the paper's product of experts), wavelet "
         "(WaveletModel, a density of whole images: a mixture of wavelet trees) or conv "
         "(ConvolutionalModel, the paper's experts on cyclic filters)",
     )
     method: str | None = setting(
         None,
         "em (likelihood), em+score, score (score matching of the image denoiser from init) or hqs "
-        "(the same through half-quadratic splitting) for model=mixture and opponent; ipalm (the "
-        "paper's), score or hqs for model=patch; score (denoising score matching from a start of "
-        "its own) for model=conv",
+        "(the same through half-quadratic splitting) for model=mixture; ipalm (the paper's), score "
+        "or hqs for model=patch; score (denoising score matching from a start of its own) for "
+        "model=conv",
         "em, for model=patch ipalm, for model=conv score",
     )
     patch_size: int | None = setting(
@@ -51,7 +50,7 @@ class FitSettings:
         "frequencies and of the crops",
         "8, for model=patch 7, for model=conv 64, from init its own",
     )
-    channels: int = setting(1, "1 (gray) or 3 (colour)", "1, for model=opponent 3")
+    channels: int = setting(1, "1 (gray) or 3 (colour)")
     bases: int = setting(3, "orthonormal bases of the mixture")
     classes: int = setting(40, "classes of the mixture")
     components: int | None = setting(

@@ -2,11 +2,13 @@
 
 Files are named as deepinv names its parts:
 
-    models      GMDMDenoiser, GMDMScore, GMDMNoiseEstimator, WithNoiseMap
+    models      GMDMDenoiser, GMDMScore, WithNoiseMap
+    noise_estimator  GMDMNoiseEstimator
     optim       GMDMPrior, GMDMScorePrior
     sampling    AnalyticScore
     metric      GMDMLogLikelihood
-    physics     build_physics, physics_sigma: operators (operators) with their noise (noise)
+    physics     build_physics, physics_sigma, physics_noise: operators (operators) with their noise
+    noise       HeteroscedasticNoise, WeightedL2; correlated_noise: CorrelatedNoise, CorrelatedL2
     solver      build_solver: deepinv's optimisers by name (solver_config, unfolding)
     restoration restore_measurement: all of it in one call; `measured`: your own files
     registry    build_prior, build_denoiser, build_noise_estimator, available: plug-ins by name
@@ -22,11 +24,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deepinv_gmdm.correlated_noise import CorrelatedL2, CorrelatedNoise
     from deepinv_gmdm.metric import GMDMLogLikelihood
-    from deepinv_gmdm.models import GMDMDenoiser, GMDMNoiseEstimator, GMDMScore, WithNoiseMap
+    from deepinv_gmdm.models import GMDMDenoiser, GMDMScore, WithNoiseMap
     from deepinv_gmdm.noise import HeteroscedasticNoise, WeightedL2
+    from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
     from deepinv_gmdm.optim import GMDMPrior, GMDMScorePrior
-    from deepinv_gmdm.physics import build_physics, physics_sigma
+    from deepinv_gmdm.physics import build_physics, physics_noise, physics_sigma
     from deepinv_gmdm.registry import available, build_denoiser, build_noise_estimator, build_prior
     from deepinv_gmdm.restoration import restore_measurement
     from deepinv_gmdm.sampling import AnalyticScore
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnalyticScore",
+    "CorrelatedL2",
+    "CorrelatedNoise",
     "GMDMDenoiser",
     "GMDMLogLikelihood",
     "GMDMNoiseEstimator",
@@ -52,6 +58,7 @@ __all__ = [
     "build_prior",
     "build_solver",
     "estimate_poisson_gaussian",
+    "physics_noise",
     "physics_sigma",
     "poisson_gaussian_map",
     "restore_measurement",
@@ -59,11 +66,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "deepinv_gmdm.correlated_noise": ("CorrelatedL2", "CorrelatedNoise"),
     "deepinv_gmdm.metric": ("GMDMLogLikelihood",),
-    "deepinv_gmdm.models": ("GMDMDenoiser", "GMDMNoiseEstimator", "GMDMScore", "WithNoiseMap"),
+    "deepinv_gmdm.models": ("GMDMDenoiser", "GMDMScore", "WithNoiseMap"),
     "deepinv_gmdm.noise": ("HeteroscedasticNoise", "WeightedL2"),
+    "deepinv_gmdm.noise_estimator": ("GMDMNoiseEstimator",),
     "deepinv_gmdm.optim": ("GMDMPrior", "GMDMScorePrior"),
-    "deepinv_gmdm.physics": ("build_physics", "physics_sigma"),
+    "deepinv_gmdm.physics": ("build_physics", "physics_noise", "physics_sigma"),
     "deepinv_gmdm.registry": (
         "available",
         "build_denoiser",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-from deepinv_gmdm.models import DEFAULT_WEIGHTS, loaded
+from deepinv_gmdm.noise_estimator import DEFAULT_WEIGHTS, loaded
 from gmdm_prior.images.data_range import Framed
 
 
@@ -54,7 +54,7 @@ class GMDMLogLikelihood(Framed, deepinv.metric.Metric):
         if not getattr(self.model, "normalised", False):
             raise ValueError(
                 f"weights must be a model with a normalised density; {type(self.model).__name__} "
-                "has none. 'bsds-gray-likelihood' has one of patches"
+                "has none. 'gray-likelihood' has one of patches"
             )
         self.sigma, self.lower_better = sigma, False
         whole = isinstance(self.model, gm.WaveletModel)

@@ -1,4 +1,4 @@
-"""What deepinv calls models: the denoiser of a GMDM, its score, and its noise estimator.
+"""What deepinv calls models: the denoiser of a GMDM and its score.
 
 Two ways from a density of patches to a denoiser of images, both of which clamp nothing:
 
@@ -18,6 +18,7 @@ the difference of photographs in float32 errs by 0.04 % at 1e-3 and by 3 to 14 %
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import deepinv
@@ -25,10 +26,11 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-from gmdm_prior.images.data_range import Framed, seen_by
+from deepinv_gmdm.noise_estimator import loaded, noise_estimator_for
+from gmdm_prior.images.blind import NoiseDenoiser
+from gmdm_prior.images.data_range import Framed, in_colour, seen_by
 from gmdm_prior.messages import nearest
 
-DEFAULT_WEIGHTS = "bsds-gray-likelihood"
 METHODS = {
     "hqs": gm.HalfQuadraticSplitting,
     "average": gm.PatchAveraging,
@@ -51,14 +53,19 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
             `"valid"`; None is the method's default, reflect. A `WaveletModel` is periodic.
         channels: what the channels of an image are to a model of one: `"independent"` planes, or
             red, green and blue, which `"opponent"` takes for luminance and two differences, each at
-            a scale of its own (`gmdm_prior.OpponentModel`). `"strict"` refuses images of other
-            channels than the model's. A colour model, `bsds-color`, takes three as they are.
+            a scale of its own (`gmdm_prior.OpponentModel`). `"auto"` takes three channels for red,
+            green and blue, and any other number for independent ones. `"strict"` refuses images of
+            other channels than the model's.
         data_range: the values of black and white, (low, high); (0, 255) for 8 bits, say. Exact:
             images and noise levels are scaled.
         device: where the weights live; None leaves them where they are.
-        sigma: `"estimate"`: where no noise level is given, read it from each image, with the
-            likelihood-trained `bsds-gray-likelihood` for bundled weights and with your own model
-            otherwise. None: a level must be given.
+        sigma: `"estimate"`: where no noise is given, read it from each image (`estimate_noise`),
+            with the likelihood-trained `gray-likelihood` for bundled weights and with your own
+            model otherwise. Noise that is not white is taken away by `gmdm_prior`'s
+            `NoiseDenoiser` where method is `"hqs"`, with the borders reflected. None: a level must
+            be given.
+        noise: with `sigma="estimate"`, the kind of noise: `"auto"` finds out, `"white"`,
+            `"correlated"` or `"poisson"` (it grows with brightness) if it is known.
 
     Attributes:
         halo: how many pixels around a tile influence its result: the least `overlap` for
@@ -68,19 +75,20 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
 
     Raises:
         ValueError: for unknown or corrupt weights, or an unknown method, stride, boundary,
-            channels, data_range or sigma.
+            channels, data_range, sigma or noise.
     """
 
     def __init__(
         self,
-        weights: str | nn.Module = "bsds-gray",
+        weights: str | nn.Module = "gray",
         method: str | None = None,
         stride: int | None = None,
         boundary: str | None = None,
-        channels: str = "independent",
+        channels: str = "auto",
         data_range: tuple[float, float] = (0.0, 1.0),
         device: torch.device | str | None = None,
         sigma: str | None = None,
+        noise: str = "auto",
     ) -> None:
         super().__init__()
         self.model, self.frame = seen_by(loaded(weights), channels, data_range)
@@ -88,16 +96,22 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         options = {"stride": stride, "boundary": boundary}
         given = {key: value for key, value in options.items() if value is not None}
         self.operator = METHODS[self.method](self.model, **given)
+        colour = in_colour(self.model, channels)
+        self.colour = None if colour is None else METHODS[self.method](colour, **given)
         if sigma not in (None, "estimate"):
             raise ValueError(
                 f"sigma must be 'estimate' or None here; got {sigma!r}. Give a noise level with "
                 "the images: denoiser(noisy, sigma)"
             )
-        self.estimator = (
-            None
-            if sigma is None
-            else noise_estimator_for(weights, self.model, data_range=data_range)
-        )
+        if sigma is None and noise != "auto":
+            raise ValueError(
+                f"noise={noise!r} says which noise to look for; give it with sigma='estimate'"
+            )
+        self.estimator = None
+        if sigma is not None:
+            self.estimator = noise_estimator_for(
+                weights, self.model, data_range=data_range, kind=noise
+            )
         if device is not None:
             self.to(device)
 
@@ -118,7 +132,9 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         Args:
             x: noisy images (B, C, H, W), real, clean values in `data_range`.
             sigma: noise level in the units of `x`: a number, one level per image ((B,), (B, 1, 1,
-                1), list, array) or a map (B or 1, 1 or C, H, W).
+                1), list, array) or a map (B or 1, 1 or C, H, W). Or a `gmdm_prior.Noise`, which is
+                believed: what is correlated is denoised under its covariance, what grows with
+                brightness is stabilised.
             **kwargs: what deepinv passes besides; not used.
 
         Returns:
@@ -129,14 +145,51 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
                 `x` is not a batch of images at least as large as a patch.
         """
         if sigma is None and self.estimator is not None:
-            sigma = self.estimator(x)
+            return self.without(x, self.estimator.noise(x))
         if sigma is None:
             raise ValueError(
                 "GMDMDenoiser needs the noise level sigma, in the units of the image (25/255, "
                 "say), or sigma='estimate' when it is made"
             )
         planes, level = self.frame.enter(x, sigma)
-        return self.frame.leave(self.operator(planes, level), x)
+        if isinstance(level, gm.Noise) and (level.curve is not None or level.opponent):
+            return self.frame.leave(self._real(planes, level), x)
+        return self.frame.leave(self._operator_for(x)(planes, level), x)
+
+    def without(self, x: Tensor, noise: gm.Noise) -> Tensor:
+        """Images (B, C, H, W) without noise that was read off them, in their units.
+
+        White noise goes as at its level. The rest is not taken at its word, as noise of real
+        pictures is neither stationary nor Gaussian: see `gmdm_prior.images.blind`.
+        """
+        planes, _ = self.frame.enter(x, 0.0)
+        noise = self.frame.inside(noise)
+        plain = noise.white.clone()
+        if noise.curve is not None:
+            plain &= torch.tensor([len(curve.brightness) < 2 for curve in noise.curve])
+        if bool(plain.all()) or not len(x):
+            level = noise.sigma[: len(x)].to(planes)
+            return self.frame.leave(self._operator_for(x)(planes, level), x)
+        restored = [
+            self._operator_for(x)(image[None], noise.sigma[i].to(planes))
+            if plain[i]
+            else self._real(image[None], noise[i])
+            for i, image in enumerate(planes)
+        ]
+        return self.frame.leave(torch.cat(restored), x)
+
+    def _real(self, planes: Tensor, noise: gm.Noise) -> Tensor:
+        """Images in [0, 1] without noise that is not white."""
+        opponent = isinstance(self.model, gm.OpponentModel)
+        if self.method != "hqs" or not (opponent or self.model.channels == 1):
+            warnings.warn(
+                "this noise is not white, of which only its level is used here: method='hqs' with "
+                "weights of one channel ('gray') takes all of it",
+                stacklevel=3,
+            )
+            return self._operator_for(planes)(planes, noise.sigma.to(planes))
+        stride = self.operator.stride if self.operator.exact else None
+        return NoiseDenoiser(self.model, stride)(planes, noise)
 
     def score(self, x: Tensor, sigma: Any) -> Tensor:
         """The score that belongs to the denoiser, (forward(x) - x) / sigma², in closed form.
@@ -155,10 +208,14 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
             )
         planes, level = self.frame.enter(x, sigma)
         if self.method == "average":
-            values = self.operator.score(planes, level)
+            values = self._operator_for(x).score(planes, level)
         else:
             values = gm.WaveletLikelihood(self.model).score(planes, level)
         return self.frame.gradient(values, x)
+
+    def _operator_for(self, x: Tensor) -> nn.Module:
+        """What denoises images with the channels of x."""
+        return self.operator if self.colour is None or x.shape[1] != 3 else self.colour
 
 
 def _checked(method: str | None, model: nn.Module, stride: int | None, boundary: str | None) -> str:
@@ -179,24 +236,6 @@ def _checked(method: str | None, model: nn.Module, stride: int | None, boundary:
     return method
 
 
-def loaded(weights: str | nn.Module) -> nn.Module:
-    """A model as it is, or the one of a name or path."""
-    return weights if isinstance(weights, nn.Module) else gm.load(weights)
-
-
-def noise_estimator_for(
-    weights: str | nn.Module,
-    model: nn.Module,
-    per_pixel: bool = False,
-    data_range: tuple[float, float] = (0.0, 1.0),
-) -> GMDMNoiseEstimator:
-    """What reads the noise level for a denoiser of these weights, loaded as `model`."""
-    bundled = isinstance(weights, str) and weights in gm.bundled()
-    reads = isinstance(model, (gm.PatchMixture, gm.PatchModel))
-    own = model if reads and not bundled else DEFAULT_WEIGHTS
-    return GMDMNoiseEstimator(own, per_pixel, data_range=data_range)
-
-
 class GMDMScore(deepinv.models.Denoiser):
     """The score as a map of images, where deepinv wants a denoiser.
 
@@ -211,7 +250,7 @@ class GMDMScore(deepinv.models.Denoiser):
         ValueError: as `GMDMDenoiser` does.
     """
 
-    def __init__(self, weights: str | nn.Module = "bsds-gray", **options: Any) -> None:
+    def __init__(self, weights: str | nn.Module = "gray", **options: Any) -> None:
         super().__init__()
         model = loaded(weights)
         method = None if isinstance(model, gm.WaveletModel) else "average"
@@ -225,62 +264,6 @@ class GMDMScore(deepinv.models.Denoiser):
     def forward(self, x: Tensor, sigma: Any = None, **kwargs: Any) -> Tensor:
         """The score at noisy images (B, C, H, W); arguments as those of `GMDMDenoiser`."""
         return self.denoiser.score(x, sigma)
-
-
-class GMDMNoiseEstimator(Framed):
-    """Gaussian noise level of images, one each or one per pixel, by maximum likelihood.
-
-    Args:
-        weights: name of bundled weights, path of a `.safetensors` file, or a model of `gmdm_prior`.
-            The default was trained by likelihood alone, which reads levels best.
-        per_pixel: estimate a map instead of one level for each image.
-        window: for maps, the scale in pixels on which levels are smoothed; at least 8.
-        device: where the weights live; None leaves them where they are.
-        data_range: the values of black and white, (low, high); levels are in the images' units.
-
-    Raises:
-        FileNotFoundError: for unknown weights.
-        ValueError: for corrupt weights, or a bad data_range.
-    """
-
-    def __init__(
-        self,
-        weights: str | nn.Module = DEFAULT_WEIGHTS,
-        per_pixel: bool = False,
-        window: int = 12,
-        device: torch.device | str | None = None,
-        data_range: tuple[float, float] = (0.0, 1.0),
-    ) -> None:
-        super().__init__()
-        self.model = loaded(weights)
-        self.frame = gm.ImageFrame(self.model, data_range=data_range)
-        self.per_pixel, self.window = per_pixel, window
-        if device is not None:
-            self.to(device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Estimate noise levels.
-
-        Args:
-            x: noisy images (B, C, H, W), real, clean values in `data_range`.
-
-        Returns:
-            Standard deviations in the units of `x`: (B,), or with `per_pixel` (B, 1, H, W), which
-            `GMDMDenoiser` takes as sigma.
-
-        Raises:
-            ValueError: where x does not fit the model, is not finite, or the window is too narrow.
-        """
-        planes, _ = self.frame.enter(x, 0.0)
-        if self.per_pixel:
-            return self.frame.width * gm.estimate_sigma_map(self.model, planes, self.window)
-        return self.frame.width * gm.estimate_sigma(self.model, planes)
-
-    def with_error(self, x: Tensor) -> gm.NoiseLevel:
-        """Levels (B,) with standard errors and intervals (`gmdm_prior.noise_level`)."""
-        planes, _ = self.frame.enter(x, 0.0)
-        found = gm.noise_level(self.model, planes)
-        return gm.NoiseLevel(self.frame.width * found.sigma, self.frame.width * found.error)
 
 
 class WithNoiseMap(deepinv.models.Denoiser):

@@ -29,7 +29,7 @@ class HeteroscedasticNoise(deepinv.physics.NoiseModel):
 
     def __init__(self, sigma: Any = 0.1, rng: torch.Generator | None = None) -> None:
         super().__init__(noise_model=self.forward, rng=rng)  # what `*` of two noise models calls
-        self.register_buffer("sigma", _levels(sigma))
+        self.register_buffer("sigma", levels_of(sigma))
 
     def forward(
         self, x: Tensor, sigma: Any = None, seed: int | None = None, **kwargs: Any
@@ -46,7 +46,7 @@ class HeteroscedasticNoise(deepinv.physics.NoiseModel):
             ValueError: where the map does not fit `x`.
         """
         if sigma is not None:
-            self.sigma = _levels(sigma)
+            self.sigma = levels_of(sigma)
         self.to(x.device)
         return x + _fitted(self.sigma, x) * self.randn_like(x, seed=seed)
 
@@ -92,7 +92,7 @@ class WeightedL2(deepinv.optim.DataFidelity):
 
     def __init__(self, sigma: Any, max_iter: int = 100, tol: float = 1e-6) -> None:
         super().__init__()
-        level = _levels(sigma)
+        level = levels_of(sigma)
         if not bool((level > 0).all()):
             raise ValueError(
                 f"sigma must be above 0 at every pixel, or its weight is infinite; got "
@@ -105,6 +105,11 @@ class WeightedL2(deepinv.optim.DataFidelity):
     def level(self) -> float:
         """The root mean square of the levels."""
         return float(self.d.sigma.square().mean().sqrt())
+
+    @property
+    def lowest(self) -> float:
+        """The lowest level."""
+        return float(self.d.sigma.min())
 
     def prox(
         self,
@@ -120,18 +125,28 @@ class WeightedL2(deepinv.optim.DataFidelity):
         In closed form where the operator is the identity, else by conjugate gradients on
         (I + gamma Aᵀ W A) u = x + gamma Aᵀ W y.
         """
-        if type(physics) is deepinv.physics.Denoising:
-            return self.d.prox(x, y, gamma=gamma)
-        weights = self.d.weights(y)
-        right = x + gamma * physics.A_adjoint(weights * y)
-
-        def normal(u: Tensor) -> Tensor:
-            return u + gamma * physics.A_adjoint(weights * physics.A(u))
-
-        return conjugate_gradient(normal, right, max_iter=self.max_iter, tol=self.tol, init=x)
+        return prox_of(self, x, y, physics, gamma)
 
 
-def _levels(sigma: Any) -> Tensor:
+def prox_of(term: Any, x: Tensor, y: Tensor, physics: Any, gamma: float | Tensor) -> Tensor:
+    """The proximal map of a data term whose distance `d` is ½ (u - y)ᵀ W (u - y).
+
+    In closed form where the operator is the identity, else by conjugate gradients on
+    (I + gamma Aᵀ W A) u = x + gamma Aᵀ W y, as many as `term.max_iter`, down to `term.tol`.
+    """
+    if type(physics) is deepinv.physics.Denoising:
+        return term.d.prox(x, y, gamma=gamma)
+    zero = torch.zeros_like(y)
+    right = x + gamma * physics.A_adjoint(term.d.grad(y, zero))
+
+    def normal(u: Tensor) -> Tensor:
+        return u + gamma * physics.A_adjoint(term.d.grad(physics.A(u), zero))
+
+    return conjugate_gradient(normal, right, max_iter=term.max_iter, tol=term.tol, init=x)
+
+
+def levels_of(sigma: Any) -> Tensor:
+    """A level or levels as a tensor, checked."""
     level = torch.as_tensor(sigma, dtype=None if isinstance(sigma, Tensor) else torch.float32)
     if not bool(((level >= 0) & (level < math.inf)).all()):
         raise ValueError("sigma must be finite and not negative at every pixel")

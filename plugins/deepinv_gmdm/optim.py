@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 
 import gmdm_prior as gm
-from deepinv_gmdm.models import GMDMDenoiser, GMDMScore, loaded
-from gmdm_prior.images.data_range import Framed, seen_by
+from deepinv_gmdm.models import GMDMDenoiser, GMDMScore
+from deepinv_gmdm.noise_estimator import loaded
+from gmdm_prior.images.data_range import Framed, in_colour, seen_by
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,9 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
             everywhere) or, of patches, what else `gmdm_prior.PatchLikelihood` offers.
         channels: what the channels of an image are to a model of one: `"independent"` planes, or
             red, green and blue, which `"opponent"` takes for luminance and two differences, each at
-            a scale of its own (`gmdm_prior.OpponentModel`). `"strict"` refuses images of other
-            channels than the model's. A colour model, `bsds-color`, takes three as they are.
+            a scale of its own (`gmdm_prior.OpponentModel`). `"auto"` takes three channels for red,
+            green and blue, and any other number for independent ones. `"strict"` refuses images of
+            other channels than the model's.
         data_range: the values of black and white, (low, high); (0, 255) for 8 bits, say. Exact:
             noise levels scale, and the log-density by
             the volume.
@@ -63,10 +65,10 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
 
     def __init__(
         self,
-        weights: str | nn.Module = "bsds-gray",
+        weights: str | nn.Module = "gray",
         sigma: Any = None,
         boundary: str = "circular",
-        channels: str = "independent",
+        channels: str = "auto",
         data_range: tuple[float, float] = (0.0, 1.0),
         max_iter: int = 100,
         tol: float = 1e-5,
@@ -88,6 +90,8 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
             self.likelihood = gm.WaveletLikelihood(self.model)
         else:
             self.likelihood = gm.PatchLikelihood(self.model, boundary=boundary)
+        colour = in_colour(self.model, channels)
+        self.colour = None if colour is None else gm.PatchLikelihood(colour, boundary=boundary)
         self.sigma = 0.02 * self.frame.width if sigma is None else sigma
         self.max_iter = max_iter
         self.tol = tol
@@ -108,8 +112,9 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
             (B,), in the dtype and on the device of `x`.
         """
         planes, level = self.frame.enter(x, self._level(sigma_denoiser))
-        log_prob = self.likelihood.log_prob(planes, level)
-        stretched = self.likelihood.dimensions(planes) * math.log(self.frame.width)
+        likelihood = self._likelihood_for(x)
+        log_prob = likelihood.log_prob(planes, level)
+        stretched = likelihood.dimensions(planes) * math.log(self.frame.width)
         return (stretched - log_prob).to(x.dtype)
 
     def grad(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
@@ -119,12 +124,19 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
     def score(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """Gradient of the composite log-density (for deepinv's samplers); shaped like `x`."""
         planes, level = self.frame.enter(x, self._level(sigma_denoiser))
-        return self.frame.gradient(self.likelihood.score(planes, level), x)
+        return self.frame.gradient(self._likelihood_for(x).score(planes, level), x)
 
     def lipschitz(self, sigma: Any = None) -> float:
-        """Descent-lemma constant L of `fn` at a noise level: steps up to 1/L never raise it."""
+        """Descent-lemma constant L of `fn` at a noise level: steps up to 1/L never raise it.
+
+        It holds for images of any channels.
+        """
+        both = (self.likelihood, self.colour)
+        return max(self._lipschitz(each, sigma) for each in both if each is not None)
+
+    def _lipschitz(self, likelihood: nn.Module, sigma: Any) -> float:
         width = self.frame.width
-        return self.likelihood.lipschitz(_lowest(self._level(sigma)) / width) / width**2
+        return likelihood.lipschitz(_lowest(self._level(sigma)) / width) / width**2
 
     def posterior_mean(self, **options: Any) -> GMDMDenoiser:
         """The denoiser of the prior's density, which sees range and channels as the prior does.
@@ -166,7 +178,7 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
             self.grad(x, sigma_denoiser)  # refuses it, with the remedy
         start = x if x.dtype == torch.float64 else x.float()  # half types accumulate in float32
         gamma = _per_image(gamma, start)
-        step = 1 / (1 + gamma * self.lipschitz(sigma_denoiser))
+        step = 1 / (1 + gamma * self._lipschitz(self._likelihood_for(start), sigma_denoiser))
         root = step.sqrt()  # the objective's condition number is at most 1 + gamma L
         momentum = (1 - root) / (1 + root)
         z, ahead = start, start
@@ -184,6 +196,10 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
         if tol > 0:
             logger.info("prox stopped after %d steps above its tolerance %g", steps, tol)
         return z.to(x.dtype)
+
+    def _likelihood_for(self, x: Tensor) -> nn.Module:
+        """The density of images with the channels of x."""
+        return self.likelihood if self.colour is None or x.shape[1] != 3 else self.colour
 
     def _level(self, sigma: Any) -> Any:
         """What the core takes; deepinv hands over a (1, 1, H, W) map as (1, H, W)."""
@@ -241,7 +257,7 @@ class GMDMScorePrior(deepinv.optim.ScorePrior):
         ValueError: as `GMDMDenoiser` does.
     """
 
-    def __init__(self, weights: str | nn.Module = "bsds-gray", **options: Any) -> None:
+    def __init__(self, weights: str | nn.Module = "gray", **options: Any) -> None:
         super().__init__(denoiser=GMDMScore(weights, **options).denoiser)
 
     def score(self, x: Tensor, sigma_denoiser: Any, *args: Any, **kwargs: Any) -> Tensor:

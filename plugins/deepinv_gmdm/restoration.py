@@ -2,7 +2,8 @@
 
     x = restore_measurement(y, physics)
 
-Where photons were counted it is done twice: the first result says how much noise each pixel has.
+Where photons were counted it is done twice, as the first result says how much noise each pixel has;
+unless the noise could be stabilised, which needs that nothing else happened.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ import deepinv
 import torch
 from torch import Tensor
 
-from deepinv_gmdm.models import GMDMNoiseEstimator
+from deepinv_gmdm.correlated_noise import CorrelatedL2
 from deepinv_gmdm.noise import WeightedL2
+from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
 from deepinv_gmdm.open_border import OpenBorder
 from deepinv_gmdm.operators import as_picture
-from deepinv_gmdm.physics import data_term, physics_sigma
+from deepinv_gmdm.physics import COUNTED, data_term, physics_noise, physics_sigma
 from deepinv_gmdm.registry import accepts, build_prior
-from deepinv_gmdm.solver import build_solver, first_iterate
+from deepinv_gmdm.solver import (
+    StabilisedDenoising,
+    build_solver,
+    first_iterate,
+    takes_stabilised,
+)
 from deepinv_gmdm.solver_config import SolverConfig, read_config
 from gmdm_prior.sigma import parse
 
@@ -60,7 +67,7 @@ def restore_measurement(
     if given.get("name") == "gmdm" and solver is None:
         given = {**PRIOR, **given}
     if isinstance(sigma, str) and sigma == "auto":
-        sigma = float(GMDMNoiseEstimator().to(y.device)(y).max())
+        sigma = float(GMDMNoiseEstimator(kind="white").to(y.device)(y).max())
     if sigma is not None:
         physics.noise_model = deepinv.physics.GaussianNoise(parse(sigma))
     like = like_of(physics, y)
@@ -95,7 +102,8 @@ def solved(
     fidelity = data_term(physics, y)
     solver = make_solver(prior, config, physics, like, progress, fidelity)
     result = solver(y, physics, **init)
-    if fidelity is not None:
+    counted = isinstance(physics.noise_model, COUNTED)
+    if counted and not isinstance(solver, StabilisedDenoising):
         fidelity = data_term(physics, y, result)
         solver = make_solver(prior, config, physics, like, progress, fidelity)
         result = solver(y, physics, **init)
@@ -108,11 +116,12 @@ def make_solver(
     physics: Any,
     like: Tensor,
     progress: bool,
-    fidelity: WeightedL2 | None = None,
+    fidelity: WeightedL2 | CorrelatedL2 | None = None,
 ) -> Any:
     """The solver of a config, its prior built, both scaled by the noise.
 
-    That is the physics' own level, or the root mean square of those of the data term `fidelity`.
+    That is the physics' own level, or the root mean square of those of the data term `fidelity`;
+    of counted photons that are to be denoised only it is their curve, if solver and prior take it.
     """
     options = dict(prior)
     name, weight, sigma = (
@@ -131,10 +140,14 @@ def make_solver(
     if config.name != "hqs" and config.stepsize is None:
         probe = torch.ones_like(like) + torch.linspace(0, 1, like.shape[-1], device=like.device)
         norm = float(physics.compute_sqnorm(probe, verbose=False))
+    noise: Any = physics_sigma(physics) if fidelity is None else fidelity.level
+    plain = type(physics) is deepinv.physics.Denoising
+    if plain and isinstance(physics.noise_model, COUNTED) and takes_stabilised(config, built):
+        noise = physics_noise(physics)
     return build_solver(
         config,
         built,
-        sigma=physics_sigma(physics) if fidelity is None else fidelity.level,
+        sigma=noise,
         data_fidelity=fidelity,
         physics_norm=norm,
         prior_sigma=sigma,

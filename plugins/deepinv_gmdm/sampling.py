@@ -13,7 +13,7 @@ the place of the formula:
     class Exploding(AnalyticScore, deepinv.sampling.VarianceExplodingDiffusion):
         pass
 
-    sde = Exploding(prior=GMDMPrior("bsds-gray"), solver=deepinv.sampling.EulerSolver(...))
+    sde = Exploding(prior=GMDMPrior("gray"), solver=deepinv.sampling.EulerSolver(...))
 
 A state of the SDE is x = scale · u, and with `minus_one_one` u = 2 v - 1 for an image v in [0, 1],
 whose noise level is sigma / 2; hence s_x(x) = s_u(u) / scale and s_u(u) = s_v(v, sigma / 2) / 2.

@@ -37,6 +37,8 @@ import torch
 from torch import Tensor
 
 import gmdm_prior as gm
+from deepinv_gmdm.correlated_noise import CorrelatedL2
+from deepinv_gmdm.models import GMDMDenoiser
 from deepinv_gmdm.noise import WeightedL2
 from deepinv_gmdm.optim import GMDMPrior
 from deepinv_gmdm.solver_config import (
@@ -60,7 +62,7 @@ def build_solver(
     spec: str | Mapping[str, Any] | SolverConfig,
     prior: Any,
     *,
-    sigma: float,
+    sigma: float | gm.Noise,
     physics_norm: float = 1.0,
     prior_sigma: Any = None,
     prior_lambda: float | None = None,
@@ -74,7 +76,10 @@ def build_solver(
         spec: the name of a solver, or a mapping with the key `name` and the fields of
             `SolverConfig`.
         prior: a deepinv prior.
-        sigma: noise level of the measurement (see `physics_sigma(physics)`).
+        sigma: noise level of the measurement (see `physics_sigma(physics)`), or what its noise is
+            like (`physics_noise(physics)`): correlated noise has a data term of its own
+            (`CorrelatedL2`), noise that grows with brightness is stabilised, which half-quadratic
+            splitting with a `GMDMPrior` does for the physics `Denoising`.
         physics_norm: largest eigenvalue of AᵀA (`physics.compute_sqnorm`); it bounds steps of
             PGD, FISTA and GD.
         prior_sigma: noise level handed to the prior (deepinv's `g_param`); None: the measurement's
@@ -90,9 +95,16 @@ def build_solver(
             solver runs without gradients.
 
     Raises:
-        ValueError: for an unknown solver or option, or a value out of its range.
+        ValueError: for an unknown solver or option, a value out of its range, or noise that the
+            solver cannot take.
     """
     config = read_config(spec)
+    if isinstance(sigma, gm.Noise):
+        if sigma.curve is not None:
+            return _stabilised(config, prior, sigma, trainable)
+        if sigma.autocovariance is not None and data_fidelity is None:
+            data_fidelity = CorrelatedL2(sigma)
+        sigma = float(sigma.sigma.square().mean().sqrt())
     noise = parse(sigma)
     if config.noise_sigma is not None:
         noise = parse(config.noise_sigma, "solver.noise_sigma")
@@ -101,8 +113,8 @@ def build_solver(
     if config.name == "dpir":
         config, weight = as_dpir(config, noise), 0.23 if weight is None else weight
     check_pair(config, prior)
-    if isinstance(data_fidelity, WeightedL2):
-        physics_norm = physics_norm * (noise / float(data_fidelity.d.sigma.min())) ** 2
+    if isinstance(data_fidelity, (WeightedL2, CorrelatedL2)):
+        physics_norm = physics_norm * (noise / data_fidelity.lowest) ** 2
     common = {
         "data_fidelity": deepinv.optim.L2(sigma=noise) if data_fidelity is None else data_fidelity,
         "early_stop": config.early_stop,
@@ -126,6 +138,50 @@ def build_solver(
     if trainable is not None:
         keep_positive(solver, trainable)
     return solver
+
+
+class StabilisedDenoising(torch.nn.Module):
+    """Denoises what grows noisier with brightness, called as a solver is.
+
+    Args:
+        denoiser: a `GMDMDenoiser`.
+        noise: of the measurements, with a curve.
+    """
+
+    def __init__(self, denoiser: GMDMDenoiser, noise: gm.Noise) -> None:
+        super().__init__()
+        self.denoiser, self.noise = denoiser, noise
+
+    def forward(self, y: Tensor, physics: Any, **kwargs: Any) -> Tensor:
+        """Restore measurements (B, C, H, W) of the physics `Denoising`.
+
+        Raises:
+            ValueError: for other physics.
+        """
+        if type(physics) is not deepinv.physics.Denoising:
+            raise ValueError(
+                f"noise that grows with brightness is stabilised for the physics Denoising; got "
+                f"{type(physics).__name__}: give its data term, "
+                "build_solver(…, sigma=term.level, data_fidelity=term)"
+            )
+        return self.denoiser(y, self.noise)
+
+
+def takes_stabilised(config: SolverConfig, prior: Any) -> bool:
+    """Whether a solver and a prior can denoise what a transform has made stationary."""
+    patches = isinstance(prior, GMDMPrior) and not isinstance(prior.model, gm.WaveletModel)
+    return patches and config.name == "hqs" and config.step in (None, "mean")
+
+
+def _stabilised(
+    config: SolverConfig, prior: Any, noise: gm.Noise, trainable: Sequence[str] | None
+) -> StabilisedDenoising:
+    if not takes_stabilised(config, prior) or trainable is not None:
+        raise ValueError(
+            "sigma is a Noise that grows with brightness, which solver.name=hqs with a GMDMPrior "
+            "of patches takes, not unfolded; give a level and data_fidelity instead (data_term)"
+        )
+    return StabilisedDenoising(prior.posterior_mean(method="hqs"), noise)
 
 
 def _optimiser(config: SolverConfig, prior: Any, params: dict[str, Any], common: dict) -> Any:

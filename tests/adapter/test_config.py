@@ -10,7 +10,7 @@ physics: {{name: denoise, noise: {{sigma: 25/255}}}}
 solver: {{name: pgd, max_iter: 7}}
 prior: {{name: tv, lambda: 3, def_crit: 1.0e-3}}
 priors:
-  gmdm: {{weights: bsds-gray-small, lambda: 0.5, solver: {{name: hqs, max_iter: 4}}}}
+  gmdm: {{weights: gray-small, lambda: 0.5, solver: {{name: hqs, max_iter: 4}}}}
   wavelet: {{lambda: 9}}
 """
 

@@ -51,7 +51,7 @@ def test_every_solver_where_measurements_are_no_images(command, tmp_path, name, 
     """They begin at what is carried back, with all their variables, and do not get worse."""
     picture = read_picture(load_config(name).image)[0][..., 24 : 24 + SIDE, 24 : 24 + SIDE]
     save_picture(picture, tmp_path / "crop.png")
-    words = ["prior.weights=bsds-gray-small", f"solver.name={solver}", "solver.max_iter=4"]
+    words = ["prior.weights=gray-small", f"solver.name={solver}", "solver.max_iter=4"]
     if solver not in ("hqs", "dpir"):
         words += ["prior.lambda=1", "prior.sigma=0.05"]
     found = metrics(command, (name, tmp_path / "crop.png"), tmp_path / "out", *words)

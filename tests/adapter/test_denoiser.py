@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from deepinv_gmdm import GMDMDenoiser
+from deepinv_gmdm.command.config import shipped
 from models import mixture
 from omegaconf import OmegaConf
 
 import gmdm_prior as gm
+from gmdm_prior.files.pictures import read_picture
 
 
 @pytest.fixture
@@ -80,22 +82,94 @@ def test_channels_are_independent_and_nothing_is_clamped(images):
 
 def test_denoises_a_photograph(photo, noisy):
     error = (noisy - photo).square().mean()
-    restored = GMDMDenoiser("bsds-gray-small")(noisy, 0.1)
+    restored = GMDMDenoiser("gray-small")(noisy, 0.1)
     assert (restored - photo).square().mean() < error / 3
 
 
 def test_plug_and_play(noisy, photo):
-    prior = deepinv.optim.PnP(GMDMDenoiser("bsds-gray-small"))
+    prior = deepinv.optim.PnP(GMDMDenoiser("gray-small"))
     assert (prior.prox(noisy, 0.1) - photo).square().mean() < (noisy - photo).square().mean() / 3
 
 
 def test_estimates_the_level_where_none_is_given(noisy):
-    denoiser = GMDMDenoiser("bsds-gray-small", sigma="estimate")
-    level = gm.estimate_sigma(gm.load("bsds-gray-likelihood"), noisy)
-    assert torch.equal(denoiser(noisy), GMDMDenoiser("bsds-gray-small")(noisy, level))
-    assert torch.equal(denoiser(noisy, 0.1), GMDMDenoiser("bsds-gray-small")(noisy, 0.1))
+    denoiser = GMDMDenoiser("gray-small", sigma="estimate")
+    level = gm.estimate_sigma(gm.load("gray-likelihood"), noisy)
+    assert torch.equal(denoiser(noisy), GMDMDenoiser("gray-small")(noisy, level))
+    assert torch.equal(denoiser(noisy, 0.1), GMDMDenoiser("gray-small")(noisy, 0.1))
     own = mixture(4)
     assert GMDMDenoiser(own, sigma="estimate").estimator.model is own
+
+
+def correlated(size, kernel, seed=0):
+    """Noise of level 1 (1, 1, size, size): white, filtered."""
+    taps = torch.tensor(kernel)
+    taps = torch.outer(taps, taps) / taps.square().sum()
+    white = torch.randn(1, 1, size + 2, size + 2, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.conv2d(white, taps[None, None])
+
+
+@pytest.fixture(scope="module")
+def coffee():
+    return read_picture(shipped("images") / "coffee.png")[0][..., 100:228, 100:228]
+
+
+def test_blind_denoises_correlated_noise(coffee):
+    """Of which the white level is next to nothing; in other units, beside white noise, the same."""
+    noisy = coffee + 0.1 * correlated(128, [1.0, 2.0, 1.0])
+    blind = GMDMDenoiser("gray", sigma="estimate")
+    assert not blind.estimator.noise(noisy).white.any()
+    white = GMDMDenoiser("gray", sigma="estimate", noise="white")
+    error, left, plain = ((x - coffee).square().mean() for x in (noisy, blind(noisy), white(noisy)))
+    assert left < 0.6 * error
+    assert left < 0.7 * plain
+    assert torch.equal(blind(noisy), gm.BlindDenoiser(gm.load("gray"))(noisy))
+    wide = GMDMDenoiser("gray", sigma="estimate", data_range=(-100, 100))
+    back = (wide(200 * noisy - 100) + 100) / 200
+    torch.testing.assert_close(back, blind(noisy), rtol=0, atol=2e-3)
+    other = coffee.flip(-1) + 0.1 * torch.randn(coffee.shape)
+    both = blind(torch.cat([noisy, other]))
+    torch.testing.assert_close(both, torch.cat([blind(noisy), blind(other)]), rtol=0, atol=1e-6)
+
+
+def test_a_noise_is_taken_at_its_word(coffee):
+    """Correlated noise under its covariance, a curve by stabilising; in any units."""
+    taps = torch.tensor([1.0, 2.0, 1.0])
+    kernel = torch.outer(taps, taps) / 6
+    lags = torch.nn.functional.conv2d(kernel[None, None], kernel[None, None], padding=2)[0, 0]
+    noise = gm.Noise(autocovariance=0.01 * lags / lags[2, 2])
+    noisy = coffee + 0.1 * correlated(128, [1.0, 2.0, 1.0])
+    model = gm.load("gray")
+    denoiser = GMDMDenoiser("gray")
+    assert torch.equal(denoiser(noisy, noise), gm.HalfQuadraticSplitting(model)(noisy, noise))
+    wide = GMDMDenoiser("gray", data_range=(-100, 100))
+    back = (wide(200 * noisy - 100, noise.scaled(200)) + 100) / 200
+    torch.testing.assert_close(back, denoiser(noisy, noise), rtol=0, atol=1e-4)
+    x = torch.linspace(0, 1, 9)
+    curve = gm.NoiseCurve(x, (0.03 * x + 0.001).sqrt())
+    grown = gm.Noise(0.1, curve=curve)
+    counted = coffee + curve.at(coffee) * torch.randn(coffee.shape)
+    clean = denoiser(counted, grown)
+    assert torch.equal(clean, gm.BlindDenoiser(model)(counted, grown))
+    moved = gm.NoiseCurve(200 * curve.brightness - 100, 200 * curve.level)
+    back = (wide(200 * counted - 100, gm.Noise(20.0, curve=moved)) + 100) / 200
+    torch.testing.assert_close(back, clean, rtol=0, atol=1e-3)
+
+
+def test_a_kind_of_noise_is_for_estimates():
+    with pytest.raises(ValueError, match="give it with sigma='estimate'"):
+        GMDMDenoiser(mixture(3), noise="poisson")
+    with pytest.raises(ValueError, match="did you mean 'poisson'"):
+        GMDMDenoiser(mixture(3), sigma="estimate", noise="poison")
+
+
+def test_averaging_says_that_it_takes_the_level_only(coffee):
+    noisy = coffee + 0.1 * correlated(128, [1.0, 2.0, 1.0])
+    denoiser = GMDMDenoiser("gray-small", method="average", sigma="estimate", stride=4)
+    with pytest.warns(UserWarning, match="method='hqs'"):
+        clean = denoiser(noisy)
+    level = denoiser.estimator(noisy)
+    plain = GMDMDenoiser("gray-small", method="average", stride=4)(noisy, level)
+    torch.testing.assert_close(clean, plain, rtol=0, atol=1e-5)
 
 
 def test_copies_and_pickles(images):
@@ -123,5 +197,5 @@ def test_bad_options_are_refused():
         GMDMDenoiser(mixture(3), sigma=0.1)
     with pytest.raises(ValueError, match="boundary"):
         GMDMDenoiser(mixture(3), boundary="mirror")
-    with pytest.raises(FileNotFoundError, match="bsds-gray"):
+    with pytest.raises(FileNotFoundError, match="gray"):
         GMDMDenoiser("bsds-grey")

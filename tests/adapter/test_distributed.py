@@ -13,7 +13,7 @@ from deepinv.distributed import DistributedContext, distribute
 from deepinv_gmdm import GMDMDenoiser, GMDMScore, WithNoiseMap
 from models import mixture
 
-SMALL = "bsds-gray-small"
+SMALL = "gray-small"
 MAKES = {
     "average": lambda: GMDMDenoiser(SMALL, method="average"),
     "score": lambda: GMDMScore(SMALL),
@@ -94,7 +94,7 @@ from deepinv_gmdm import GMDMDenoiser, GMDMScore, WithNoiseMap
 
 x = torch.rand((1, 1, 72, 80), generator=torch.Generator().manual_seed(0))
 sigma = 0.05 + 0.1 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
-small = "bsds-gray-small"
+small = "gray-small"
 worst = 0.0
 with DistributedContext(device_mode="cpu", backend="gloo") as ctx, torch.no_grad():
     assert ctx.world_size == 2

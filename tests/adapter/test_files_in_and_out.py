@@ -24,7 +24,7 @@ from gmdm_prior.files.formats.labels import refuse_labels
 from gmdm_prior.files.formats.layout import plain
 from gmdm_prior.files.formats.picture import Picture
 
-FAST = ("sigma=0.1", "weights=bsds-gray-small")
+FAST = ("sigma=0.1", "weights=gray-small")
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_pages_share_their_noise_where_asked(command, folder):
     generator = np.random.default_rng(0)
     stack = 30000 + 3000 * np.array([1, 3])[:, None, None] * generator.normal(size=(2, 32, 32))
     tifffile.imwrite("s.tif", stack.astype(np.uint16), photometric="minisblack")
-    words = ("denoise", "s.tif", "sigma=auto", "weights=bsds-gray-small")
+    words = ("denoise", "s.tif", "sigma=auto", "weights=gray-small")
     status, printed, _ = command(*words, "out=each.tif")
     assert status == 0
     assert "page 2: estimated noise level" in printed
@@ -173,7 +173,7 @@ def test_progress_is_for_terminals(monkeypatch):
     monkeypatch.setattr(sys, "stderr", seen)
     monkeypatch.setattr(progress, "AFTER", 0)
     monkeypatch.setattr(progress, "tqdm", functools.partial(progress.tqdm, mininterval=0))
-    denoiser = gm.HalfQuadraticSplitting(gm.load("bsds-gray-small"))
+    denoiser = gm.HalfQuadraticSplitting(gm.load("gray-small"))
     pages = [torch.rand(1, 1, 40, 40), torch.rand(1, 1, 40, 40)]
     result = progress.watched(
         "work", lambda x: denoiser(x, 0.1), pages, small=pages[0][..., :20, :20]
@@ -225,7 +225,7 @@ def test_versions_and_overview(capsys):
 
 
 def test_counts_without_a_range_are_warned_of():
-    denoiser = gm.PatchAveraging(gm.load("bsds-gray-small"))
+    denoiser = gm.PatchAveraging(gm.load("gray-small"))
     x = torch.rand(1, 1, 20, 20)
     with pytest.warns(UserWarning, match=r"values from .* give data_range=\(black, white\)"):
         denoiser(255 * x, 10 / 255)
@@ -235,7 +235,7 @@ def test_counts_without_a_range_are_warned_of():
 
 @pytest.mark.filterwarnings("error")
 def test_iterates_and_samples_are_not_warned_of():
-    denoiser = gm.PatchAveraging(gm.load("bsds-gray-small"))
+    denoiser = gm.PatchAveraging(gm.load("gray-small"))
     x = torch.randn(2, 1, 20, 20, generator=torch.Generator().manual_seed(0))
     for level in (0.01, 1.0, 80.0):
         denoiser(0.5 + max(level, 0.5) * x, level)
@@ -251,13 +251,11 @@ def test_numbers_of_any_kind(sigma):
 
 def test_models_say_what_they_are():
     assert repr(gm.load("gray")) == "<PatchMixture 'gray': patches of 1 x 8 x 8, 14,656 numbers>"
-    assert (
-        repr(gm.load("bsds-gray-wavelet")) == "<WaveletModel 'bsds-gray-wavelet': 14,656 numbers>"
-    )
+    assert repr(gm.load("gray-wavelet")) == "<WaveletModel 'gray-wavelet': 14,656 numbers>"
 
 
 def test_save_replaces_models_only(tmp_path):
-    model = gm.load("bsds-gray-small")
+    model = gm.load("gray-small")
     path = tmp_path / "m.safetensors"
     gm.save(model, path)
     gm.save(model, path, note="again")

@@ -57,8 +57,8 @@ def test_everything_scales_with_the_range(name, low, high, sigma):
 
 def test_map_scales_with_the_range(photo):
     sigma = torch.linspace(0.05, 0.2, photo.shape[-1]).expand(1, 1, *photo.shape[-2:])
-    own = GMDMDenoiser("bsds-gray-small")(photo, sigma)
-    other = GMDMDenoiser("bsds-gray-small", data_range=(0, 255))(255 * photo, 255 * sigma)
+    own = GMDMDenoiser("gray-small")(photo, sigma)
+    other = GMDMDenoiser("gray-small", data_range=(0, 255))(255 * photo, 255 * sigma)
     torch.testing.assert_close(other, 255 * own, rtol=0, atol=255 * 2e-5)
 
 
@@ -90,13 +90,33 @@ def test_density_of_a_whole_image_is_normalised():
 
 @pytest.mark.parametrize(
     ("name", "channels"),
-    [*((name, "independent") for name in MODELS), ("product", "opponent"), ("mixture", "opponent")],
+    [
+        *((name, way) for name in MODELS for way in ("auto", "independent")),
+        *((name, "opponent") for name in ("product", "mixture")),
+    ],
 )
 def test_gradient_is_that_of_the_value(name, channels):
     x = in_range(images(2, 3, 8, 8), -1, 2).requires_grad_(True)
     prior = GMDMPrior(MODELS[name](), channels=channels, data_range=(-1, 2))
     (expected,) = torch.autograd.grad(prior(x, 0.2).sum(), x)
     torch.testing.assert_close(prior.grad(x.detach(), 0.2), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_three_channels_are_red_green_and_blue_by_default(count):
+    """Other numbers of channels are taken one by one; steps fit either density."""
+    model, x = mixture(2), images(2, count, 8, 8)
+    way = "opponent" if count == 3 else "independent"
+    auto, named = GMDMPrior(model), GMDMPrior(model, channels=way)
+    for method in ("hqs", "average"):
+        expected = GMDMDenoiser(model, method=method, channels=way)(x, 0.1)
+        assert torch.equal(GMDMDenoiser(model, method=method)(x, 0.1), expected)
+        assert torch.equal(auto.posterior_mean(method=method)(x, 0.1), expected)
+    expected = GMDMDenoiser(model, method="average", channels=way).score(x, 0.1)
+    assert torch.equal(GMDMDenoiser(model, method="average").score(x, 0.1), expected)
+    for quantity in ("fn", "grad", "prox"):
+        assert torch.equal(getattr(auto, quantity)(x, 0.1), getattr(named, quantity)(x, 0.1))
+    assert auto.lipschitz(0.01) >= named.lipschitz(0.01)
 
 
 def test_opponents_are_an_opponent_model():
@@ -123,8 +143,8 @@ def test_estimator_in_other_units(photo):
     torch.testing.assert_close(other(y), 3000 * own(noisy), rtol=1e-3, atol=0)
     found, expected = other.with_error(y), own.with_error(noisy)
     torch.testing.assert_close(found.error, 3000 * expected.error, rtol=1e-3, atol=0)
-    blind = GMDMDenoiser("bsds-gray-small", sigma="estimate", data_range=(-1000, 2000))
-    given = GMDMDenoiser("bsds-gray-small", data_range=(-1000, 2000))
+    blind = GMDMDenoiser("gray-small", sigma="estimate", data_range=(-1000, 2000))
+    given = GMDMDenoiser("gray-small", data_range=(-1000, 2000))
     torch.testing.assert_close(blind(y), given(y, other(y)))
 
 
@@ -140,7 +160,7 @@ def test_log_likelihood_in_other_units(name):
 
 def test_half_types_work_in_float32(photo):
     y = (255 * photo).to(torch.bfloat16)
-    denoiser = GMDMDenoiser("bsds-gray-small", data_range=(0, 255))
+    denoiser = GMDMDenoiser("gray-small", data_range=(0, 255))
     assert denoiser(y, 10).dtype == torch.bfloat16
     expected = denoiser(y.float(), 10).to(torch.bfloat16)
     assert torch.equal(denoiser(y, 10), expected)

@@ -21,7 +21,7 @@ from scipy.ndimage import convolve, rotate
 
 from gmdm_prior.files.formats import choose
 
-FAST = ("prior.weights=bsds-gray-small",)
+FAST = ("prior.weights=gray-small",)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def test_per_pixel_gives_a_map_that_denoisers_take(noisy):
     assert found.shape == (2, 1, *noisy.shape[-2:])
     core = gm.estimate_sigma_map(estimator.model, noisy.expand(1, 3, -1, -1), 16)
     assert torch.equal(found[:1], core)
-    assert GMDMDenoiser("bsds-gray-small")(noisy.expand(2, 3, -1, -1), found).isfinite().all()
+    assert GMDMDenoiser("gray-small")(noisy.expand(2, 3, -1, -1), found).isfinite().all()
 
 
 def test_is_a_module_and_registered(estimator, fresh_registry, noisy):
@@ -72,7 +72,7 @@ def test_is_a_module_and_registered(estimator, fresh_registry, noisy):
 
 
 def test_bad_input_is_refused(estimator, noisy):
-    with pytest.raises(FileNotFoundError, match="bsds-gray"):
+    with pytest.raises(FileNotFoundError, match="gray"):
         GMDMNoiseEstimator("bsds-grey")
     with pytest.raises(ValueError, match="window"):
         GMDMNoiseEstimator(per_pixel=True, window=2)(noisy)

@@ -174,7 +174,7 @@ def test_a_map_arrives_without_its_first_axis(images):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_dtype_is_kept(images, dtype):
-    prior = GMDMPrior("bsds-gray-small", sigma=0.05, max_iter=5)
+    prior = GMDMPrior("gray-small", sigma=0.05, max_iter=5)
     x = torch.nn.functional.pad(images, (0, 3, 0, 3), mode="reflect").to(dtype)
     for result in (prior(x), prior.grad(x), prior.prox(x, gamma=0.01)):
         assert result.dtype == dtype

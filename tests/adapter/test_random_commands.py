@@ -37,7 +37,7 @@ CONFIGS = [*CONFIGS.split(), "poisson", "poisson_gaussian", "space_varying_deblu
 OPTIONS = {
     "sigma": "25/255 0.1 auto map 25 -1 nan x 0 1e-9",
     "out": "FILE new.png new/x.png folder new.xyz a/b/c.tif ~nobody/x.png new.npy new.jpg .",
-    "weights": "bsds-gray-small bsds-color FILE nothing bsds-gray-wavelet",
+    "weights": "gray-small gray-likelihood FILE nothing gray-wavelet",
     "method": "hqs average best posterior",
     "data_range": "auto 0,255 0,1 1,0 x -1000,3000",
     "pages": "each shared all",
@@ -62,7 +62,7 @@ RESTORE = {
     "physics.noise.sigma": "auto 0.1 25 -1 5/255 x 0",
     "physics.noise.name": "gaussian poisson poisson_gaussian x",
     "prior": "tv wavelet gmdm x pnp red",
-    "prior.weights": "bsds-gray-small nothing FILE",
+    "prior.weights": "gray-small nothing FILE",
     "prior.lambda": "1 0 x -1",
     "solver": "admm hqs pgd gd x dpir",
     "solver.stepsize": "0.1 x -1",
@@ -83,12 +83,12 @@ TRAIN = {
     "model": "mixture patch x",
     "patch_size": "3 0 x 100",
     "channels": "1 3 2",
-    "shrink": "1 2 0",
+    "scales": "1 2 0",
     "holdout": "2 1 40",
     "data_range": "auto 0,255 x",
     "out": "new folder FILE run",
     "resume": "true false x",
-    "init": "FILE bsds-gray-small",
+    "init": "FILE gray-small",
     "config": "FILE my.yaml",
     "seed": "1 x",
     "basis": "1",
@@ -128,7 +128,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     for i in range(3):
         Image.fromarray(np.roll(gray, i)).save(f"photos/{i}.png")
-    gm.save(gm.load("bsds-gray-small"), "w.safetensors")
+    gm.save(gm.load("gray-small"), "w.safetensors")
     return tmp_path
 
 

@@ -52,7 +52,7 @@ def test_every_name_of_deepinvs_exists(fresh_registry):
 def test_builds_by_name_and_by_mapping():
     assert isinstance(build_prior("tv"), deepinv.optim.TVPrior)
     assert build_prior({"name": "wavelet", "level": 2}).level == 2
-    prior = build_prior({"name": "gmdm", "weights": "bsds-gray-small"}, sigma=0.3)
+    prior = build_prior({"name": "gmdm", "weights": "gray-small"}, sigma=0.3)
     assert isinstance(prior, GMDMPrior)
     assert prior.sigma == 0.3
     assert build_prior(prior) is prior
@@ -66,7 +66,7 @@ def test_plug_and_play_takes_any_denoiser():
         prior = build_prior({"name": name, "denoiser": {"name": "median", "kernel_size": 3}})
         assert type(prior).__name__ == kind
         assert type(prior.denoiser).__name__ == "MedianFilter"
-    own = GMDMDenoiser("bsds-gray-small")
+    own = GMDMDenoiser("gray-small")
     assert build_prior({"name": "red", "denoiser": own}).denoiser is own
 
 
@@ -79,7 +79,7 @@ def test_plug_and_play_takes_any_denoiser():
             "'tv' of 'deepinv': unknown option 'n_iter_max'.*'n_it_max'",
         ),
         ({"name": "gmdm", "weigths": "x"}, "'gmdm' of 'gmdm.prior'.*did you mean 'weights'"),
-        ({"name": "gmdm", "weights": "bsds-grey"}, "bsds-gray"),
+        ({"name": "gmdm", "weights": "bsds-grey"}, "gray"),
         ({"name": "pnp", "denoiser": "bm3"}, "unknown denoiser 'bm3'; did you mean 'bm3d'"),
         ({"name": "wavelet", "p": 3}, "p should be"),
         ({"name": "wavelet", "level": "x", "wv": 3}, "wv"),

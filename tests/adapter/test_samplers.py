@@ -259,7 +259,7 @@ def test_restores_photographs_where_the_samplers_are_meant_to(photo):
     noise = deepinv.physics.GaussianNoise(0.02, rng=g)
     physics = deepinv.physics.Inpainting((1, 32, 32), mask=mask, noise_model=noise)
     y = physics(photo)
-    denoiser = GMDMDenoiser("bsds-gray-small", method="average", stride=4, boundary="circular")
+    denoiser = GMDMDenoiser("gray-small", method="average", stride=4, boundary="circular")
     sde = VarianceExplodingDiffusion(sigma_max=2.0, sigma_min=0.01, alpha=1.0)
     times = torch.linspace(1, 0.001, 80, dtype=torch.float64)
     samplers = {name: RESTORERS[name](denoiser) for name in ("ddrm", "diffpir")}
@@ -275,7 +275,7 @@ def test_restores_photographs_where_the_samplers_are_meant_to(photo):
 LEVELS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
-@pytest.mark.parametrize("weights", ["bsds-gray-small", "bsds-gray-7x7", "bsds-gray-wavelet"])
+@pytest.mark.parametrize("weights", ["gray-small", "bsds-gray-7x7", "gray-wavelet"])
 @pytest.mark.parametrize("sigma", LEVELS)
 def test_analytic_score_keeps_its_digits_in_float32(weights, sigma, photo):
     """Against float64; through the denoiser a rounding of 6e-8 is divided by sigma²."""

@@ -50,11 +50,11 @@ def test_with_a_circular_boundary_it_is_the_gradient_of_the_prior(name):
 def test_float32_keeps_its_digits(photo, sigma):
     """Against float64, where a difference that is divided plainly errs more and more."""
     exact = exact_score(photo, sigma)
-    ours = GMDMScorePrior("bsds-gray-small").score(photo, sigma)
+    ours = GMDMScorePrior("gray-small").score(photo, sigma)
     assert error(ours, exact) < 2e-5
     lost = {1e-2: 1e-5, 1e-3: 2e-4, 3e-4: 2e-3, 1e-4: 0.03}
     if sigma in lost:
-        difference = GMDMDenoiser("bsds-gray-small", method="average")(photo, sigma) - photo
+        difference = GMDMDenoiser("gray-small", method="average")(photo, sigma) - photo
         assert lost[sigma] < error(difference / sigma**2, exact) < 3 * lost[sigma]
 
 
@@ -62,13 +62,13 @@ def test_float32_keeps_its_digits(photo, sigma):
 @pytest.mark.parametrize(("sigma", "share"), [(3e-4, 0.1), (1e-4, 0.9)])
 def test_deepinv_divides_by_no_less_than_1e_7(photo, sigma, share, dtype):
     """Its score is too small by this share in float64 too: no digits are lost there."""
-    denoiser = GMDMDenoiser(gm.load("bsds-gray-small", dtype=dtype), method="average")
+    denoiser = GMDMDenoiser(gm.load("gray-small", dtype=dtype), method="average")
     theirs = deepinv.optim.ScorePrior(denoiser).score(photo.to(dtype), sigma)
     assert error(theirs, exact_score(photo, sigma)) == pytest.approx(share, abs=0.01)
 
 
 def exact_score(x, sigma):
-    return GMDMScore(gm.load("bsds-gray-small", dtype=torch.float64))(x.double(), sigma)
+    return GMDMScore(gm.load("gray-small", dtype=torch.float64))(x.double(), sigma)
 
 
 def error(found, exact):
@@ -76,16 +76,16 @@ def error(found, exact):
 
 
 def test_prior_is_its_negative(noisy):
-    prior = GMDMScorePrior("bsds-gray-small")
+    prior = GMDMScorePrior("gray-small")
     assert torch.equal(prior.grad(noisy, 0.1), -prior.score(noisy, 0.1))
     assert isinstance(prior, deepinv.optim.ScorePrior)
 
 
 def test_half_quadratic_splitting_has_none(noisy):
     with pytest.raises(ValueError, match="no posterior mean and has no score"):
-        GMDMDenoiser("bsds-gray-small").score(noisy, 0.1)
+        GMDMDenoiser("gray-small").score(noisy, 0.1)
 
 
 def test_bad_levels_are_refused(noisy):
     with pytest.raises(ValueError, match="not negative"):
-        GMDMScore("bsds-gray-small")(noisy, -0.1)
+        GMDMScore("gray-small")(noisy, -0.1)

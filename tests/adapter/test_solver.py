@@ -41,7 +41,7 @@ def test_schedule_refuses_what_is_no_level():
 def test_hqs_restores(blurred, photo, name):
     physics, y = blurred
     options = {
-        "pnp": {"denoiser": {"name": "gmdm", "weights": "bsds-gray-small"}},
+        "pnp": {"denoiser": {"name": "gmdm", "weights": "gray-small"}},
         "tv": {"n_it_max": 100},
     }
     prior = build_prior({"name": name, **options.get(name, {})})
@@ -54,7 +54,7 @@ def test_hqs_restores(blurred, photo, name):
 def test_explicit_prior_with_true_costs(blurred, photo, name):
     """PGD and GD lower the true cost f + lambda g at every step; all end below their start."""
     physics, y = blurred
-    prior = GMDMPrior("bsds-gray-small", sigma=0.05)
+    prior = GMDMPrior("gray-small", sigma=0.05)
     solver = build_solver({"name": name, "max_iter": 12}, prior, sigma=0.01, prior_sigma=0.05)
     x, metrics = solver(y, physics, compute_metrics=True)
     costs = metrics["cost"][0]
@@ -140,7 +140,7 @@ def test_bad_weights_are_refused(weight):
 
 def test_one_solver_serves_twice(blurred):
     physics, y = blurred
-    solver = build_solver({"name": "hqs", "max_iter": 3}, GMDMPrior("bsds-gray-small"), sigma=0.01)
+    solver = build_solver({"name": "hqs", "max_iter": 3}, GMDMPrior("gray-small"), sigma=0.01)
     assert torch.equal(solver(y, physics), solver(y, physics))
 
 

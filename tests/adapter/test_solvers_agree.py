@@ -205,8 +205,8 @@ def test_every_solver_restores(photo, name, kind):
     ).double()
     y = physics(image)
     options = {
-        "gmdm": {"weights": "bsds-gray-small", "max_iter": 30},
-        "pnp": {"denoiser": {"name": "gmdm", "weights": "bsds-gray-small", "method": "average"}},
+        "gmdm": {"weights": "gray-small", "max_iter": 30},
+        "pnp": {"denoiser": {"name": "gmdm", "weights": "gray-small", "method": "average"}},
     }[kind]
     run = build_solver(
         {"name": name, "max_iter": 8},

@@ -66,7 +66,7 @@ def blurred():
 @pytest.mark.parametrize("name", ["hqs", "dpir", "pgd", "fista", "drs", "admm", "pdcp"])
 def test_plug_and_play_restores(blurred, name):
     photo, physics, y = blurred
-    prior = build_prior({"name": "pnp", "denoiser": {"name": "gmdm", "weights": "bsds-gray-small"}})
+    prior = build_prior({"name": "pnp", "denoiser": {"name": "gmdm", "weights": "gray-small"}})
     solver = build_solver(
         {"name": name, "max_iter": 8},
         prior,
@@ -81,12 +81,12 @@ def test_plug_and_play_restores(blurred, name):
 def test_directly_with_the_classes_of_deepinv(blurred, name, kind):
     photo, physics, y = blurred
     if kind == "explicit":
-        prior, level = GMDMPrior("bsds-gray-small", max_iter=20), 0.05
+        prior, level = GMDMPrior("gray-small", max_iter=20), 0.05
         step = 1 / prior.lipschitz(level)
     else:
-        prior, level, step = deepinv.optim.PnP(GMDMDenoiser("bsds-gray-small")), 0.03, 1e-4
+        prior, level, step = deepinv.optim.PnP(GMDMDenoiser("gray-small")), 0.03, 1e-4
         if name == "GD":
-            prior = deepinv.optim.RED(GMDMDenoiser("bsds-gray-small", method="average", stride=4))
+            prior = deepinv.optim.RED(GMDMDenoiser("gray-small", method="average", stride=4))
             step = 5e-5
     if name in ("PGD", "FISTA"):
         step = 1e-4
@@ -121,7 +121,7 @@ def test_dpir_never_rises(sigma):
 
 def test_dpir_agrees_with_that_of_deepinv_where_that_works(blurred):
     _, physics, y = blurred
-    denoiser = GMDMDenoiser("bsds-gray-small")
+    denoiser = GMDMDenoiser("gray-small")
     theirs = deepinv.optim.DPIR(sigma=0.02, denoiser=denoiser)(y, physics)
     ours = build_solver("dpir", deepinv.optim.PnP(denoiser), sigma=0.02)(y, physics)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)

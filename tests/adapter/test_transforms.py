@@ -110,7 +110,7 @@ def test_weights_of_half_types(name, dtype, images):
 
 
 def test_modules_of_half_types_take_images_of_any(images):
-    prior = GMDMPrior("bsds-gray-small", sigma=SIGMA)
+    prior = GMDMPrior("gray-small", sigma=SIGMA)
     x = torch.nn.functional.interpolate(images, 16).float()
     value, slope = prior(x), prior.grad(x)
     prior.bfloat16()
@@ -123,12 +123,12 @@ def test_modules_of_half_types_take_images_of_any(images):
 
 
 USED = {
-    "denoiser": (lambda: GMDMDenoiser("bsds-gray-small"), lambda m, x: m(x, SIGMA)),
+    "denoiser": (lambda: GMDMDenoiser("gray-small"), lambda m, x: m(x, SIGMA)),
     "denoiser that estimates": (
-        lambda: GMDMDenoiser("bsds-gray-small", sigma="estimate"),
+        lambda: GMDMDenoiser("gray-small", sigma="estimate"),
         lambda m, x: m(x),
     ),
-    "prior": (lambda: GMDMPrior("bsds-gray-small"), lambda m, x: m.prox(x, gamma=0.01)),
+    "prior": (lambda: GMDMPrior("gray-small"), lambda m, x: m.prox(x, gamma=0.01)),
     "prior of a product": (lambda: GMDMPrior("bsds-gray-7x7"), lambda m, x: m.grad(x)),
     "noise estimator": (GMDMNoiseEstimator, lambda m, x: m(x)),
     "averaging": (
@@ -136,10 +136,10 @@ USED = {
         lambda m, x: m(x, SIGMA),
     ),
     "splitting": (
-        lambda: gm.HalfQuadraticSplitting(gm.load("bsds-gray-small")),
+        lambda: gm.HalfQuadraticSplitting(gm.load("gray-small")),
         lambda m, x: m(x, SIGMA),
     ),
-    "wavelets": (lambda: gm.WaveletDenoiser(gm.load("bsds-gray-wavelet")), lambda m, x: m(x, 0.1)),
+    "wavelets": (lambda: gm.WaveletDenoiser(gm.load("gray-wavelet")), lambda m, x: m(x, 0.1)),
 }
 
 
@@ -168,14 +168,14 @@ def test_used_modules_are_copied_pickled_and_saved(name):
 
 
 COMPILED = {
-    "denoiser": lambda: partial(GMDMDenoiser("bsds-gray-small"), sigma=SIGMA),
-    "denoiser in exact steps": lambda: partial(GMDMDenoiser("bsds-gray", stride=2), sigma=SIGMA),
+    "denoiser": lambda: partial(GMDMDenoiser("gray-small"), sigma=SIGMA),
+    "denoiser in exact steps": lambda: partial(GMDMDenoiser("gray", stride=2), sigma=SIGMA),
     "average of a product": lambda: partial(
         GMDMDenoiser("bsds-gray-7x7", method="average"), sigma=SIGMA
     ),
-    "wavelets": lambda: partial(GMDMDenoiser("bsds-gray-wavelet"), sigma=SIGMA),
-    "gradient": lambda: GMDMPrior("bsds-gray-small", sigma=SIGMA).grad,
-    "value": lambda: GMDMPrior("bsds-gray-small", sigma=SIGMA).fn,
+    "wavelets": lambda: partial(GMDMDenoiser("gray-wavelet"), sigma=SIGMA),
+    "gradient": lambda: GMDMPrior("gray-small", sigma=SIGMA).grad,
+    "value": lambda: GMDMPrior("gray-small", sigma=SIGMA).fn,
 }
 
 

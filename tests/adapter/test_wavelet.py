@@ -86,7 +86,7 @@ def test_refuses_other_sizes_and_maps(model, images):
     level = torch.full_like(images, 0.1)
     level[..., 0] = 0.2
     for operator in (GMDMDenoiser(model), GMDMPrior(model)):
-        with pytest.raises(ValueError, match="bsds-gray"):
+        with pytest.raises(ValueError, match="gray"):
             operator(images, level)
     with pytest.raises(ValueError, match="boundary"):
         GMDMPrior(model, boundary="valid")
@@ -99,7 +99,7 @@ def test_the_bundled_model_restores():
     line = torch.linspace(0.2, 0.8, 64)
     clean = (0.5 * (line[:, None] + line)).expand(1, 1, 64, 64)
     noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    denoised = GMDMDenoiser("bsds-gray-wavelet")(noisy, 0.1)
+    denoised = GMDMDenoiser("gray-wavelet")(noisy, 0.1)
     assert (denoised - clean).square().mean() < 0.25 * (noisy - clean).square().mean()
-    prior = GMDMPrior("bsds-gray-wavelet")
+    prior = GMDMPrior("gray-wavelet")
     assert prior(clean) < prior(noisy)

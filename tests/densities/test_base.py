@@ -54,7 +54,7 @@ def test_lipschitz_counts_a_proper_mean(make):
 
 def test_the_bundled_model_with_a_sharp_mean():
     """1.8e6, that of the classes, let `prox` diverge."""
-    assert gm.load("bsds-gray").with_mean(1e-9).lipschitz(0.0) == pytest.approx(1 / 64e-9)
+    assert gm.load("gray").with_mean(1e-9).lipschitz(0.0) == pytest.approx(1 / 64e-9)
 
 
 @pytest.mark.parametrize("sharp", [0, 1, 2])

@@ -178,7 +178,7 @@ def test_what_is_no_opponent_model_is_refused(arguments, error, match):
 def test_images_that_do_not_fit_are_refused(model):
     with pytest.raises(ValueError, match="must have 3 channels for this model; got 1"):
         gm.PatchAveraging(model)(images(1, 1, 8, 8), 0.1)
-    with pytest.raises(TypeError, match="bsds-gray-likelihood"):
+    with pytest.raises(TypeError, match="gray-likelihood"):
         gm.estimate_sigma(model, images(1, 3, 16, 16))
 
 

@@ -130,7 +130,7 @@ def test_a_basis_without_classes_is_left_out():
 
 @needs_llvmlite
 def test_the_bundled_model_on_a_picture_is_as_precise_as_torch():
-    model = gm.load("bsds-gray")
+    model = gm.load("gray")
     g = torch.Generator().manual_seed(0)
     ramp = torch.linspace(0, 1, 40).outer(torch.linspace(0.2, 1, 40))
     picture = torch.where(ramp > 0.4, ramp, 1 - ramp) + 0.1 * torch.randn(40, 40, generator=g)

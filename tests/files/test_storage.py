@@ -12,6 +12,7 @@ import torch
 from models import mixture, product
 
 import gmdm_prior as gm
+from gmdm_prior.files.safetensors import SUCCESSORS
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def rewrite(path, out, change=None, metadata=None):
 
 
 def test_bundled_models_load_by_name():
-    assert {"bsds-gray", "bsds-gray-small"} <= set(gm.bundled())
+    assert {"gray", "gray-small"} <= set(gm.bundled())
     for name in gm.bundled():
         model = gm.load(name)
         shape = getattr(model, "event_shape", (1, 16, 16))  # whole images have none
@@ -44,15 +45,32 @@ def test_bundled_models_load_by_name():
 
 @pytest.mark.parametrize(
     ("name", "limit"),
-    [("bsds-gray", 15_000), ("bsds-gray-small", 5_120), ("bsds-gray-best", 40_000)],
+    [("gray", 15_000), ("gray-small", 5_120)],
 )
 def test_bundled_models_are_as_small_as_they_say(name, limit):
     assert gm.load(name).num_parameters <= limit
 
 
+def test_a_density_on_all_opponents_can_be_saved(tmp_path):
+    """Its planes share their numbers, which a file holds apart."""
+    model = gm.OpponentModel(gm.load("gray-small"))
+    gm.save(model, tmp_path / "colour.safetensors")
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    loaded = gm.load(tmp_path / "colour.safetensors")
+    torch.testing.assert_close(loaded.log_prob(x, 0.1), model.log_prob(x, 0.1))
+
+
+@pytest.mark.parametrize(("old", "new"), SUCCESSORS.items())
+def test_an_old_name_tells_its_successor(old, new):
+    assert new in gm.bundled()
+    assert old not in gm.bundled()
+    with pytest.raises(FileNotFoundError, match=f"'{old}' are no longer bundled; '{new}'"):
+        gm.load(old)
+
+
 def test_laws_hold_for_bundled_weights_in_float64():
     """Stored bases are orthonormal to 1e-6: load makes them so in the requested dtype."""
-    model = gm.load("bsds-gray", dtype=torch.float64)
+    model = gm.load("gray", dtype=torch.float64)
     rows = model.filters.flatten(2)
     eye = torch.eye(rows.shape[1], dtype=torch.float64)
     assert (rows @ rows.mT - eye).abs().max() < 1e-12
@@ -82,8 +100,8 @@ def test_card_is_kept(written):
 
 
 def test_unknown_name_offers_the_nearest():
-    with pytest.raises(FileNotFoundError, match="bsds-gray-small"):
-        gm.load("bsds-gray-smal")
+    with pytest.raises(FileNotFoundError, match="gray-small"):
+        gm.load("gray-smal")
     with pytest.raises(FileNotFoundError, match="neither a bundled model nor a file"):
         gm.load("nowhere/x.safetensors")
 

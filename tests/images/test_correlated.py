@@ -45,7 +45,7 @@ def error(a, b):
 
 @pytest.fixture(scope="module")
 def gray():
-    return gm.load("bsds-gray")
+    return gm.load("gray")
 
 
 @pytest.mark.parametrize("kernel", [BINOMIAL, ROW], ids=["binomial", "row"])
@@ -100,7 +100,7 @@ def test_knowing_the_correlation_helps(gray, denoiser, kernel):
 
 def test_patch_averaging_is_the_mean_of_exact_posteriors(gray):
     y, n = noisy(noise(), picture((12, 12))).double(), noise()
-    model = gm.load("bsds-gray").double()
+    model = gm.load("gray").double()
     found = gm.PatchAveraging(model, boundary="circular")(y, n)
     wide = F.pad(y, (7, 7, 7, 7), mode="circular")
     patches = F.unfold(wide, 8)[0].T.reshape(-1, 1, 8, 8)

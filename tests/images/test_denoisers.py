@@ -479,4 +479,4 @@ def test_a_density_from_outside_is_evaluated_exactly(dtype, monkeypatch):
 
 def test_refuses_what_is_no_model():
     with pytest.raises(TypeError, match="PatchModel"):
-        gm.PatchAveraging("bsds-gray")
+        gm.PatchAveraging("gray")

@@ -115,7 +115,7 @@ def test_the_second_scale_pays_under_strong_noise():
     """By 0.25 dB on this picture; at least 0.15 dB."""
     path = Path(__file__).parents[2] / "examples" / "images" / "camera.png"
     x = torch.from_numpy(np.array(Image.open(path))).float()[None, None] / 255
-    model, sigma = gm.load("bsds-gray-small"), 100 / 255
+    model, sigma = gm.load("gray-small"), 100 / 255
     y = x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     both, one = gm.HalfQuadraticSplitting(model), gm.HalfQuadraticSplitting(model)
     one.schedule = Schedule(DEFAULT.coefficients)

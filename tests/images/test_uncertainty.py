@@ -33,6 +33,55 @@ def test_variance_is_the_loop_over_patches(model, boundary):
     assert found.std() > 0.01 * found.mean()  # it says something about the place
 
 
+def correlated(sigma=0.1):
+    """Noise whose neighbours agree, more so along rows."""
+    taps = torch.outer(torch.tensor([0.5, 1.0, 0.5]), torch.tensor([1.0, 2.0, 1.0])).double()
+    power = torch.fft.fft2(taps, s=(5, 5)).abs().square()
+    lags = torch.fft.fftshift(torch.fft.ifft2(power).real)
+    return gm.Noise(autocovariance=sigma**2 * lags / lags[2, 2])
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "circular"])
+def test_under_correlated_noise_it_is_the_loop_with_the_covariance(boundary):
+    model, y, noise = mixture(3), image(2, 2, 7, 9), correlated()
+    patch_noise = noise.covariance(0, 3)
+    found = gm.PatchAveraging(model, boundary=boundary).variance(y, noise)
+    for b in range(2):
+        expected = patch_average(y[b, 1], 3, variance_of(model, patch_noise), boundary)
+        torch.testing.assert_close(found[b, 1], expected, rtol=1e-10, atol=0)
+    white = gm.PatchAveraging(model).variance(y, gm.Noise(0.1))
+    torch.testing.assert_close(white, gm.PatchAveraging(model).variance(y, 0.1), rtol=1e-9, atol=0)
+    assert not torch.allclose(found, white, rtol=0.05)
+
+
+def test_variances_under_correlated_noise_are_the_errors_of_samples():
+    """Pixel by pixel, of 20,000 patches that the density draws; their mean may be any."""
+    model, noise = mixture(3), correlated(0.3)
+    g = torch.Generator().manual_seed(0)
+    clean = model.sample((20_000,), 0.0, generator=g)
+    noisy = clean + noise.sample((20_000, 1, 3, 3), generator=g)
+    mean, variance = model.posterior(noisy, noise.covariance(0, 3))
+    # a mean of 20,000 squares is known to 1 %
+    torch.testing.assert_close(variance.mean(0), (mean - clean).square().mean(0), rtol=0.05, atol=0)
+
+
+def test_opponent_planes_under_their_own_noise():
+    """Variances of colours are those of the planes, carried back."""
+    planes = torch.tensor([0.09, 0.01, 0.02], dtype=torch.float64)[:, None, None]
+    lags = correlated(1.0).autocovariance[0, 0] * planes
+    noise = gm.Noise(autocovariance=lags, opponent=True)
+    model = gm.OpponentModel(mixture(3))
+    y = image(1, 3, 6, 7)
+    found = gm.PatchAveraging(model).variance(y, noise)
+    own = gm.PatchAveraging(model.planes[0])
+    entered = model.enter(y)
+    each = [
+        own.variance(entered[:, i : i + 1], noise_of_plane)
+        for i, noise_of_plane in enumerate(model.plane_noise(noise))
+    ]
+    torch.testing.assert_close(found, model.spread(torch.cat(each, 1)), rtol=1e-9, atol=0)
+
+
 def test_a_stride_takes_fewer_patches(model):
     """At stride 3 with 3x3 patches every pixel lies in one: rows and columns -2, 1, 4, …"""
     y = image(1, 1, 7, 7)

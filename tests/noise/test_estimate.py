@@ -17,7 +17,7 @@ from gmdm_prior.noise.map import _Field
 from gmdm_prior.noise.patches import clipped_pixels
 from gmdm_prior.noise.prior_free import to_pixels
 
-LIKELIHOOD = "bsds-gray-likelihood"
+LIKELIHOOD = "gray-likelihood"
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_large_numbers_are_read_or_refused_and_never_nan(model):
 
 def test_noise_free_images_are_told(model):
     with pytest.warns(UserWarning, match="free of noise"):
-        level = gm.noise_level(model, waves())
+        level = gm.noise_level(model, waves(), "white")
     assert 0 <= level.sigma.item() < 1 / 255
 
 

@@ -61,14 +61,16 @@ def test_white_noise_is_read_as_before(model, sigma):
     assert bool(noise.white[0])
     assert noise.curve is None
     assert noise.autocovariance is None
-    assert noise.sigma.item() == pytest.approx(gm.estimate_sigma(model, y).item(), rel=1e-5)
+    assert noise.sigma.item() == pytest.approx(
+        gm.estimate_sigma(model, y, "white").item(), rel=1e-5
+    )
     low, high = noise.interval()
     assert low.item() <= sigma <= high.item() < 1.5 * sigma
 
 
 def test_blind_denoising_of_white_noise_is_that_at_its_level(model, denoiser):
     y = scene() + 0.1 * white(1, 1, 128, 128)
-    plain = gm.HalfQuadraticSplitting(load("bsds-gray"))(y, gm.estimate_sigma(model, y))
+    plain = gm.HalfQuadraticSplitting(load("gray"))(y, gm.estimate_sigma(model, y, "white"))
     torch.testing.assert_close(denoiser(y), plain, rtol=0, atol=1e-5)
 
 
@@ -99,7 +101,7 @@ def test_poisson_noise_is_seen_and_its_gain_measured(model, denoiser):
     for at in (0.3, 0.7):
         level = curve.at(torch.tensor(at, dtype=torch.float64)).item()
         assert level == pytest.approx(math.sqrt(gain * at), rel=0.15)
-    flat = gm.HalfQuadraticSplitting(load("bsds-gray"))(y, gm.estimate_sigma(model, y))
+    flat = gm.HalfQuadraticSplitting(load("gray"))(y, gm.estimate_sigma(model, y, "white"))
     assert psnr(denoiser(y, noise), x) > psnr(flat, x)
 
 

@@ -23,7 +23,7 @@ from deepinv_gmdm.command.config import shipped
 import gmdm_prior as gm
 from gmdm_prior.files.pictures import read_picture
 
-SMALL = "bsds-gray-small"
+SMALL = "gray-small"
 METHODS = {  # of each class, those that deepinv's tests call
     GMDMDenoiser: ["forward"],
     GMDMPrior: ["fn", "grad", "prox"],
@@ -86,7 +86,7 @@ def averaging(*_, **__):
 
 
 def best_denoiser(*_, **__):
-    return GMDMDenoiser("bsds-gray")
+    return GMDMDenoiser("gray")
 
 
 def quick(*_, **__):

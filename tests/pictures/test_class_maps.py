@@ -56,7 +56,7 @@ def test_angle_runs_along_the_edge(angle, symmetries):
 
 def test_bundled_model_knows_a_slanted_edge():
     """Any angle, seen through noise: the bases hold a few, symmetries and sums the rest."""
-    model = gm.load("bsds-gray")
+    model = gm.load("gray")
     for degrees in (0, 25, 70, 90, 115, 155):
         clean = 0.2 + 0.5 * step(math.radians(degrees), 32).float()
         noise = torch.randn(32, 32, generator=torch.Generator().manual_seed(degrees))

@@ -88,7 +88,7 @@ def test_only_what_has_changed_is_measured_again(folder, tmp_path):
 
 def test_new_weights_or_another_schedule_are_another_version(monkeypatch, tmp_path):
     def versions():
-        return {m.name: m.version for m in table.our_methods(["bsds-gray-small"])}
+        return {m.name: m.version for m in table.our_methods(["gray-small"])}
 
     before = versions()
     assert len(before) == 3
@@ -102,7 +102,7 @@ def test_new_weights_or_another_schedule_are_another_version(monkeypatch, tmp_pa
     monkeypatch.setattr(gm, "HalfQuadraticSplitting", Changed)
     after = versions()
     apart = {name for name in before if before[name] != after[name]}
-    assert apart == {"bsds-gray-small, HQS at stride 2", "bsds-gray-small, HQS"}
+    assert apart == {"gray-small, HQS at stride 2", "gray-small, HQS"}
     assert table.version_of(b"weights", b"") != table.version_of(b"Weights", b"")
 
 
@@ -171,7 +171,7 @@ def test_published_rows_stand_beside_bsd68_only(folder, tmp_path):
     row = next(r for r in published([15, 100], 68) if r.method == "GMM-EPLL" and r.sigma == 100)
     assert (row.psnr, row.numbers, row.ssim) == (23.19, 819_200, None)
     assert "as published" in row.source
-    here = [Row("bsds-gray, HQS", 14_656, 25, 68, 28.8, 0.8, 0.1)]
+    here = [Row("gray, HQS", 14_656, 25, 68, 28.8, 0.8, 0.1)]
     assert "as published" in report([here], "BSD68", pictures, tmp_path)
     assert "as published" not in report([here], "other", read_pictures(str(folder)), tmp_path)
     for suffix in ("csv", "md", "png"):
@@ -201,15 +201,16 @@ def test_tuned_weights_are_multiples_of_sigma_interpolated(monkeypatch):
     [
         (["nowhere"], "no PNG image in nowhere"),
         (
-            ["{folder}", "weights=bsds-gray-small", "methods=hqs,BM4D"],
-            "BM4D is in no name of bsds-gray",
+            ["{folder}", "weights=gray-small", "methods=hqs,BM4D"],
+            "BM4D is in no name of gray",
         ),
         (["{folder}", "--methods", "EPLL"], "fit it with `python benchmarks/recipes/rivals.py"),
-        (["{folder}", "weights=bsds-color"], "weights=bsds-color is a model of colour"),
+        (["{folder}", "weights=colour.safetensors"], "is a model of colour"),
     ],
 )
 def test_bad_input_leaves_with_status_2(words, message, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    gm.save(gm.OpponentModel(gm.load("gray-small")), "colour.safetensors")
     assert table.main([word.format(folder=folder) for word in words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
@@ -217,11 +218,11 @@ def test_bad_input_leaves_with_status_2(words, message, folder, tmp_path, monkey
 
 def test_the_command_measures_and_writes(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = [str(folder), "--images", "2", "--sigmas", "25", "--weights", "bsds-gray-small"]
+    words = [str(folder), "--images", "2", "--sigmas", "25", "--weights", "gray-small"]
     assert table.main(words) == 0
     first = capsys.readouterr().out
     assert "images, 2 images" in first
-    assert first.count("bsds-gray-small") == 3
+    assert first.count("gray-small") == 3
     assert (tmp_path / "runs/table/images/denoising.md").read_text(encoding="utf-8") == first
     monkeypatch.setattr(table, "measure", None)
     assert table.main(words) == 0
@@ -230,11 +231,11 @@ def test_the_command_measures_and_writes(folder, tmp_path, monkeypatch, capsys):
 
 def test_weights_of_ones_own_stand_alone_at_one_stride(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    gm.save(gm.load("bsds-gray-small"), tmp_path / "mine.safetensors")
+    gm.save(gm.load("gray-small"), tmp_path / "mine.safetensors")
     words = [str(folder), "--images", "1", "--sigmas", "25", "--weights", "mine.safetensors"]
     assert table.main([*words, "--stride", "3", "--methods", "hqs"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if "5,056" in line]
     assert [row.split(" | ")[0] for row in rows] == ["| mine, HQS at stride 3"]
-    hqs = gm.HalfQuadraticSplitting(gm.load("bsds-gray-small"), 3)
+    hqs = gm.HalfQuadraticSplitting(gm.load("gray-small"), 3)
     expected = mean_psnr(hqs, [read_pictures(str(folder))[0].clean], 25 / 255)
     assert f"| {expected:.2f} / " in rows[0]

@@ -80,14 +80,14 @@ def test_laplace_wavelet_knows_the_entropy_of_its_own_images(family):
 
 def test_likelihood_runs_and_ranks(folders, mixture_file, tmp_path, monkeypatch, capsys):
     train, test = folders
-    monkeypatch.setattr(gm, "bundled", lambda: ["bsds-gray-small", "bsds-gray-7x7"])
+    monkeypatch.setattr(gm, "bundled", lambda: ["gray-small", "bsds-gray-7x7"])
     monkeypatch.setattr(likelihood, "PATCHES", 800)
     words = [str(test), f"data={train}", f"mixture={mixture_file}", f"out={tmp_path}", "patches=20"]
     assert likelihood.main(words) == 0
     with open(tmp_path / "likelihood.csv", encoding="utf-8") as file:
         lines = {(row["model"], row["patch"]): row for row in csv.DictReader(file)}
     assert len(lines) == 2 + 1 + 2 + 1 + 2  # models, product, Gaussians, mixture, wavelets
-    ours = lines["bsds-gray-small", "8×8"]
+    ours = lines["gray-small", "8×8"]
     reference = lines[likelihood.REFERENCE, "8×8"]
     less = float(ours["bits_per_dim"]) - float(reference["bits_per_dim"])
     assert float(ours["less_reference"]) == pytest.approx(less, abs=2e-4)
@@ -112,11 +112,11 @@ def test_mean_variance_is_what_with_mean_takes():
 
 
 def test_calibration_runs(folders, tmp_path, capsys):
-    words = [str(folders[1]), "weights=bsds-gray-small", "patches=10", "every=1", "crop=24"]
+    words = [str(folders[1]), "weights=gray-small", "patches=10", "every=1", "crop=24"]
     assert calibration.main([*words, f"out={tmp_path}"]) == 0
     text = (tmp_path / "calibration.md").read_text(encoding="utf-8")
     assert text == capsys.readouterr().out
-    assert text.count("| bsds-gray-small |") == len(calibration.LEVELS)
+    assert text.count("| gray-small |") == len(calibration.LEVELS)
 
 
 def test_a_missing_mixture_is_named(folders, capsys):

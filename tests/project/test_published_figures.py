@@ -23,7 +23,7 @@ def test_the_authors_7x7_checkpoint_denoises_as_published(shared, images, sigma,
 
 
 # One step on all 68 images gives at least 28.42 and 28.25; every eighth is about 0.05 dB easier.
-@pytest.mark.parametrize(("name", "floor"), [("bsds-gray", 28.47), ("bsds-gray-small", 28.30)])
+@pytest.mark.parametrize(("name", "floor"), [("gray", 28.47), ("gray-small", 28.30)])
 def test_bundled_mixtures_denoise_as_their_cards_say(images, name, floor):
     with torch.no_grad():
         average = gm.PatchAveraging(gm.load(name))

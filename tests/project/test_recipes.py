@@ -52,14 +52,12 @@ def small(tmp_path):
 
 def test_one_table_with_every_prior(small, capsys, monkeypatch):
     monkeypatch.setattr(rivals, "FACTORS", (2.0,))
-    words = ["weights=bsds-gray-small", "priors=gmdm,wavelet", small, "solver.max_iter=2"]
+    words = ["weights=gray-small", "priors=gmdm,wavelet", small, "solver.max_iter=2"]
     assert rivals.main(["configs", "deblur", *words]) == 0
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
     table = printed.split("\n\n")[1].splitlines()
-    assert table[0] == (
-        "| config, bsds-gray-small | measurement | gmdm, as it is | gmdm | wavelet |"
-    )
+    assert table[0] == ("| config, gray-small | measurement | gmdm, as it is | gmdm | wavelet |")
     as_it_is, tuned, wavelet = (float(cell.split()[0]) for cell in table[2].split("|")[3:6])
     assert tuned >= as_it_is
     rows = [float(line[2]) for line in lines if line[:1] == ["wavelet"]]
@@ -160,10 +158,10 @@ def test_weights_of_a_run_on_any_folder_get_their_card(photographs, tmp_path, ca
     assert f"| {facts['held_out']['one_step'][1]:.2f} |" in card
 
 
-def test_likelihood_alone_makes_bundled_names_only(photographs, tmp_path, capsys):
+def test_only_finished_runs_make_weights(photographs, tmp_path, capsys):
     words = [f"data={photographs}", f"out={tmp_path / 'new.safetensors'}"]
     assert weights.main([*words, "name=other"]) == 2
-    assert "name=other needs runs=RUN[,RUN…]" in capsys.readouterr().err
+    assert "runs=RUN[,RUN…] is needed" in capsys.readouterr().err
     assert weights.main([*words, "name=other", f"runs={tmp_path}"]) == 2
     assert "holds no model.safetensors; is the run finished?" in capsys.readouterr().err
     assert weights.main(words) == 2

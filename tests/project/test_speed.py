@@ -130,5 +130,5 @@ def test_memory_is_measured_in_a_fresh_process(monkeypatch):
 
     monkeypatch.setattr(machine, "in_fresh_process", fresh)
     rows = list(machine.memory(bench()))
-    assert asked[0] == (machine.peak_of, "hqs", "bsds-gray", 256, 1)
+    assert asked[0] == (machine.peak_of, "hqs", "gray", 256, 1)
     assert (len(rows), rows[0].ratio, rows[0].ours_s, rows[0].met) == (8, 8.0, 1.5, "yes")

@@ -50,8 +50,8 @@ def test_the_wheel_holds_what_it_needs(wheel):
     for name in (
         "gmdm_prior/py.typed",
         "deepinv_gmdm/py.typed",
-        "gmdm_prior/weights/bsds-gray.safetensors",
-        "gmdm_prior/weights/bsds-gray.md",
+        "gmdm_prior/weights/gray.safetensors",
+        "gmdm_prior/weights/gray.md",
         "deepinv_gmdm/configs/deblur.yaml",
     ):
         assert name in names
@@ -61,7 +61,7 @@ def test_the_wheel_holds_what_it_needs(wheel):
 
 def test_weights_load_away_from_the_checkout(python, tmp_path):
     code = (
-        "import gmdm_prior as gm, torch; print(gm.__file__); m = gm.load('bsds-gray');"
+        "import gmdm_prior as gm, torch; print(gm.__file__); m = gm.load('gray');"
         "print(gm.PatchAveraging(m)(torch.rand(1, 1, 16, 16), 0.1).shape)"
     )
     done = run(python, tmp_path, "-c", code)

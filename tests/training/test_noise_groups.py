@@ -18,7 +18,7 @@ from training_examples import (
     seeded,
 )
 
-from gmdm_prior.noise.prior_free import global_level, local_levels
+from gmdm_prior.noise.prior_free import local_levels
 from gmdm_prior.training import FitSettings, fit, fit_em
 from gmdm_prior.training.checkpoint import Checkpoints
 from gmdm_prior.training.data.noise import image_sigmas, look_up, read_table
@@ -247,8 +247,6 @@ def test_levels_that_do_not_fit_are_refused(noise, message):
 @pytest.mark.parametrize("sigma", [0.02, 0.1])
 def test_level_of_pure_noise(sigma):
     image = 0.5 + sigma * torch.randn(1, 256, 256, generator=seeded())
-    # a median of 64,000 correlated numbers knows the level to about 0.5 %
-    assert float(global_level(image)) == pytest.approx(sigma, rel=0.015)
     local = local_levels(image)
     assert local.shape == (1, 256, 256)
     assert float(local.mean()) == pytest.approx(sigma, rel=0.02)
@@ -258,7 +256,7 @@ def test_level_of_pure_noise(sigma):
 
 def test_a_ramp_does_not_read_as_noise():
     ramp = torch.linspace(0, 1, 64).expand(1, 64, 64)
-    assert float(global_level(ramp)) < 1e-3
+    assert float(local_levels(ramp).max()) < 1e-3
 
 
 def test_local_levels_follow_the_noise():
@@ -401,6 +399,29 @@ def test_estimated_levels_are_kept_with_the_state(tmp_path):
     first = torch.stack(image_sigmas(images, "auto"))
     assert not torch.equal(found, first.double())
     assert (found / levels - 1).abs().max() < 0.12
+
+
+def binomial_noise(side, seed=0):
+    """Of level 1, whose neighbours agree by 2/3: (1, side, side)."""
+    taps = torch.tensor([1.0, 2, 1])
+    kernel = torch.outer(taps, taps)[None, None] / 6
+    white = torch.randn(1, 1, side + 2, side + 2, generator=seeded(seed))
+    return torch.nn.functional.conv2d(white, kernel)[0]
+
+
+@pytest.mark.parametrize("noise", ["auto", "map"])
+def test_correlated_noise_has_its_own_level_and_a_warning(noise):
+    """Its finest detail reads a third of it."""
+    y, x = torch.meshgrid(torch.linspace(0, 3, 128), torch.linspace(0, 3, 128), indexing="ij")
+    scene = (0.5 + 0.2 * torch.sin(y + x) * torch.cos(y))[None]
+    white = scene + 0.1 * torch.randn(1, 128, 128, generator=seeded(1))
+    images = {"a.png": scene + 0.1 * binomial_noise(128), "b.png": white}
+    with pytest.warns(UserWarning, match=r"of 1 of 2 images is correlated.* a\.png: the noise"):
+        found = image_sigmas(images, noise)
+    for level in found:
+        assert float(level.square().mean().sqrt()) == pytest.approx(0.1, rel=0.12)
+        assert level.shape == (() if noise == "auto" else (1, 128, 128))
+    assert float(local_levels(images["a.png"]).max()) < 0.06  # the finest detail alone
 
 
 def test_a_table_gives_the_levels(tmp_path):

@@ -41,7 +41,7 @@ from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
 from gmdm_prior.noise.patches import Patches, clipped_pixels, spread_patches
 from gmdm_prior.sigma import compute_dtype
 
-READER = "bsds-gray-likelihood"  # the density that reads noise
+READER = "gray-likelihood"  # the density that reads noise
 KINDS = ("auto", "white", "correlated", "poisson")
 GROUPED = 2_000  # patches for what depends on brightness and place
 FEWEST = 64  # patches, for the likelihood to be asked

@@ -1,8 +1,9 @@
 """The noise in training images: how it is written, what it is of each image, what is said of it.
 
 It is written as a number or fraction, as a table of files, as `auto` (one estimate of each image)
-or as `map` (one of each pixel). A table is a CSV file whose first line names its columns, `file`
-and `sigma` among them:
+or as `map` (one of each pixel). Estimates are those of `estimate_noise`: noise that is correlated
+has its own level, but training takes it for white, and a warning says so. A table is a CSV file
+whose first line names its columns, `file` and `sigma` among them:
 
     file,sigma
     monday/01.png,25/255
@@ -16,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmdm_prior.files.safetensors import write_aside
-from gmdm_prior.noise.prior_free import SIDE, global_level, local_levels
+from gmdm_prior.files.safetensors import load, write_aside
+from gmdm_prior.noise.estimate import READER
+from gmdm_prior.noise.one_level import agreed_map, noise_of
+from gmdm_prior.noise.prior_free import LEAST, SIDE, local_levels
 from gmdm_prior.sigma import parse
 from gmdm_prior.training.data.images import expanded
 from gmdm_prior.training.data.pool import Images
@@ -135,7 +139,8 @@ def image_sigmas(images: Images, noise: float | str) -> list[Tensor] | None:
 
     Args:
         images: by file, or in a sequence.
-        noise: a level, `"auto"` (one estimate per image), `"map"` (one per pixel) or a table.
+        noise: a level, `"auto"` (one estimate per image), `"map"` (one per pixel) or a table. What
+            is estimated of noise that is correlated comes with a warning.
 
     Returns:
         A level () or a map (1, H, W) for each image, in their order; None for one level of all.
@@ -155,8 +160,29 @@ def image_sigmas(images: Images, noise: float | str) -> list[Tensor] | None:
             f"noise={noise} needs images of at least {SIDE}x{SIDE} pixels: leave smaller ones out, "
             "or give their levels"
         )
-    estimate = global_level if noise == "auto" else local_levels
-    return [estimate(image) for image in named.values()]
+    return _estimated(named, of_pixels=noise == "map")
+
+
+def _estimated(named: Mapping[Any, Tensor], of_pixels: bool) -> list[Tensor]:
+    """Levels () or maps (1, H, W) of images by name, and a warning of correlated noise."""
+    reader, levels, correlated = load(READER), [], {}
+    for name, image in named.items():
+        images = image[None].float()
+        noise = noise_of(reader, images)
+        if not bool(noise.white[0]):
+            correlated[name] = next((n for n in noise.notes if "correlated" in n), "correlated")
+        if of_pixels:
+            levels.append(agreed_map(lambda x: local_levels(x[0])[None], images, noise, SIDE)[0])
+        else:
+            levels.append(noise.sigma[0].float().clamp(min=LEAST))
+    if correlated:
+        shown = "; ".join(f"{name}: {note}" for name, note in list(correlated.items())[:NAMED])
+        warnings.warn(
+            f"the noise of {len(correlated)} of {len(named)} images is correlated, which training "
+            f"takes for white: the model will hold some of it. {shown}",
+            stacklevel=2,
+        )
+    return levels
 
 
 def in_words(noise: float | str, levels: Tensor | None = None) -> str:

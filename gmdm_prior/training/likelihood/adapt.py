@@ -10,7 +10,7 @@ as `strength` further patches, drawn from itself:
 
 with responsibilities r and responses u summed over the symmetries; w and v on the right are those
 of the given model, whatever the iteration. It is likelihood training: start from a model of that
-kind, such as `bsds-gray-likelihood`.
+kind, such as `gray-likelihood`.
 """
 
 from __future__ import annotations

@@ -41,10 +41,9 @@ class TrainConfig(FitSettings):
         "one image in this many, from the first on, is held out; of a single image the lowest "
         "quarter",
     )
-    shrink: int = setting(
+    scales: int = setting(
         1,
-        "means of shrink x shrink pixels are trained on; 2 for the colours of JPEG photographs, "
-        "which have half the resolution",
+        "how many sizes of each clean image are trained on: itself, means of 2x2 pixels, of 3x3, …",
     )
     data_range: str | None = setting(
         None, "low,high or auto: the values of black and white", "what the type of a file says"
@@ -52,7 +51,7 @@ class TrainConfig(FitSettings):
     init: str | None = setting(
         None,
         "weights that method=score or hqs starts from, a bundled name or a file",
-        "bsds-gray, for model=patch a likelihood start",
+        "gray, for model=patch a likelihood start",
     )
     resume: bool = setting(
         False, "go on from the last checkpoint in out; keys not given are those of out/config.yaml"
@@ -101,10 +100,15 @@ def complete(config: TrainConfig) -> TrainConfig:
     """
     if not config.data:
         raise ValueError("data is needed: a folder of images, as in data=photos (--help has more)")
-    for key, least in (("holdout", 2), ("shrink", 1)):
+    for key, least in (("holdout", 2), ("scales", 1)):
         if getattr(config, key) < least:
             raise ValueError(f"{key} must be at least {least}; got {getattr(config, key)}")
     settings = resolved(config.fit_settings())
+    if settings.noise and config.scales > 1:
+        raise ValueError(
+            f"scales must be 1 with noise={settings.noise}, which means of pixels do not have; got "
+            f"{config.scales}"
+        )
     out = config.out or f"runs/{settings.model}-{settings.method}"
     usual = KINDS[settings.model].init if "init" in method_of(settings).uses else None
     return dataclasses.replace(config, **vars(settings), out=out, init=config.init or usual)

@@ -251,12 +251,11 @@ def split(config: TrainConfig) -> tuple[dict[Path, Tensor], dict[Path, Tensor]]:
     size = config.patch_size
     data_range = parse_range(config.data_range)
     images = read_images(find_images(config.data), config.channels, data_range)
-    if config.shrink > 1:
-        images = {name: F.avg_pool2d(image, config.shrink) for name, image in images.items()}
     images = usable(images, size, f"a patch with patch_size={size}")
     if len(images) > 1:
         training, held_out = split_held_out(list(images), config.holdout)
-        return {f: images[f] for f in training}, {f: images[f] for f in held_out}
+        seen = at_scales({f: images[f] for f in training}, config.scales, size)
+        return seen, {f: images[f] for f in held_out}
     ((name, image),) = images.items()
     cut = image.shape[1] - max(image.shape[1] // QUARTER, size)
     if cut < 2 * size:
@@ -264,4 +263,14 @@ def split(config: TrainConfig) -> tuple[dict[Path, Tensor], dict[Path, Tensor]]:
             f"{name} is the only image and too small to hold a quarter of it out: give at least two"
         )
     warnings.warn("there is one image only: its lowest quarter is held out", stacklevel=1)
-    return {name: image[:, :cut]}, {name: image[:, cut:]}
+    return at_scales({name: image[:, :cut]}, config.scales, size), {name: image[:, cut:]}
+
+
+def at_scales(images: dict[Path, Tensor], scales: int, least: int) -> dict[Path, Tensor]:
+    """The images (C, H, W), and all means of 2x2 to scales x scales pixels of `least` a side."""
+    sizes = dict(images)
+    for k in range(2, scales + 1):
+        for name, image in images.items():
+            if min(image.shape[1:]) >= k * least:
+                sizes[name.with_name(f"{name.name}, means of {k}x{k}")] = F.avg_pool2d(image, k)
+    return sizes

@@ -99,7 +99,7 @@ def _check(physics: PhysicsConfig, pages: str) -> None:
             raise ValueError(
                 f"measurement= with physics.name={physics.name} needs physics.{key}=FILE, {meaning}"
             )
-    if physics.noise.name != "gaussian" and str(physics.noise.sigma) == "auto":
+    if physics.noise.name.startswith("poisson") and str(physics.noise.sigma) == "auto":
         raise ValueError(
             f"physics.noise.sigma=auto reads Gaussian noise, and physics.noise.name is "
             f"{physics.noise.name}: give physics.noise.sigma and physics.noise.gain, or "

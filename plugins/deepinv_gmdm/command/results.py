@@ -112,10 +112,12 @@ def written_config(config: DictConfig) -> dict[str, Any]:
     physics = everything["physics"]
     used = ("name", *USES[physics["name"]], "seed")
     noise = physics["noise"]
-    if noise["name"] == "gaussian":
+    if noise["name"] in ("gaussian", "correlated"):
         noise.pop("gain")
-    elif noise["name"] == "poisson":
+    if noise["name"] == "poisson":
         noise.pop("sigma")
+    if noise["name"] != "correlated":
+        noise.pop("kernel")
     kept = {key: physics[key] for key in used if physics[key] is not None}
     everything["physics"] = {**kept, "noise": noise}
     everything["solver"] = {k: v for k, v in everything["solver"].items() if v is not None}

@@ -29,6 +29,7 @@ KEYS = {
     "priors": "options of each prior, taken with prior=NAME",
     "physics.noise.name": ", ".join(NOISES),
     "physics.noise.sigma": "standard deviation; auto: read off the measurement",
+    "physics.noise.kernel": "of correlated noise: a name or rows of numbers",
     "physics.noise.gain": "value of one photon, of counted ones",
     "solver.name": ", ".join(SOLVERS),
     "solver.max_iter": "iterations",

@@ -13,9 +13,10 @@ examples:
   gmdm restore deblur                                    a config that comes with the package
   gmdm restore deblur measurement=blurry.png physics.kernel=psf.png        your own picture
   gmdm restore my.yaml prior=tv out=tv                   your own config, another prior
+  gmdm denoise noisy.png                                 the noise is read off the picture
   gmdm denoise noisy.png sigma=25/255 out=clean.png
-  gmdm denoise noisy.png sigma=auto                      the level is estimated (map: per pixel)
-  gmdm noise noisy.png map=true                          how much noise there is, and where
+  gmdm denoise noisy.png noise=poisson                   its kind is known (white, correlated)
+  gmdm noise noisy.png map=true                          what the noise is like, and where
   gmdm COMMAND --help                                    every key of a command
 `python -m deepinv_gmdm` is the same as `gmdm`; `gmdm-train --help` fits a prior to your images.
 """
@@ -52,10 +53,11 @@ examples:
 
 DENOISE = f"""\
 options:
-  sigma        needed: the standard deviation of the noise as a share of the range from black to
-               white, such as 25/255; auto: estimated; map: estimated for every pixel
+  sigma        the standard deviation of the noise as a share of the range from black to white,
+               such as 25/255; auto: read off the picture; map: a level for every pixel [auto]
+  noise        its kind with sigma=auto: white, correlated, poisson (photons) or auto [auto]
   out          the file to write, of several pictures a folder [NAME-denoised here]
-  weights      a bundled name or a .safetensors file [bsds-gray, of colour bsds-color]
+  weights      a bundled name or a .safetensors file [gray]
   method       hqs or average [hqs]
   data_range   low,high or auto: the values of black and white [what the type says; see below]
   pages        of a stack, each: its own noise, or shared: one level for all [each]
@@ -66,16 +68,17 @@ options:
 {FORMATS}
 examples:
   gmdm denoise noisy.png sigma=25/255 out=clean.png
-  gmdm denoise night.jpg sigma=auto
-  gmdm denoise *.tif sigma=auto pages=shared out=clean
-  gmdm denoise slice.dcm sigma=auto data_range=-200,300
+  gmdm denoise night.jpg
+  gmdm denoise *.tif pages=shared out=clean
+  gmdm denoise slice.dcm data_range=-200,300
 """
 
 NOISE = f"""\
 options:
   map          true: the level of every pixel too, drawn beside the picture [false]
-  out          where the map is drawn [NAME-noise.png here]
-  weights      a bundled name or a .safetensors file [bsds-gray-likelihood]
+  out          where the map is drawn, with autocovariance and curve [NAME-noise.png here]
+  noise        its kind, where it is known: white, correlated, poisson or auto [auto]
+  weights      a bundled name or a .safetensors file [gray-likelihood]
   data_range   low,high or auto: the values of black and white [what the type says; see below]
   axis, key    as of denoise
   overwrite    true: replace a drawing that is there [false]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 DENOISE = (
     "sigma",
+    "noise",
     "weights",
     "method",
     "out",
@@ -21,7 +22,7 @@ DENOISE = (
     "key",
     "overwrite",
 )
-NOISE = ("map", "weights", "out", "data_range", "pages", "axis", "key", "overwrite")
+NOISE = ("map", "noise", "weights", "out", "data_range", "pages", "axis", "key", "overwrite")
 SWITCH = {"true": True, "false": False}
 
 

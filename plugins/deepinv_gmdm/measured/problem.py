@@ -22,7 +22,7 @@ from torch import Tensor
 
 from deepinv_gmdm.measured.files import Measurement
 from deepinv_gmdm.measured.noise import between_missing, corner_noise, robust
-from deepinv_gmdm.models import GMDMNoiseEstimator
+from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
 from deepinv_gmdm.operator_files import read_angles, read_mask, sides
 from deepinv_gmdm.physics import PhysicsConfig, build_physics
 from deepinv_gmdm.tomography import SinogramPhysics, centred, rotation_axis
@@ -95,7 +95,8 @@ def _of_image(
         y = y * mask
     if sigma == "auto":
         if mask is None:
-            level = float(GMDMNoiseEstimator().to(device)(y).max())
+            kind = "auto" if config.name == "denoise" else "white"  # blur correlates the image
+            level = float(GMDMNoiseEstimator(kind=kind).to(device)(y).max())
             notes.append(f"noise {255 * level:.2f}/255, read off the measurement")
         else:
             level = between_missing(y, mask)
