@@ -186,4 +186,4 @@ def test_random_command_lines(folder, group, capsys):
             own |= after.keys() - before.keys()
         before = {p: content for p, content in after.items() if p not in own}
         worked += status == 0
-    assert worked or COUNT < 50
+    assert worked or COUNT < 300, "of so many some are right"
