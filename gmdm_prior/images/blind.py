@@ -4,9 +4,10 @@
 
 *Correlated*: what matters of such noise is what it does to structures as wide as a patch, which is
 its spectrum around frequency 0: white noise of that level is restored instead. For noise without
-low frequencies it is the level itself. In colour each opponent plane has a level of its own; noise
-of the differences is wide, so a plane is restored at three sizes, u_0 the plane and u_{s+1} the
-means of 2×2 pixels of u_s,
+low frequencies it is the level itself. In colour each opponent plane has a level of its own.
+Luminance comes first. Of the differences, what follows it by local lines is kept, and the rest is
+restored; their noise is wide, so that is done at three sizes, u_0 the rest and u_{s+1} the means of
+2×2 pixels of u_s,
 
     x_s = D(u_s; level at that size),     x_s <- x_s + share · up(x_{s+1} - down(x_s)),
 
@@ -33,6 +34,7 @@ from gmdm_prior.sigma import compute_dtype
 
 REACH, NEAR = 3, 2  # pixels whose means count: of gray and differences of colours, of luminance
 SIZES, SMALLEST = 3, 32  # of differences of colours; a plane smaller than this is not halved
+WINDOW, STIFF = 25, 0.5  # of local lines: pixels, and share of the noise's level
 SHARE = 0.7  # of the coarser size's correction
 
 
@@ -110,7 +112,9 @@ class NoiseDenoiser(nn.Module):
             levels.append(_levels(sizes, REACH)[0])
             sizes = sizes.halved()
         for i in (1, 2):
-            out.append(self._pyramid(planes[i], [float(v[i]) / scales[i] for v in levels]))
+            sigmas = [float(v[i]) / scales[i] for v in levels]
+            like = predicted(planes[i], light, sigmas[0])
+            out.append(like + self._pyramid(planes[i] - like + 0.5, sigmas) - 0.5)
         return self.opponent.leave(torch.stack(out)[None])[0]
 
     def _pyramid(self, plane: Tensor, levels: list[float]) -> Tensor:
@@ -141,6 +145,28 @@ class NoiseDenoiser(nn.Module):
         flat = ((stable - low) / wide).to(image.dtype)
         clean = restore(flat[None], level)[0]
         return transform.back(clean.double() * wide + low).to(image.dtype)
+
+
+def predicted(plane: Tensor, light: Tensor, level: float) -> Tensor:
+    """What of a plane (H, W) follows the light (H, W), by local lines (He et al. 2010).
+
+    Around each place, plane = a light + b by least squares, the light's variance enlarged by a
+    share of the noise's, and a times the squared correlation of the two: where they go separate
+    ways, nothing follows. Lines of all windows that a pixel is in are averaged.
+    """
+
+    def mean(values: Tensor) -> Tensor:
+        side = min(WINDOW, *values.shape) // 2
+        return F.avg_pool2d(values[None, None], 2 * side + 1, 1, side, count_include_pad=False)[
+            0, 0
+        ]
+
+    x, y = mean(light), mean(plane)
+    both = mean(light * plane) - x * y
+    own, other = mean(light * light) - x * x, mean(plane * plane) - y * y
+    alike = (both * both / (own * other).clamp(min=1e-12)).clamp(0, 1)
+    slope = alike * both / (own + (level * STIFF) ** 2).clamp(min=1e-12)
+    return mean(slope) * light + mean(y - slope * x)
 
 
 def _levels(noise: Noise, reach: int) -> Tensor:

@@ -70,7 +70,7 @@ def test_forms_of_sigma_agree(images, level):
 
 
 def test_channels_are_independent_and_nothing_is_clamped(images):
-    denoiser = GMDMDenoiser(mixture(3))
+    denoiser = GMDMDenoiser(mixture(3), channels="independent")
     colour = torch.cat([images, 2 * images, -images], 1)
     together = denoiser(colour, 0.05)
     for c in range(3):

@@ -281,3 +281,24 @@ def test_instruments(shared, model, name):
     known = {"ct_small_hu": 13.0, "emmi_256_bscale_applied": 65.5}.get(name)
     assert 0 < low.item() < high.item() < math.inf
     assert known is None or (low.item() < 1.05 * known and known < 1.05 * high.item())
+
+
+def fur():
+    """A photograph that is textured everywhere, (1, 3, 128, 128)."""
+    photograph = pytest.importorskip("skimage.data").chelsea()[80:208, 100:228]
+    return torch.from_numpy(photograph / np.float32(255)).permute(2, 0, 1)[None]
+
+
+def test_weak_camera_noise_in_textured_colour_is_not_made_worse(denoiser):
+    """Flat blocks say several times too much of all planes; other evidence holds against it."""
+    x = fur()
+    noise = torch.cat([coloured(x.shape[2:], BINOMIAL, seed=i) for i in range(3)], 1)
+    y = x + (0.3 + 1.4 * x).sqrt() * noise * 3 / 255  # 39 dB
+    assert psnr(denoiser(y), x) > psnr(y, x) - 0.1
+
+
+def test_weak_white_noise_in_textured_colour_is_white(model):
+    """The differences of colours show it, and the level, better than the brightness."""
+    noise = gm.estimate_noise(fur() + 2 / 255 * white(1, 3, 128, 128), model)
+    assert bool(noise.white[0])
+    assert noise.sigma.item() == pytest.approx(2 / 255, rel=0.15)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-h5py = pytest.importorskip("h5py", reason="benchmarks need the extra `bench`")
+pytest.importorskip("h5py", reason="benchmarks need the extra `bench`")
 pytest.importorskip("bm3d", reason="benchmarks need the extra `bench`")
 
+import h5py
 from lib import networks
 
 

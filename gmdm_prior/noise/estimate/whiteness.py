@@ -11,14 +11,16 @@ full size more than at half: rho falls to 0.3 and less. Noise without low freque
 Texture that is finer than the density knows lowers rho too, to 0.45 for weak noise, but both levels
 are uncertain then. Hence noise is called correlated
 
-    where rho < `RED`, or rho < `DOUBT` by more than `SURE` standard errors of log rho,
-    where rho > `BLUE`,
+    where rho < `DOUBT` by more than `SURE` standard errors of log rho, or < `RED` by more than
+    `LESS_SURE`, or < `RED` and full size sees no white noise at all (`UNSEEN`),
+    where rho > `BLUE` and half size sees noise,
     where rho < `TEXTURE` and the flattest blocks have `UNEVEN` times as much noise along one axis
     as along the other, as neighbours in rows that are correlated make it.
 
 The thresholds are between what free photographs and textures show under white noise, 5 to 50 / 255
 (rho 0.46 to 1.05) and under correlated noise. Error rate: of 92 white images (every third of BSD68
-at 5, 15, 25 and 50 / 255) one was taken for correlated, at 5 / 255, with `RED` at 0.35.
+at 5, 15, 25 and 50 / 255) one was taken for correlated, at 5 / 255, with an earlier rule for
+`RED`; of 68 (every fourth) none, with this one and `LESS_SURE` at 5.
 """
 
 from __future__ import annotations
@@ -32,13 +34,15 @@ from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.noise.estimate.autocovariance import read_autocovariance
-from gmdm_prior.noise.estimate.ladder import Ladder
+from gmdm_prior.noise.estimate.ladder import STEP, Ladder
 from gmdm_prior.noise.level import Reading
-from gmdm_prior.noise.patches import spread_patches
+from gmdm_prior.noise.patches import Patches, spread_patches
 
 RED, DOUBT, TEXTURE, BLUE = 0.33, 0.6, 0.9, 1.2
-SURE, UNEVEN = 6.0, 2.0
+SURE, LESS_SURE, UNEVEN = 5.0, 3.5, 2.0
+UNSEEN = 0.5  # relative standard error of a level that may as well be none
 PATCHES, FEWEST = 1_000, 16  # at half the size
+LADDERS, BELOW, ABOVE = 4, 0.6, 1.65  # one above the other, each so far in log sigma
 LEAST = 0.002  # level around which the half-size image's is looked for, at least
 
 
@@ -50,11 +54,13 @@ class Whiteness:
         white: whether the noise is.
         ratio: rho.
         half: twice the level of the half-size image.
+        error: standard error of its logarithm.
     """
 
     white: bool
     ratio: float
     half: float
+    error: float = math.inf
 
 
 def whiteness(
@@ -70,13 +76,24 @@ def whiteness(
     patches = spread_patches(small, model, hidden, PATCHES)
     if len(patches) < FEWEST:
         return Whiteness(True, 1.0, full.sigma)
-    ladder = Ladder(model, patches, max(full.sigma / 2, LEAST), 0.6, 1.65)
-    half = ladder.read()
+    half = _read(model, patches, max(full.sigma / 2, LEAST))
     ratio = full.sigma / (2 * half.sigma)
     error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
-    red = ratio < RED or (ratio < DOUBT and -math.log(ratio) > SURE * error)
-    white = not red and ratio < BLUE
+    below = -math.log(ratio) / error
+    red = ratio < DOUBT and below > SURE
+    red |= ratio < RED and (below > LESS_SURE or full.error > UNSEEN)
+    white = not red and (ratio < BLUE or half.error > UNSEEN)
     if white and ratio < TEXTURE:
         blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
         white = blocks is None or blocks.anisotropy < UNEVEN
-    return Whiteness(white, ratio, 2 * half.sigma)
+    return Whiteness(white, ratio, 2 * half.sigma, half.error)
+
+
+def _read(model: DensityModel, patches: Patches, sigma: float) -> Reading:
+    """The level of patches, looked for from about sigma upwards."""
+    for _ in range(LADDERS):
+        ladder = Ladder(model, patches, sigma, BELOW, ABOVE)
+        found, sigma = ladder.read(), math.exp(ladder.levels[-1])
+        if found.sigma < math.exp(-STEP) * sigma:
+            break
+    return found
