@@ -9,7 +9,16 @@ from torch import Tensor
 
 from gmdm_prior.sigma import readable
 
-FAR, DEVIATIONS = 3.0, 6.0  # outside of [0, 1], and of the noise, no image reaches
+FAR, DEVIATIONS = 30.0, 6.0  # what no iterate reaches outside of [0, 1], and of the noise
+# without numbers, so that Python says each once
+OUTSIDE = (
+    "images have values far outside [0, 1], where the density knows images: divide them, or give "
+    "data_range=(black, white) to GMDMDenoiser, GMDMPrior or GMDMNoiseEstimator"
+)
+ABOVE = (
+    "sigma is above 1, the range of images in [0, 1], and these images have no such noise; did you "
+    "mean sigma / 255?"
+)
 
 
 def warn_of_units(images: Tensor, level: Tensor) -> None:
@@ -26,15 +35,6 @@ def warn_of_units(images: Tensor, level: Tensor) -> None:
     noise = float(level.detach().max())
     least, most = (float(end) for end in torch.aminmax(images.detach()))
     if max(-least, most - 1) > FAR + DEVIATIONS * noise:
-        warnings.warn(
-            f"images have values from {least:.4g} to {most:.4g}, and the density knows images in "
-            "[0, 1]: divide them, or give data_range=(black, white) to GMDMDenoiser, GMDMPrior or "
-            "GMDMNoiseEstimator",
-            stacklevel=2,
-        )
+        warnings.warn(OUTSIDE, stacklevel=2)
     elif noise > 1 and float(images.detach().std()) < noise / 2:
-        warnings.warn(
-            f"sigma={noise:.4g} is above the range of images in [0, 1], which these are; did you "
-            f"mean {noise:.4g}/255?",
-            stacklevel=2,
-        )
+        warnings.warn(ABOVE, stacklevel=2)

@@ -227,9 +227,9 @@ def test_versions_and_overview(capsys):
 def test_counts_without_a_range_are_warned_of():
     denoiser = gm.PatchAveraging(gm.load("gray-small"))
     x = torch.rand(1, 1, 20, 20)
-    with pytest.warns(UserWarning, match=r"values from .* give data_range=\(black, white\)"):
+    with pytest.warns(UserWarning, match=r"far outside .* give data_range=\(black, white\)"):
         denoiser(255 * x, 10 / 255)
-    with pytest.warns(UserWarning, match="did you mean 25/255"):
+    with pytest.warns(UserWarning, match="did you mean sigma / 255"):
         denoiser(x, 25.0)
 
 
