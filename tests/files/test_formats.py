@@ -404,3 +404,12 @@ def test_changed_values_are_rounded_into_the_type():
     )
     changed = picture.with_pages([picture.page(0) + 1.6 / 255])
     assert changed.values.flatten().tolist() == [2, 102, 202, 255]
+
+
+def test_changes_are_in_the_files_units():
+    """A tenth of a range of 1000 is 200 steps of 0.5."""
+    values = np.array([[[[0, 100], [200, 900]]]], np.int16)
+    picture = Picture(values, "fits", None, (0.0, 1000.0), slope=0.5, intercept=100.0)
+    changed = picture.with_pages([picture.page(0) + 0.1])
+    assert changed.values.flatten().tolist() == [200, 300, 400, 1100]
+    assert picture.page(0).flatten().tolist() == pytest.approx([0.1, 0.15, 0.2, 0.55])
