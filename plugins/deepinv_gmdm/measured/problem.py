@@ -96,7 +96,9 @@ def _of_image(
     if sigma == "auto":
         if mask is None:
             kind = "auto" if config.name == "denoise" else "white"  # blur correlates the image
-            level = float(GMDMNoiseEstimator(kind=kind).to(device)(y).max())
+            found = GMDMNoiseEstimator(kind=kind).to(device).with_error(y)
+            # too little noise is amplified where blur is undone: the upper end of the interval
+            level = float((found.interval()[1] if blurs else found.sigma).max())
             notes.append(f"noise {255 * level:.2f}/255, read off the measurement")
         else:
             level = between_missing(y, mask)
