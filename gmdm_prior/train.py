@@ -22,7 +22,7 @@ from gmdm_prior.training.run.config import describe_keys
 from gmdm_prior.training.run.job import Job
 
 USAGE = """\
-usage: python -m gmdm_prior.train data=DIR [key=value ...]
+usage: gmdm-train data=DIR [key=value ...]     (or python -m gmdm_prior.train)
 
 Fit a Gaussian-mixture diffusion model to images. Writes model.safetensors, report.png, config.yaml,
 metrics.csv and checkpoints/ to the folder `out`. Ctrl-C stops with a checkpoint; the same command
@@ -49,6 +49,9 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     if any(word in ("-h", "--help", "help") for word in words):
         print(USAGE.format(keys=describe_keys()), end="")
+        return 0
+    if "--version" in words:
+        print(f"gmdm-prior {__version__}")
         return 0
     job = Job(words, __version__)
     try:

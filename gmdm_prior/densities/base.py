@@ -73,6 +73,14 @@ class DensityModel(nn.Module, ABC):
     def unpack(cls, tensors: dict[str, Tensor], options: Options, unpack: Unpack) -> DensityModel:
         """The density that `pack` took apart, to the bit; `unpack` makes those inside of it."""
 
+    def __repr__(self) -> str:
+        """Its kind, the name that it was loaded by, its patch and how many numbers it has."""
+        name = getattr(self, "name", None)
+        shape = getattr(self, "event_shape", None) or ()
+        size = f"patches of {' x '.join(map(str, shape))}, " if shape else ""
+        called = f" {name!r}" if name else ""
+        return f"<{type(self).__name__}{called}: {size}{self.num_parameters:,} numbers>"
+
     def made_exact(self) -> DensityModel:
         """Itself, in place, with bases that were rounded in a file orthonormal again."""
         return self

@@ -1,26 +1,36 @@
-"""Picture files: 8 and 16 bit and floats, gray and colour, as float tensors in [0, 1].
+"""Single pictures as float tensors in [0, 1], for code that wants no more of a file.
 
-The camera's orientation tag is obeyed, transparency is dropped. Gray pictures of 16 bits and of
-floats in [0, 1] keep their precision. Pillow is imported when a picture is read or written.
+What a file holds besides (pages, units, orientation, resolution) is in `formats`.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gmdm_prior.files.formats import choose
+from gmdm_prior.files.formats.choose import check_suffix
+from gmdm_prior.files.formats.labels import refuse_labels
+from gmdm_prior.files.formats.layout import plain
+from gmdm_prior.files.formats.picture import Picture, Range
 
-def read_picture(path: str | os.PathLike) -> tuple[Tensor, int]:
-    """Read a picture file with the channels that it has.
+__all__ = ["check_suffix", "read_image", "read_picture", "save_picture"]
+
+ITU_601 = (0.299, 0.587, 0.114)  # gray of red, green and blue
+WHOLE = (19595, 38470, 7471)  # the same in parts of 2^16, as Pillow has them
+
+
+def read_picture(
+    path: str | os.PathLike, data_range: str | Range | None = None
+) -> tuple[Tensor, int]:
+    """Read a file of one picture, with the channels that it has.
 
     Args:
-        path: anything that Pillow reads; gray, palette or colour.
+        path: a file of any kind that `formats.read` reads; gray or colour.
+        data_range: the values of black and white, or `"auto"`; None: what its type says.
 
     Returns:
         The picture (1, 1 or 3, H, W), float32 in [0, 1], and the bits per channel that hold it, 8
@@ -28,36 +38,63 @@ def read_picture(path: str | os.PathLike) -> tuple[Tensor, int]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is a folder, no picture or a damaged one, too large, or holds values
-            without a known range.
+        ValueError: the file is a folder, no picture or a damaged one, too large, holds several
+            pages, or values without a known range.
     """
-    pixels, bits = _read(path, None)
-    return pixels[None], bits
+    picture = choose.read(path, data_range=data_range)
+    if picture.pages > 1:
+        raise ValueError(
+            f"image {str(path)!r} holds {picture.pages} pages; gmdm_prior.files.formats.read gives "
+            "them all"
+        )
+    return _page(picture, path), 8 if picture.is_8_bit else 16
 
 
-def read_image(path: str | os.PathLike, channels: int = 1) -> Tensor:
-    """Read a picture file as gray or as colour.
+def read_image(
+    path: str | os.PathLike, channels: int = 1, data_range: str | Range | None = None
+) -> Tensor:
+    """Read a picture file as gray or as colour, for training.
 
     Colour becomes gray as Pillow's "L" does (ITU-R 601).
 
     Args:
-        path: as for `read_picture`.
+        path: as for `read_picture`; of several pages the first.
         channels: 1 or 3.
+        data_range: as for `read_picture`.
 
     Returns:
         The image (C, H, W), float32 in [0, 1].
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: `channels` is neither 1 nor 3, and as `read_picture`.
+        ValueError: `channels` is neither 1 nor 3, the file is a mask or holds labels, and as
+            `read_picture`.
     """
+    return read_pages(path, channels, data_range)[0]
+
+
+def read_pages(
+    path: str | os.PathLike, channels: int = 1, data_range: str | Range | None = None
+) -> list[Tensor]:
+    """Read every page as `read_image` reads one."""
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (colour); got {channels}")
-    return _read(path, channels)[0]
+    picture = choose.read(path, data_range=data_range)
+    try:
+        refuse_labels(picture)
+    except ValueError as error:
+        raise ValueError(f"image {str(path)!r} cannot be read: {error}") from None
+    pages = []
+    for index in range(picture.pages):
+        page = _page(picture, path, index)[0]
+        if channels == 1 and len(page) == 3:
+            page = _gray(picture, index, page)
+        pages.append(page.expand(channels, -1, -1).contiguous())
+    return pages
 
 
 def save_picture(picture: Tensor, path: str | os.PathLike, bits: int = 8) -> None:
-    """Write a picture, clipped to [0, 1]; 16 bits for gray pictures only (Pillow writes no others).
+    """Write a picture, clipped to [0, 1].
 
     Args:
         picture: (1, 1 or 3, H, W).
@@ -65,70 +102,26 @@ def save_picture(picture: Tensor, path: str | os.PathLike, bits: int = 8) -> Non
         bits: 8 or 16 per channel.
 
     Raises:
-        ValueError: for a suffix that Pillow does not write.
+        ValueError: for a suffix of no format, or one that has no place for 16 bits.
         OSError: where the file cannot be written.
     """
-    from PIL import Image
-
-    gray = picture.shape[1] == 1
-    bits = bits if gray else 8
-    scaled = (picture[0].detach().cpu().double().clamp(0, 1) * (2**bits - 1)).round().numpy()
+    scaled = (picture.detach().cpu().double().clamp(0, 1) * (2**bits - 1)).round().numpy()
     values = scaled.astype(np.uint16 if bits == 16 else np.uint8)
-    image = Image.fromarray(values[0] if gray else np.moveaxis(values, 0, -1))
-    options = {"quality": 95} if Path(path).suffix.lower() in (".jpg", ".jpeg") else {}
-    image.save(path, **options)
+    choose.write(Picture(values, "png", plain(values.shape)), path)
 
 
-def check_suffix(path: str | os.PathLike) -> None:
-    """Refuse a file name whose suffix names no format that Pillow writes."""
-    from PIL import Image
-
-    Image.init()
-    suffix = Path(path).suffix.lower()
-    if Image.EXTENSION.get(suffix) not in Image.SAVE:
-        raise ValueError(
-            f"out={str(path)!r}: the suffix {suffix!r} names no picture format; use .png or .tif"
-        )
-
-
-def _read(path: str | os.PathLike, channels: int | None) -> tuple[Tensor, int]:
-    """Pixels (C, H, W) and their bits; channels None keeps the file's."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"image {str(path)!r} is a folder; give a file")
+def _page(picture: Picture, path: str | os.PathLike, index: int = 0) -> Tensor:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from half of the size on that it refuses
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                values, bits = _values(ImageOps.exif_transpose(picture), channels)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image {str(path)!r} does not exist") from None
-    except MemoryError:
-        raise
-    except UnidentifiedImageError:
-        raise ValueError(f"image {str(path)!r} is no picture that Pillow can read") from None
-    except Exception as error:  # Pillow's readers raise anything on damaged files
-        raise ValueError(f"image {str(path)!r} cannot be read: {error}") from error
-    planes = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
-    if channels == 3 and len(planes) == 1:
-        planes = np.repeat(planes, 3, 0)
-    return torch.from_numpy(np.ascontiguousarray(planes)), bits
+        if picture.dtype == bool:
+            return torch.from_numpy(picture.values[index].astype(np.float32))[None]
+        return picture.page(index)
+    except ValueError as error:
+        raise ValueError(f"image {str(path)!r} cannot be read: {error}") from None
 
 
-def _values(picture: Any, channels: int | None) -> tuple[np.ndarray, int]:
-    """Values in [0, 1], float32 (H, W) or (H, W, 3), and the bits that hold them."""
-    mode = picture.mode
-    if mode.startswith("I") or mode == "F":  # 16-bit gray comes as I;16, I;16B or as 32-bit I
-        values = np.asarray(picture).astype(np.float32)
-        values = values if mode == "F" else values / np.float32(65535)
-        if not (values.min() >= 0 and values.max() <= 1):
-            raise ValueError("its values are neither 16-bit nor floats in [0, 1]")
-        return values, 16
-    if mode == "P":  # what its colours may hide
-        picture = picture.convert("RGBA")
-    gray = mode in ("1", "L", "LA", "La") if channels is None else channels == 1
-    values = np.asarray(picture.convert("L" if gray else "RGB"))
-    return values.astype(np.float32) / np.float32(255), 8
+def _gray(picture: Picture, index: int, page: Tensor) -> Tensor:
+    """(1, H, W) of a colour page (3, H, W); of 8 bits to the bit as Pillow has it."""
+    if picture.dtype == np.uint8 and picture.is_8_bit:
+        whole = np.tensordot(np.array(WHOLE), picture.values[index].astype(np.int64), 1)
+        return torch.from_numpy(((whole + 0x8000) >> 16).astype(np.float32) / np.float32(255))[None]
+    return (torch.tensor(ITU_601)[:, None, None] * page).sum(0, keepdim=True)

@@ -65,8 +65,10 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
 
     Raises:
         TypeError: for another kind of model, or a card that JSON cannot hold.
-        OSError: where the file cannot be written; an older file at `path` is left as it was.
+        ValueError: `path` is a file that is no model of ours, which is not replaced.
+        OSError: where the file cannot be written; an older model at `path` is left as it was.
     """
+    _refuse_to_replace(Path(path))
     kind, tensors, options = pack(model)
     metadata = {"format": FORMAT, "model": kind, "options": json.dumps(options)}
     try:
@@ -78,6 +80,21 @@ def save(model: DensityModel, path: str | os.PathLike, **card: object) -> None:
     apart = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}  # not shared
     data = safetensors.torch.save(apart, metadata)
     write_aside(Path(path), data)
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Older models may be replaced, other files not."""
+    if not is_file(path) or not path.stat().st_size:
+        return
+    try:
+        ours = _read(path)[1].get("format") == FORMAT
+    except ValueError:
+        ours = False
+    if not ours:
+        raise ValueError(
+            f"{str(path)!r} exists and is no model of gmdm_prior, so it is not replaced; name "
+            "another file"
+        )
 
 
 def write_aside(path: Path, data: bytes) -> None:
@@ -141,6 +158,7 @@ def load(
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"weights {str(path)!r} hold no valid model: {reason}") from None
+    model.name = path.name.removesuffix(".safetensors")
     return model.to(device).requires_grad_(False)
 
 

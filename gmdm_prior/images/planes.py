@@ -15,6 +15,7 @@ from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.gaussian_noise import Noise
 from gmdm_prior.images.patches import Run, untraced
 from gmdm_prior.images.threads import Workers
+from gmdm_prior.images.units import warn_of_units
 from gmdm_prior.sigma import compute_dtype, image_level, largest, readable
 
 BOUNDARIES = ("reflect", "circular")
@@ -50,6 +51,7 @@ def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor,
         return prepare(model, images, 0.0)[0], plane_noises(model, images, sigma), False
     channels = images.shape[1]
     level, is_map = image_level(sigma, images)
+    warn_of_units(images, level)
     planes = images.to(compute_dtype(images.dtype))
     if isinstance(model, OpponentModel):
         levels = model.levels(level.square() if is_map else _flat(level.square()))

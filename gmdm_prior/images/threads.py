@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
 import torch
+
+_TICK: ContextVar[Callable[[float], object] | None] = ContextVar("tick", default=None)
+
+
+@contextlib.contextmanager
+def ticking(listener: Callable[[float], object] | None) -> Iterator[None]:
+    """Call `listener` inside with the share of a computation that a finished part was of it."""
+    token = _TICK.set(listener)
+    try:
+        yield
+    finally:
+        _TICK.reset(token)
+
+
+def tick(share: float) -> None:
+    """Say that a part is finished, which was this share of a computation."""
+    listener = _TICK.get()
+    if listener is not None:
+        listener(share)
 
 
 class Workers:
@@ -41,6 +62,11 @@ class Workers:
     def in_order(self, function: Callable[..., Any], work: Iterable[tuple]) -> Iterator[Any]:
         """`function(*arguments)` for each tuple of `work`, in their order, like `starmap`."""
         work = list(work)
+        for result in self._in_order(function, work):
+            yield result
+            tick(1 / len(work))
+
+    def _in_order(self, function: Callable[..., Any], work: list[tuple]) -> Iterator[Any]:
         helpers = min(self._threads, len(work)) - 1
         if helpers < 1:
             yield from itertools.starmap(function, work)

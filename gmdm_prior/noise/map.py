@@ -25,6 +25,7 @@ from torch import Tensor
 from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.fast.choose import Evaluator
+from gmdm_prior.images.threads import tick
 from gmdm_prior.noise.evidence import Evidence, evidence_of
 from gmdm_prior.noise.level import LEAST, check, level_of_image
 from gmdm_prior.noise.patches import clipped_pixels, cut
@@ -127,6 +128,7 @@ class _Field:
             logs = [evidence.at(t.exp().item()).log_prob(weights) for t in self.ladder]
             told = torch.stack(logs) * useful
             strips.append(told.unflatten(1, (len(self.planes), len(rows), -1)).sum(1))
+            tick(len(rows) / len(self.rows))
         return torch.cat(strips, 1)
 
     def _cut(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,10 +5,10 @@ Which kind of model is trained how is a table, `methods.KINDS`. The rooms: `like
 `ipalm` are ways to train, `data` is what they draw from, `run` is the command line.
 """
 
+from gmdm_prior.files.pictures import read_image
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints
 from gmdm_prior.training.data.images import (
     find_images,
-    read_image,
     read_images,
     split_held_out,
 )

@@ -10,6 +10,7 @@ Files are named as deepinv names its parts:
     physics     build_physics, physics_sigma, physics_noise: operators (operators) with their noise
     noise       HeteroscedasticNoise, WeightedL2; correlated_noise: CorrelatedNoise, CorrelatedL2
     solver      build_solver: deepinv's optimisers by name (solver_config, unfolding)
+    restoration restore_measurement: all of it in one call; `measured`: your own files
     registry    build_prior, build_denoiser, build_noise_estimator, available: plug-ins by name
     command     `python -m deepinv_gmdm`
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from deepinv_gmdm.optim import GMDMPrior, GMDMScorePrior
     from deepinv_gmdm.physics import build_physics, physics_noise, physics_sigma
     from deepinv_gmdm.registry import available, build_denoiser, build_noise_estimator, build_prior
+    from deepinv_gmdm.restoration import restore_measurement
     from deepinv_gmdm.sampling import AnalyticScore
     from deepinv_gmdm.solver import build_solver
     from deepinv_gmdm.solver_config import schedule
@@ -59,6 +61,7 @@ __all__ = [
     "physics_noise",
     "physics_sigma",
     "poisson_gaussian_map",
+    "restore_measurement",
     "schedule",
 ]
 
@@ -76,6 +79,7 @@ _HOMES = {
         "build_noise_estimator",
         "build_prior",
     ),
+    "deepinv_gmdm.restoration": ("restore_measurement",),
     "deepinv_gmdm.sampling": ("AnalyticScore",),
     "deepinv_gmdm.solver": ("build_solver",),
     "deepinv_gmdm.solver_config": ("schedule",),

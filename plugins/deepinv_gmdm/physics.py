@@ -24,7 +24,8 @@ from torch import Tensor
 import gmdm_prior as gm
 from deepinv_gmdm.correlated_noise import CorrelatedL2, CorrelatedNoise
 from deepinv_gmdm.noise import WeightedL2
-from deepinv_gmdm.operators import OPERATORS, OperatorConfig, build_operator
+from deepinv_gmdm.operator_config import OperatorConfig
+from deepinv_gmdm.operators import OPERATORS, build_operator
 from gmdm_prior.messages import unknown
 from gmdm_prior.noise.poisson_gaussian import local_mean, poisson_gaussian_map
 from gmdm_prior.sigma import parse

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import deepinv
+import numpy as np
+from torch import Tensor
 
 from gmdm_prior.messages import unknown
 from gmdm_prior.sigma import parse
@@ -123,10 +125,12 @@ def check_pair(config: SolverConfig, prior: Any) -> None:
         )
 
 
-def check_weight(weight: float | None) -> float | None:
+def check_weight(weight: Any) -> float | None:
     """The prior's weight, or an error."""
     if weight is None:
         return None
+    if isinstance(weight, (Tensor, np.ndarray, np.generic)) and math.prod(weight.shape) == 1:
+        weight = weight.item()
     if (
         isinstance(weight, bool)
         or not isinstance(weight, (int, float))

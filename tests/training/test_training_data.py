@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
 from gmdm_prior import symmetry
 from gmdm_prior.training import find_images, read_image, read_images, sample_patches, split_held_out
+from gmdm_prior.training.data.noise import look_up, parse_noise
+from gmdm_prior.training.run.config import typed
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -108,7 +111,7 @@ def test_colour_is_kept_or_turned_to_gray_as_pillow_does(tmp_path, suffix):
     assert torch.equal(read_image(path, channels=3), expected)
 
 
-@pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "1", "CMYK"])
+@pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "CMYK"])
 def test_other_modes_are_read(tmp_path, mode):
     suffix = "tif" if mode == "CMYK" else "png"
     pixels = np.stack([RAMP] * 3, -1)
@@ -268,3 +271,31 @@ def test_bad_sampling_is_refused(options, message):
 def test_import_needs_no_pillow():
     code = "import sys, gmdm_prior.training; assert 'PIL' not in sys.modules, 'PIL'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_page_of_a_stack_is_an_image(tmp_path):
+    stack = np.random.default_rng(0).integers(0, 900, (3, 6, 8)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "s.tif", stack, photometric="minisblack")
+    np.save(tmp_path / "v.npy", stack[0] - 100.0)
+    files = find_images(tmp_path)
+    assert [file.name for file in files] == ["s.tif", "v.npy"]
+    images = read_images(files, data_range=(-100, 900))
+    assert [name.name for name in images] == ["s.tif", "s.tif#page2", "s.tif#page3", "v.npy"]
+    expected = torch.from_numpy((stack[2] + 100) / 1000).float()[None]
+    torch.testing.assert_close(images[tmp_path / "s.tif#page3"], expected)
+    assert look_up({"s.tif": 0.1, "v.npy": 0.2}, images, "t") == [0.1, 0.1, 0.1, 0.2]
+
+
+def test_masks_are_skipped_with_the_reason(tmp_path):
+    mask = (np.arange(100) % 2).astype(np.uint8).reshape(10, 10)
+    good, bad = write(tmp_path / "a.png"), write(tmp_path / "mask.png", mask)
+    with pytest.warns(UserWarning, match=r"skipped 1 of 2 images: .*mask\.png.* it is a mask"):
+        assert list(read_images([good, bad])) == [good]
+
+
+def test_levels_above_one_are_refused():
+    with pytest.raises(ValueError, match=r"noise=25 is above 1.*did you mean 25/255\?"):
+        parse_noise("noise", "25")
+    with pytest.raises(ValueError, match="data_range=x is neither auto nor low,high"):
+        typed({"data_range": "x"})
+    assert typed({"data_range": [0, 4095]}).data_range == "0,4095"

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gmdm_prior.files.pictures import read_image
+from gmdm_prior.files.formats.choose import suffix_of
+from gmdm_prior.files.formats.picture import Range
+from gmdm_prior.files.pictures import read_pages
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy", ".dcm", ".fits")
+SUFFIXES += (".mrc", ".nii", ".nii.gz")
 BSDS500 = "bsds500:"
 BSDS500_FOLDERS = ("BSDS500-master/BSDS500", "BSDS500", "BSR/BSDS500", ".")
 
@@ -28,7 +31,7 @@ def expanded(key: str, path: str | Path) -> Path:
 
 
 def _sorted_images(folder: Path) -> list[Path]:
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = (p for p in folder.rglob("*") if suffix_of(p) in SUFFIXES and p.is_file())
     shown = (p for p in found if not any(s.startswith(".") for s in p.relative_to(folder).parts))
     return sorted(shown, key=lambda p: p.relative_to(folder).as_posix())
 
@@ -48,8 +51,8 @@ def find_images(source: str | Path) -> list[Path]:
     """The image files of a data source, always in the same order.
 
     Args:
-        source: a folder, searched with its sub-folders (hidden ones excepted) for PNG, JPEG, TIFF
-            and BMP files and sorted by path, character by character; or `"bsds500:ROOT"`: the
+        source: a folder, searched with its sub-folders (hidden ones excepted) for pictures (those
+            of `SUFFIXES`) and sorted by path, character by character; or `"bsds500:ROOT"`: the
             training and then the test images of BSDS500, each sorted, with ROOT its folder
             `BSDS500`, `BSDS500-master` or the one above.
 
@@ -85,11 +88,19 @@ def split_held_out(files: Sequence[Path], every: int = 40) -> tuple[list[Path], 
     return training, list(files[::every])
 
 
-def read_images(files: Iterable[str | Path], channels: int = 1) -> dict[Path, Tensor]:
+def read_images(
+    files: Iterable[str | Path], channels: int = 1, data_range: str | Range | None = None
+) -> dict[Path, Tensor]:
     """Read images; what cannot be read is named, counted and left out with one warning.
 
+    Args:
+        files: pictures of any kind, also of several pages.
+        channels: 1 or 3.
+        data_range: the values of black and white, or `"auto"`; None: what their type says.
+
     Returns:
-        Images (C, H, W) by file, in the order given.
+        Images (C, H, W) by file, in the order given; of the second page of a file on the names are
+        `FILE#page2` and so on.
 
     Raises:
         ValueError: none of the files could be read.
@@ -97,7 +108,9 @@ def read_images(files: Iterable[str | Path], channels: int = 1) -> dict[Path, Te
     images, problems = {}, []
     for file in map(Path, files):
         try:
-            images[file] = read_image(file, channels)
+            for number, page in enumerate(read_pages(file, channels, data_range), 1):
+                name = file if number == 1 else file.with_name(f"{file.name}#page{number}")
+                images[name] = page
         except (FileNotFoundError, ValueError) as error:
             problems.append(str(error))
     if not images:

@@ -44,7 +44,7 @@ def parse_noise(key: str, value: Any) -> float | str:
     if text in ESTIMATED or is_table(text):
         return text
     try:
-        return parse(value, key)
+        return parse(value, key, white=255)
     except ValueError as error:
         raise ValueError(f"{error}, auto, map, or a table levels.csv") from None
 
@@ -104,6 +104,10 @@ def look_up(table: dict[str, float], files: Iterable[Path], source: str) -> list
     for file in map(Path, files):
         ends = (file.parts[i:] for i in range(len(file.parts)))
         level = next((by_parts[end] for end in ends if end in by_parts), None)
+        if level is None:  # a page of a file whose level is given
+            whole = Path(str(file).partition("#page")[0]).parts
+            ends = (whole[i:] for i in range(len(whole)))
+            level = next((by_parts[end] for end in ends if end in by_parts), None)
         missing += [str(file)] if level is None else []
         levels.append(level)
     if missing:

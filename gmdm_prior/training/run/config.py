@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.files.formats.picture import parse_range
 from gmdm_prior.messages import nearest, one_line
 from gmdm_prior.sigma import parse
 from gmdm_prior.training.data.images import expanded
@@ -30,7 +31,7 @@ class TrainConfig(FitSettings):
     """What `python -m gmdm_prior.train` reads: where data and results are, and `FitSettings`."""
 
     data: str = setting(
-        "", "folder of images (PNG, JPEG, TIFF, BMP), or bsds500:ROOT", "none, needed"
+        "", "folder of images (PNG, JPEG, TIFF, .npy, DICOM, …), or bsds500:ROOT", "none, needed"
     )
     out: str | None = setting(
         None, "folder of the results; occupied, it needs resume=true", "runs/MODEL-METHOD"
@@ -43,6 +44,9 @@ class TrainConfig(FitSettings):
     scales: int = setting(
         1,
         "how many sizes of each clean image are trained on: itself, means of 2x2 pixels, of 3x3, …",
+    )
+    data_range: str | None = setting(
+        None, "low,high or auto: the values of black and white", "what the type of a file says"
     )
     init: str | None = setting(
         None,
@@ -167,6 +171,9 @@ def _prepared(key: str, value: Any, textual: bool) -> Any:
         return parse(value, key)
     if key == "noise":
         return parse_noise(key, value)
+    if key == "data_range":
+        found = parse_range(value)
+        return f"{found[0]:g},{found[1]:g}" if isinstance(found, tuple) else found
     if not isinstance(value, str) or textual:
         return value
     try:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gmdm_prior.files.formats.picture import parse_range
 from gmdm_prior.files.safetensors import write_aside
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints, disagreement, remove_parts
 from gmdm_prior.training.data.images import find_images, read_images, split_held_out
@@ -248,7 +249,8 @@ def split(config: TrainConfig) -> tuple[dict[Path, Tensor], dict[Path, Tensor]]:
         ValueError: the data hold no such image, or a single one that is too small to be cut.
     """
     size = config.patch_size
-    images = read_images(find_images(config.data), config.channels)
+    data_range = parse_range(config.data_range)
+    images = read_images(find_images(config.data), config.channels, data_range)
     images = usable(images, size, f"a patch with patch_size={size}")
     if len(images) > 1:
         training, held_out = split_held_out(list(images), config.holdout)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from deepinv_gmdm.command.output_folder import expanded
@@ -27,13 +27,28 @@ from gmdm_prior.messages import nearest, one_line, unknown
 class RestoreConfig:
     """What `restore` reads."""
 
-    image: str = MISSING
+    measurement: str | None = None
+    truth: str | None = None
+    image: str | None = None
     physics: PhysicsConfig = field(default_factory=PhysicsConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     prior: Any = "gmdm"
     priors: dict[str, Any] = field(default_factory=dict)
+    data_range: Any = None
+    axis: int | None = None
+    key: str | None = None
+    pages: str = "each"
     out: str = "restored"
+    overwrite: bool = False
     device: str = "cpu"
+
+
+FILES = ("physics.kernel", "physics.mask", "physics.angles", "physics.coil_maps")  # may be files
+OF_PRIOR = ("prior.name", "prior.lambda", "prior.weights", "prior.denoiser")
+INPUTS = ("image", "measurement", "truth")
+NAMED = ("physics", "solver")  # mappings that a bare name stands for, as prior=tv does
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy", ".npz", ".dcm")
+PICTURES += (".fits", ".fit", ".mrc", ".nii", ".gz", ".h5", ".hdf5")
 
 
 def shipped(kind: str) -> Path:
@@ -61,10 +76,15 @@ def load_config(source: str, words: Sequence[str] = ()) -> DictConfig:
         ValueError: for a missing or malformed file, an unknown key (the nearest right one is
             named), an ill-typed value, or an override that is no `key=value`.
     """
+    if expanded(source, "config").suffix.lower() in PICTURES:
+        raise ValueError(_picture_for_config(source))
     path = _find(source, "config", "configs", ".yaml")
     try:
         written = _read(path)
-        changes = [_split(word) for word in words]
+        changes = [_named(*_split(word)) for word in words]
+        for key in NAMED:
+            if _named(key, written.get(key))[0] != key:
+                written[key] = {"name": written[key]}
         in_file = written.pop("prior", RestoreConfig.prior)
         config = OmegaConf.merge(OmegaConf.structured(RestoreConfig), OmegaConf.create(written))
         options, others = [], []
@@ -79,8 +99,12 @@ def load_config(source: str, words: Sequence[str] = ()) -> DictConfig:
         config.prior = prior
         if isinstance(config.priors.get(prior["name"]), DictConfig):
             config.priors[prior["name"]].pop("solver", None)  # it is in `solver` now
-        if OmegaConf.is_missing(config, "image"):
-            raise ValueError(f"config {str(path)!r} needs the key 'image', the path of a picture")
+        sources = [OmegaConf.is_missing(config, key) or not config[key] for key in INPUTS[:2]]
+        if all(sources):
+            raise ValueError(
+                f"config {str(path)!r} needs the key 'image', the path of a picture to be measured "
+                "by simulation, or 'measurement', the file of your own"
+            )
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ValueError(f"config key {missing[0]!r}: '???' is no value; give one")
@@ -91,8 +115,43 @@ def load_config(source: str, words: Sequence[str] = ()) -> DictConfig:
         raise ValueError(f"config key {error.full_key or '?'!r}: {reason}") from None
     except RecursionError:
         raise ValueError(f"config {str(path)!r} and its overrides are nested too deeply") from None
-    config.image = str(_find(config.image, "image", "images", ".png", beside=path.parent))
+    _locate(config, path.parent)
+    if config.measurement and path.parent == shipped("configs").resolve():
+        if not any(key.startswith("physics.noise") for key, _ in changes):
+            config.physics.noise.sigma = "auto"  # the file's is that of its simulation
     return config
+
+
+def _locate(config: DictConfig, beside: Path) -> None:
+    """Make the paths of all inputs absolute; what is measured takes the image's place."""
+    if config.measurement:
+        config.image = None
+    if config.image:
+        config.image = str(_find(config.image, "image", "images", ".png", beside))
+    for key in (*INPUTS[1:], *FILES):
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, str) or (key == "physics.angles" and value.strip().isdigit()):
+            continue
+        path = expanded(value, key)
+        place = next((p for p in (path, beside / path) if p.is_file()), None)
+        if place is None:
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise ValueError(f"{key}={value}: the file {what}")
+        OmegaConf.update(config, key, str(place.resolve()))
+
+
+def _picture_for_config(source: str) -> str:
+    return (
+        f"{source!r} is no config: a config is YAML, such as deblur (`gmdm restore --list`). To "
+        f"restore what the file shows type `gmdm restore deblur measurement={source} "
+        f"physics.kernel=KERNEL`, to denoise it `gmdm denoise {source} sigma=auto`"
+    )
+
+
+def _named(key: str, value: Any) -> tuple[str, Any]:
+    """`solver=admm` is `solver.name=admm`."""
+    bare = key in NAMED and isinstance(value, str) and value != "???"
+    return (f"{key}.name", value) if bare else (key, value)
 
 
 def resolve_prior(
@@ -181,7 +240,7 @@ def _find(source: str, what: str, kind: str, suffix: str, beside: Path | None = 
 
 
 def _unknown_key(key: str) -> str:
-    known = list(_keys(OmegaConf.structured(RestoreConfig)))
+    known = [*_keys(OmegaConf.structured(RestoreConfig)), *OF_PRIOR]
     namesakes = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     likely = namesakes or known
     return f"unknown config key {key!r}{nearest(key, likely, 0.6) or nearest(key, likely, 0.0)}"

@@ -1,4 +1,4 @@
-"""The command line: `python -m deepinv_gmdm restore|denoise|noise|plugins`.
+"""The command line: `gmdm`, or `python -m deepinv_gmdm`, restore|denoise|noise|plugins.
 
 Exit status: 0 done, 2 bad input (one sentence on standard error), 130 interrupted.
 """
@@ -10,25 +10,25 @@ import re
 import sys
 from collections.abc import Sequence
 
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+from deepinv_gmdm.command import usage
+from deepinv_gmdm.command.words import (
+    DENOISE,
+    NOISE,
+    check_options,
+    existing,
+    one_line,
+    split_words,
+)
 
-USAGE = """\
-examples:
-  python -m deepinv_gmdm restore deblur                     a config that comes with the package
-  python -m deepinv_gmdm restore my.yaml prior=tv out=tv    your own, another prior, another folder
-  python -m deepinv_gmdm restore deblur prior.weights=gray-small physics.noise.sigma=5/255
-  python -m deepinv_gmdm denoise noisy.png                  the noise is read off the picture
-  python -m deepinv_gmdm denoise noisy.png sigma=25/255 out=clean.png
-  python -m deepinv_gmdm denoise noisy.png noise=poisson    its kind is known (white, correlated)
-  python -m deepinv_gmdm noise noisy.png map=true           what the noise is like, and where
-  python -m deepinv_gmdm plugins
-"""
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    flags = [word for word in words[1:] if word.startswith("-")]  # wherever they stand
+    words = [*words[:1], *flags, *(word for word in words[1:] if not word.startswith("-"))]
+    given = _parser().parse_args(words)
     try:
         given.run(given)
     except KeyboardInterrupt:
@@ -46,76 +46,99 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refused(reason: object) -> int:
-    from gmdm_prior.messages import one_line  # late, as all of the package: it imports torch
-
     print(f"error: {one_line(reason)}", file=sys.stderr)
     return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m deepinv_gmdm",
+        prog="gmdm",
         description="Restore and denoise pictures with Gaussian-mixture diffusion models.",
-        epilog=USAGE,
+        epilog=usage.ALL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="restore|denoise|noise|plugins")
-    restore = commands.add_parser("restore", help="simulate a measurement and restore it")
-    restore.add_argument("config", help="a YAML file, or the name of a config of the package")
+    restore = _command(commands, "restore", "restore a measurement, or simulate one", usage.RESTORE)
+    restore.add_argument(
+        "config", nargs="?", help="a YAML file, or the name of a config of the package"
+    )
     restore.add_argument("words", nargs="*", metavar="key=value", help="overrides of the config")
+    restore.add_argument("--list", action="store_true", help="the configs of the package")
+    restore.add_argument(
+        "--show", action="store_true", help="every key of the config, with value and meaning"
+    )
     restore.set_defaults(run=_restore)
-    denoise = commands.add_parser("denoise", help="denoise a picture, of known noise level or not")
-    denoise.add_argument("image", help="the noisy picture")
-    denoise.add_argument(
-        "words",
-        nargs="*",
-        metavar="key=value",
-        help="sigma=auto|25/255|map noise=auto|white|correlated|poisson weights=NAME method=hqs "
-        "out=FILE",
+    denoise = _command(
+        commands, "denoise", "denoise pictures, of known noise or not", usage.DENOISE
     )
+    denoise.add_argument("words", nargs="+", metavar="FILE|key=value", help="pictures and options")
     denoise.set_defaults(run=_denoise)
-    noise = commands.add_parser("noise", help="say what the noise of a picture is like")
-    noise.add_argument("image", help="the noisy picture")
-    noise.add_argument(
-        "words",
-        nargs="*",
-        metavar="key=value",
-        help="map=true|false noise=auto|white|correlated|poisson weights=NAME out=FILE",
-    )
+    noise = _command(commands, "noise", "read the noise level off pictures", usage.NOISE)
+    noise.add_argument("words", nargs="+", metavar="FILE|key=value", help="pictures and options")
     noise.set_defaults(run=_noise)
-    plugins = commands.add_parser(
-        "plugins", help="list every registered name, and whether it loads"
+    plugins = _command(
+        commands, "plugins", "list every registered name, and whether it loads", usage.PLUGINS
     )
     plugins.set_defaults(run=_plugins)
     return parser
 
 
+def _command(
+    commands: argparse._SubParsersAction, name: str, does: str, text: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=does,
+        description=f"{does[0].upper()}{does[1:]}.",
+        epilog=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"gmdm-prior {version('gmdm-prior')}"
+    except PackageNotFoundError:
+        return "gmdm-prior, not installed"
+
+
 def _restore(given: argparse.Namespace) -> None:
+    if given.list:
+        from deepinv_gmdm.command.show import list_configs
+
+        list_configs()
+        return
+    if given.config is None:
+        raise ValueError("name a config: a YAML file or one of `gmdm restore --list`")
+    if given.show:
+        from deepinv_gmdm.command.show import show_config
+
+        show_config(given.config, given.words)
+        return
     from deepinv_gmdm.command.restore import restore
 
     restore(given.config, given.words)
 
 
 def _denoise(given: argparse.Namespace) -> None:
+    files, options = split_words(given.words, "sigma=25/255")
+    check_options(options, DENOISE)
+    existing(files)
     from deepinv_gmdm.command.pictures import denoise
 
-    denoise(given.image, _options(given.words, "sigma=25/255"))
+    denoise(files, options)
 
 
 def _noise(given: argparse.Namespace) -> None:
+    files, options = split_words(given.words, "map=true")
+    check_options(options, NOISE)
+    existing(files)
     from deepinv_gmdm.command.pictures import noise
 
-    noise(given.image, _options(given.words, "map=true"))
-
-
-def _options(words: Sequence[str], example: str) -> dict[str, str]:
-    options = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"{word!r} is no option; write key=value, such as {example}")
-        options[key] = value
-    return options
+    noise(files, options)
 
 
 def _plugins(given: argparse.Namespace) -> None:

@@ -18,39 +18,46 @@ from gmdm_prior.noise.one_level import agreed_map, slope_and_offset
 LAGS = 8  # pixels, drawn on each side
 
 
-def said_noise(estimator: GMDMNoiseEstimator, noisy: Tensor) -> gm.Noise:
-    """The noise of a picture (1, C, H, W) in [0, 1], printed."""
+def said_noise(
+    estimator: GMDMNoiseEstimator, noisy: Tensor, what: str = "estimated noise"
+) -> gm.Noise:
+    """The noise of a picture (1, C, H, W) in [0, 1], printed as `what`."""
     noise, notes = reading(estimator, noisy)
-    say_level(noise, "estimated noise")
+    say_level(noise, what)
     say_notes(notes)
     return noise
 
 
-def level_map(weights: str, noisy: Tensor, model: nn.Module) -> Tensor:
-    """Levels of the pixels of a picture, (1, 1, H, W), printed.
+def level_map(
+    weights: str, noisy: Tensor, model: nn.Module, what: str = "estimated noise"
+) -> Tensor:
+    """Levels of the pixels of a picture, (1, 1, H, W), printed as `what`.
 
     Args:
         weights: what the denoiser was made with.
         noisy: (1, C, H, W).
         model: the denoiser's.
+        what: how the sentence begins.
     """
     levels, notes = reading(noise_estimator_for(weights, model, per_pixel=True), noisy)
-    say_levels(levels, "estimated noise")
+    say_levels(levels, what)
     say_notes(notes)
     return levels
 
 
-def describe(noisy: Tensor, weights: str | None, kind: str, with_map: bool) -> Tensor | None:
+def describe(
+    noisy: Tensor, weights: str | None, kind: str, with_map: bool, what: str = "noise"
+) -> Tensor | None:
     """Print all that is read of a picture's noise; with a map, its drawing (1, 3, h, w)."""
     weights = weights or DEFAULT_WEIGHTS
     noise, notes = reading(GMDMNoiseEstimator(weights, kind=kind), noisy)
-    say_level(noise, "noise")
+    say_level(noise, what)
     levels = None
     if with_map:
         levels, more = said_of(
             lambda: agreed_map(GMDMNoiseEstimator(weights, per_pixel=True), noisy, noise)
         )
-        say_levels(levels, "noise")
+        say_levels(levels, what)
         if not notes:  # they say more than what is said of levels of white noise
             notes = more
     for line in kind_of(noise):
@@ -87,6 +94,8 @@ def say_levels(levels: Tensor, what: str) -> None:
     values = [float(v) for v in (levels.min(), levels.median(), levels.max())]
     gray = "{0}/255 to {2}/255, median {1}/255".format(*(f"{255 * v:.2f}" for v in values))
     plain = "{0} to {2}, median {1}".format(*(f"{v:.4f}" for v in values))
+    if values[0] == values[2]:
+        gray, plain = f"uniform, {255 * values[0]:.2f}/255", f"{values[0]:.4f}"
     print(f"{what} levels {gray}; in [0, 1]: {plain}", flush=True)
 
 

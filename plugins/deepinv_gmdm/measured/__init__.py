@@ -1,0 +1,1 @@
+"""Your own measurement: its file (`files`), its noise (`noise`), what it poses (`problem`)."""

@@ -1,0 +1,53 @@
+"""The noise of measurements that are no images, where they hold least of what was measured."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 24  # pixels, for the noise between missing ones
+LEAST = 20  # places in a corner of k-space
+MAD = 0.6745  # median of |n| for a standard normal n
+
+
+def robust(values: Tensor) -> float:
+    """A standard deviation that a few large values do not change."""
+    return float((values - values.median()).abs().median()) / MAD if values.numel() else 0.0
+
+
+def corner_noise(y: Tensor, seen: Tensor) -> tuple[float, str]:
+    """The noise of k-space where it holds least of the image: at its highest frequencies."""
+    height, width = seen.shape
+    down = (torch.arange(height, device=y.device) - height // 2).abs() / (height / 2)
+    across = (torch.arange(width, device=y.device) - width // 2).abs() / (width / 2)
+    high = torch.minimum(down[:, None], across[None, :])
+    lower = torch.arange(height, device=y.device) < height // 2
+    right = torch.arange(width, device=y.device) >= width // 2
+    for share in (0.8, 0.7, 0.6, 0.5, 0.3, 0.0):
+        there = [
+            seen & (high >= share) & (lower[:, None] == low) & (right[None, :] == side)
+            for low in (False, True)
+            for side in (False, True)
+        ]
+        if min(int(corner.sum()) for corner in there) >= LEAST:
+            break
+    levels = [robust(y[..., corner]) for corner in there if bool(corner.any())]
+    return min(levels), "the quietest corner of k-space"
+
+
+def between_missing(y: Tensor, mask: Tensor) -> float:
+    """The noise of an image with missing pixels, of seen neighbours in its flat blocks."""
+    found = []
+    both = mask[..., 1:] * mask[..., :-1] > 0
+    both = both.expand(y.shape[0], y.shape[1], -1, -1)
+    change = y[..., 1:] - y[..., :-1]
+    for top in range(0, y.shape[-2], BLOCK):
+        for left in range(0, change.shape[-1], BLOCK):
+            block = (..., slice(top, top + BLOCK), slice(left, left + BLOCK))
+            values = change[block][both[block]]
+            if values.numel() >= BLOCK:
+                found.append(float(values.abs().median()) / MAD / math.sqrt(2))
+    return float(np.quantile(found, 0.25)) if found else 0.0

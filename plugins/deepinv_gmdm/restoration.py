@@ -1,0 +1,167 @@
+"""Restoring measurements in one call: prior, solver, start and data term put together.
+
+    x = restore_measurement(y, physics)
+
+Where photons were counted it is done twice, as the first result says how much noise each pixel has;
+unless the noise could be stabilised, which needs that nothing else happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import deepinv
+import torch
+from torch import Tensor
+
+from deepinv_gmdm.correlated_noise import CorrelatedL2
+from deepinv_gmdm.noise import WeightedL2
+from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
+from deepinv_gmdm.open_border import OpenBorder
+from deepinv_gmdm.operators import as_picture
+from deepinv_gmdm.physics import COUNTED, data_term, physics_noise, physics_sigma
+from deepinv_gmdm.registry import accepts, build_prior
+from deepinv_gmdm.solver import (
+    StabilisedDenoising,
+    build_solver,
+    first_iterate,
+    takes_stabilised,
+)
+from deepinv_gmdm.solver_config import SolverConfig, read_config
+from gmdm_prior.sigma import parse
+
+PRIOR = {"name": "gmdm", "lambda": 0.18}  # those of most configs of the package
+SOLVER = SolverConfig(name="hqs", max_iter=24, start=0.14, stride=2)
+
+
+def restore_measurement(
+    y: Tensor,
+    physics: Any,
+    prior: str | Mapping[str, Any] = "gmdm",
+    solver: str | Mapping[str, Any] | SolverConfig | None = None,
+    sigma: Any = None,
+    progress: bool = False,
+) -> Tensor:
+    """Restore what was measured.
+
+    Args:
+        y: measurements of a batch of images with values in [0, 1].
+        physics: deepinv's, or `build_physics` with `boundary="open"` for a blurred picture whose
+            surroundings are not known.
+        prior: a name, or a mapping with `name`, its weight `lambda`, its noise level `sigma` and
+            its own options.
+        solver: a name, a mapping or a `SolverConfig`; None is half-quadratic splitting in 24 steps.
+        sigma: the noise level; None is that of `physics.noise_model`, `"auto"` reads it off `y`,
+            which must be images.
+        progress: show a progress bar.
+
+    Returns:
+        Images (B, C, H, W), not clipped; of an open border the part that was measured.
+
+    Raises:
+        ValueError: for a bad prior, solver or noise level, or images smaller than a patch.
+    """
+    config = SOLVER if solver is None else read_config(solver)
+    given = {"name": prior} if isinstance(prior, str) else dict(prior)
+    if given.get("name") == "gmdm" and solver is None:
+        given = {**PRIOR, **given}
+    if isinstance(sigma, str) and sigma == "auto":
+        sigma = float(GMDMNoiseEstimator(kind="white").to(y.device)(y).max())
+    if sigma is not None:
+        physics.noise_model = deepinv.physics.GaussianNoise(parse(sigma))
+    like = like_of(physics, y)
+    with torch.no_grad():
+        x = solved(given, config, physics, y, like, progress)
+    return measured_part(physics, x)
+
+
+def like_of(physics: Any, y: Tensor) -> Tensor:
+    """Something of the shape that restored images have."""
+    if isinstance(physics, deepinv.physics.Downsampling):
+        return y.new_empty((len(y), *tuple(physics.imsize)[-3:]))
+    return as_picture(physics, y, y)
+
+
+def measured_part(physics: Any, x: Tensor) -> Tensor:
+    """Of images beyond an open border, what was measured."""
+    return physics.crop(x) if isinstance(physics, OpenBorder) else x
+
+
+def solved(
+    prior: Mapping[str, Any],
+    config: SolverConfig,
+    physics: Any,
+    y: Tensor,
+    like: Tensor,
+    progress: bool = False,
+) -> Tensor:
+    """Solve once, or twice where photons were counted; `like` only tells shape and device."""
+    start = as_picture(physics, y, like)
+    init = {} if start is y else {"init": first_iterate(config.name, start)}
+    fidelity = data_term(physics, y)
+    solver = make_solver(prior, config, physics, like, progress, fidelity)
+    result = solver(y, physics, **init)
+    counted = isinstance(physics.noise_model, COUNTED)
+    if counted and not isinstance(solver, StabilisedDenoising):
+        fidelity = data_term(physics, y, result)
+        solver = make_solver(prior, config, physics, like, progress, fidelity)
+        result = solver(y, physics, **init)
+    return result
+
+
+def make_solver(
+    prior: Mapping[str, Any],
+    config: SolverConfig,
+    physics: Any,
+    like: Tensor,
+    progress: bool,
+    fidelity: WeightedL2 | CorrelatedL2 | None = None,
+) -> Any:
+    """The solver of a config, its prior built, both scaled by the noise.
+
+    That is the physics' own level, or the root mean square of those of the data term `fidelity`;
+    of counted photons that are to be denoised only it is their curve, if solver and prior take it.
+    """
+    options = dict(prior)
+    name, weight, sigma = (
+        options.pop("name"),
+        options.pop("lambda", None),
+        options.pop("sigma", None),
+    )
+    sigma = None if sigma is None else parse(sigma, "prior.sigma")
+    if sigma is not None and accepts("priors", name, "sigma"):
+        options["sigma"] = sigma
+    built = build_prior({"name": name, **options})
+    if isinstance(built, torch.nn.Module):
+        built = built.to(like.device)
+    _check_size(built, like)
+    norm = 1.0
+    if config.name != "hqs" and config.stepsize is None:
+        probe = torch.ones_like(like) + torch.linspace(0, 1, like.shape[-1], device=like.device)
+        norm = float(physics.compute_sqnorm(probe, verbose=False))
+    noise: Any = physics_sigma(physics) if fidelity is None else fidelity.level
+    plain = type(physics) is deepinv.physics.Denoising
+    if plain and isinstance(physics.noise_model, COUNTED) and takes_stabilised(config, built):
+        noise = physics_noise(physics)
+    return build_solver(
+        config,
+        built,
+        sigma=noise,
+        data_fidelity=fidelity,
+        physics_norm=norm,
+        prior_sigma=sigma,
+        prior_lambda=weight,
+        progress=progress,
+    )
+
+
+def _check_size(prior: Any, image: Tensor) -> None:
+    """Refuse an image smaller than a patch of the prior's model before the solver starts."""
+    owner = getattr(prior, "denoiser", prior)
+    size = getattr(getattr(owner, "model", None), "patch_size", 1)
+    if min(image.shape[-2:]) < size:
+        raise ValueError(
+            f"the image is {image.shape[-2]}x{image.shape[-1]} pixels; "
+            f"the prior needs at least one patch, {size}x{size}"
+        )
