@@ -214,8 +214,9 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         return self.frame.gradient(values, x)
 
     def _operator_for(self, x: Tensor) -> nn.Module:
-        """What denoises images with the channels of x."""
-        return self.operator if self.colour is None or x.shape[1] != 3 else self.colour
+        """What denoises images with the channels of x, or refuses them."""
+        colour = isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3
+        return self.colour if colour and self.colour is not None else self.operator
 
 
 def _checked(method: str | None, model: nn.Module, stride: int | None, boundary: str | None) -> str:

@@ -198,8 +198,9 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
         return z.to(x.dtype)
 
     def _likelihood_for(self, x: Tensor) -> nn.Module:
-        """The density of images with the channels of x."""
-        return self.likelihood if self.colour is None or x.shape[1] != 3 else self.colour
+        """The density of images with the channels of x, or what refuses them."""
+        colour = isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3
+        return self.colour if colour and self.colour is not None else self.likelihood
 
     def _level(self, sigma: Any) -> Any:
         """What the core takes; deepinv hands over a (1, 1, H, W) map as (1, H, W)."""
