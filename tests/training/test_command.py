@@ -329,7 +329,7 @@ def test_a_resume_on_other_images_is_refused(call, tmp_path):
         (["data="], "data is needed"),
         (["data=nowhere"], "data=nowhere does not exist"),
         (["patch_size=40"], "none of 4 images has the 40x40 pixels"),
-        (["method=score", "init=bsds-grey"], "did you mean 'gray"),
+        (["method=score", "init=grey-small"], "did you mean 'gray"),
         (["components=50000", "classes=2", "bases=1"], "components=50000 need at least as many"),
         (["steps=???"], "steps=??? says that a value is missing"),
         (["steps=${no}"], "steps: "),
