@@ -1,0 +1,78 @@
+"""The site's Python runs as it stands, page by page; its links lead somewhere; versions agree."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from deepinv_gmdm.command.config import shipped
+
+import gmdm_prior as gm
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted({*(ROOT / "docs").glob("[a-z]*/*.md"), ROOT / "docs" / "index.md"})
+TITLES = [str(page.relative_to(ROOT / "docs")) for page in PAGES]
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+WITH_PYTHON = [page for page in PAGES if PYTHON.search(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict = {}
+    for block in PYTHON.findall(page.read_text(encoding="utf-8")):
+        exec(compile(block, page.name, "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=TITLES)
+def test_links_of_a_page_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        assert "://" in target or (page.parent / target).exists(), target
+    for target in re.findall(r"include\} (\S+)", text):
+        assert (page.parent / target).exists() or "_generated" in target, target
+
+
+def test_every_page_is_in_a_table_of_contents():
+    for folder in (p.parent for p in PAGES if p.name == "index.md" and p.parent.name != "docs"):
+        listed = set(
+            (folder / "index.md").read_text(encoding="utf-8").split("```{toctree}")[-1].split()
+        )
+        pages = {page.stem for page in folder.glob("*.md")} - {"index"}
+        assert pages <= listed, folder.name
+
+
+def test_every_test_that_the_theory_names_is_there():
+    tests = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py"))
+    for page in (ROOT / "docs" / "theory").glob("*.md"):
+        for name in re.findall(r"\btest_[a-z0-9_]+\b(?!\.py)", page.read_text(encoding="utf-8")):
+            assert f"def {name}(" in tests, f"{page.name}: {name}"
+
+
+def test_bundled_models_and_configs_are_listed():
+    models = (ROOT / "docs" / "start" / "choose.md").read_text(encoding="utf-8")
+    for name in gm.bundled():
+        assert f"`{name}` | {gm.load(name).num_parameters:,} |" in models
+    configs = (ROOT / "docs" / "reference" / "configs.md").read_text(encoding="utf-8")
+    for path in shipped("configs").glob("*.yaml"):
+        assert f"examples/configs/{path.name}" in configs
+
+
+def test_public_names_are_in_the_reference():
+    import deepinv_gmdm
+
+    import gmdm_prior.training
+
+    for module in (gm, gmdm_prior.training, deepinv_gmdm):
+        page = {"gmdm_prior.training": "training"}.get(module.__name__, module.__name__)
+        text = (ROOT / "docs" / "reference" / f"{page}.md").read_text(encoding="utf-8")
+        for name in module.__all__:
+            assert f":: {module.__name__}.{name}\n" in text
+
+
+def test_versions_agree():
+    version = gm.__version__
+    assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text()
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
