@@ -5,7 +5,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
 
 setup:
 	python3 -m venv .venv
-	.venv/bin/pip install --quiet -e ".[test,docs]"
+	.venv/bin/pip install --quiet -e ".[test,docs,types]"
 
 test:
 	$(PYTHON) -m pytest

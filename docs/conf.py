@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tools import commands, docstrings, gallery, included
+from tools import commands, docstrings, gallery
 
 import gmdm_prior
 
@@ -20,7 +20,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "tools", "gallery/*.ipynb", "gallery/*.py"]
+exclude_patterns = ["_build", "_generated", "tools", "gallery/*.ipynb", "gallery/*.py"]
 default_role = "code"
 highlight_language = "none"
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of torch and deepinv, whose sites are not at hand
@@ -31,6 +31,7 @@ suppress_warnings = ["config.cache"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 html_theme = "pydata_sphinx_theme"
@@ -48,4 +49,3 @@ def setup(app):
     """What is written or rewritten while the site is built."""
     commands.write()
     app.connect("autodoc-process-docstring", docstrings.plain, priority=400)
-    app.connect("include-read", included.links)

@@ -1,4 +1,4 @@
-"""Pages of the reference that programs write: `--help` of each command, keys of each config."""
+"""What other files say, for the site: `--help` of each command, and `benchmarks/README.md`."""
 
 import os
 import subprocess
@@ -18,18 +18,40 @@ COMMANDS = {
 }
 
 
+LINKS = {  # of benchmarks/README.md, and what the site has instead
+    "[results](results)": "`benchmarks/results`",
+    "[bsds500.yaml](recipes/bsds500.yaml)": "`bsds500.yaml`",
+    "](results/noise_level_skimage.md)": "](noise_level.md)",
+    "](results/": "](",
+    "](../docs/benchmarks/": "](",
+}
+
+
 def write() -> None:
-    """Write what each command prints to `_generated`."""
+    """Write to `_generated` what each command prints, and how benchmarks are run."""
     folder = DOCS / "_generated"
     folder.mkdir(exist_ok=True)
-    for name, (module, *words) in COMMANDS.items():
-        done = subprocess.run(
-            [sys.executable, "-m", module, *words],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=os.environ | {"COLUMNS": "100"},
-        )
-        text = done.stdout.replace(str(DOCS.parent) + os.sep, "")
-        if not (folder / f"{name}.txt").is_file() or (folder / f"{name}.txt").read_text() != text:
-            (folder / f"{name}.txt").write_text(text)
+    for name, words in COMMANDS.items():
+        renew(folder / f"{name}.txt", printed(*words))
+    text = (DOCS.parent / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for old, new in LINKS.items():
+        text = text.replace(old, new)
+    renew(folder / "benchmarks.md", text)
+
+
+def printed(module: str, *words: str) -> str:
+    """What a command prints, with paths as they are seen from the checkout."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+    return done.stdout.replace(str(DOCS.parent) + os.sep, "")
+
+
+def renew(path: Path, text: str) -> None:
+    """Write a file where it has changed, so that pages are built anew only then."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")

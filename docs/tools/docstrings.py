@@ -2,7 +2,7 @@
 
 import re
 
-ESCAPED = re.compile(r"(`[^`]*`)|([*|\\]|_(?=[^\w])|_$)")
+PIECES = re.compile(r"`[^`]*`(?P<glued>[^\s'\")\]}>\-/:.,;!?])?|[*|\\]|_(?=\W)|_$")
 
 
 def plain(app, what, name, obj, options, lines: list[str]) -> None:
@@ -11,30 +11,29 @@ def plain(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def escape(line: str) -> str:
-    """The line with its stars, bars and trailing underscores as characters."""
-    return ESCAPED.sub(lambda found: found[1] or "\\" + found[2], line)
+    """The line with stars, bars and trailing underscores as characters, `names` apart from text."""
+
+    def apart(found: re.Match) -> str:
+        text, glued = found[0], found["glued"]
+        if not text.startswith("`"):
+            return "\\" + text
+        return text if glued is None else text[: -len(glued)] + "\\ " + glued
+
+    return PIECES.sub(apart, line)
 
 
 def literal(lines: list[str]) -> list[str]:
     """Paragraphs that are indented after a blank line become literal blocks."""
     found: list[str] = []
-    base = 0
-    inside = False
-    for i, line in enumerate(lines):
+    base, inside = 0, False
+    for before, line in zip(["", *lines], lines, strict=False):
         indent = len(line) - len(line.lstrip())
         if line.strip():
-            after_blank = i > 0 and not lines[i - 1].strip()
-            if inside and indent <= base:
-                inside = False
-            if not inside and after_blank and indent > base + 3:
+            inside = inside and indent > base
+            if not inside and not before.strip() and indent > base + 3:
                 inside = True
                 found += [" " * base + "::", ""]
             if not inside:
-                base = indent if indent <= base or not heading(lines, i) else base
+                base = indent
         found.append(line.replace("\\", "") if inside else line)
     return found
-
-
-def heading(lines: list[str], i: int) -> bool:
-    """Whether a line follows one that ends a sentence of its own, such as `Args:`."""
-    return i > 0 and lines[i - 1].rstrip().endswith(":")
