@@ -1,13 +1,18 @@
 """The site's Python runs as it stands, page by page; its links lead somewhere; versions agree."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
-from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.command import usage
+from deepinv_gmdm.command.config import RestoreConfig, shipped
+from deepinv_gmdm.physics import PhysicsConfig
+from deepinv_gmdm.solver_config import SolverConfig
 
 import gmdm_prior as gm
+from gmdm_prior.training.run.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted({*(ROOT / "docs").glob("[a-z]*/*.md"), ROOT / "docs" / "index.md"})
@@ -32,6 +37,44 @@ def test_links_of_a_page_lead_somewhere(page):
         assert "://" in target or (page.parent / target).exists(), target
     for target in re.findall(r"include\} (\S+)", text):
         assert (page.parent / target).exists() or "_generated" in target, target
+
+
+def words_of(command):
+    """Lines of README and of the site that begin with a command, cut into words."""
+    for page in [ROOT / "README.md", *PAGES]:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if line.startswith(f"    {command} "):
+                yield page.name, line.split(" #")[0].split()[len(command.split()) :]
+
+
+@pytest.mark.parametrize(
+    ("command", "known"),
+    [
+        ("gmdm denoise", set(re.findall(r"^  (\w+)", usage.DENOISE, re.MULTILINE))),
+        ("gmdm noise", set(re.findall(r"^  (\w+)", usage.NOISE, re.MULTILINE))),
+        ("gmdm-train", {f.name for f in fields(TrainConfig)}),
+    ],
+)
+def test_keys_of_commands_that_pages_show_exist(command, known):
+    lines = list(words_of(command))
+    assert lines
+    for page, words in lines:
+        for word in words:
+            assert "=" not in word or word.split("=")[0] in known, f"{page}: {word}"
+
+
+def test_configs_and_keys_of_restore_that_pages_show_exist():
+    configs = {path.stem for path in shipped("configs").glob("*.yaml")}
+    known = {f"physics.{f.name}" for f in fields(PhysicsConfig)}
+    known |= {f"solver.{f.name}" for f in fields(SolverConfig)}
+    known |= {f.name for f in fields(RestoreConfig)} | {"physics.noise.sigma", "prior.weights"}
+    lines = list(words_of("gmdm restore"))
+    assert len(lines) > 5
+    for page, words in lines:
+        config, *rest = words
+        assert config in configs or config == "my.yaml", f"{page}: {config}"
+        for word in rest:
+            assert word.split("=")[0] in known, f"{page}: {word}"
 
 
 def test_every_page_is_in_a_table_of_contents():
