@@ -31,7 +31,7 @@ from gmdm_prior.noise.map import estimate_sigma_map
 from gmdm_prior.noise.one_level import estimate_sigma, noise_level
 from gmdm_prior.sigma import sigma_from_time, time_from_sigma
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BlindDenoiser",

@@ -81,7 +81,7 @@ def agreed(sigma: Tensor | None, r: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def is_white(r: Tensor | None, sigma: Tensor) -> Tensor:
-    """Whether every lag but 0 is zero in all channels, which have the same level, (B,)."""
+    """Tell of which images every lag but 0 is zero and all channels have one level, (B,)."""
     if r is None:
         return torch.ones_like(sigma, dtype=torch.bool)
     m = r.shape[-1] // 2

@@ -6,7 +6,7 @@ is
 
     argmin ||K - D O||²   over  O Oᵀ = Id_J,  D = diag(d_1, …, d_J) with d_j >= floor,
 
-solved by alternation (Algorithm 1, corrected: see docs/math.md): O is the polar factor of D K, then
+solved by alternation (Algorithm 1, corrected: see docs/theory): O is the polar factor of D K, then
 d_j = max(<o_j, k_j>, floor). Both steps are exact minimisations, so the objective never rises. The
 work is done in coordinates of the zero-mean subspace, because the polar factor of a rank-deficient
 D K would otherwise leak a mean into the filters.

@@ -49,16 +49,16 @@ class Covariance:
 
     @classmethod
     def white(cls, sigma: float | Tensor, pixels: int) -> Covariance:
-        """That of white noise of a level, for a = `pixels` numbers."""
+        """Give the covariance of white noise of a level, for a = `pixels` numbers."""
         level = torch.as_tensor(sigma, dtype=torch.float64)
         return cls(level.square() * torch.eye(pixels, dtype=torch.float64, device=level.device))
 
     def __add__(self, other: Covariance) -> Covariance:
-        """That of the sum of two independent noises."""
+        """Give the covariance of the sum of two independent noises."""
         return Covariance(self.matrix + other.matrix)
 
     def scaled(self, factor: float) -> Covariance:
-        """That of the noise times a factor."""
+        """Give the covariance of the noise times a factor."""
         return Covariance(self.matrix * factor**2)
 
     @property

@@ -34,7 +34,7 @@ HALVING = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64) / 4
 
 @dataclass(frozen=True, eq=False)
 class NoiseCurve:
-    """How the noise level of one image grows with its brightness.
+    """Says how the noise level of one image grows with its brightness.
 
     Args:
         brightness: (n,), rising, in units of the image.
@@ -73,13 +73,13 @@ class NoiseCurve:
         return torch.lerp(y[right - 1], y[right], share)
 
     def scaled(self, factor: float) -> NoiseCurve:
-        """That of the image times a positive factor."""
+        """Give the curve of the image times a positive factor."""
         return NoiseCurve(self.brightness * factor, self.level * factor)
 
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """What the noise of a batch of B images is like, each image's for itself.
+    """Says what the noise of a batch of B images is like, each image's for itself.
 
     Args:
         sigma: level of each image, a number or (B,), in units of the image; None takes it from the
@@ -188,7 +188,7 @@ class Noise:
         return torch.stack([r[..., m + 1, m], r[..., m, m + 1]], -1) / r[..., m, m, None]
 
     def covariance(self, channel: int, patch_size: int, image: int = 0) -> Covariance:
-        """That of the noise of a patch of b×b pixels in one channel of one image."""
+        """Give the covariance of a patch of b×b pixels in one channel of one image."""
         r = self._lags(patch_size - 1)[image, min(channel, self.channels - 1)]
         place = torch.arange(patch_size, device=r.device)
         lag = place[:, None] - place + patch_size - 1

@@ -77,7 +77,7 @@ def describe(model: gm.DensityModel) -> str:
     if isinstance(model, gm.ConvolutionalModel):
         return (
             "The paper's convolutional model, a `ConvolutionalModel`, unnormalised, and "
-            f"approximate as a statement about noisy images (docs/math.md): {len(model.magnitude)} "
+            f"approximate as a statement about noisy images (docs/theory): {len(model.magnitude)} "
             f"cyclic filters with disjoint spectra on a grid of {len(model.owner)}×"
             f"{len(model.owner)} frequencies, each with a mixture of {len(model.experts.means)} "
             "equidistant Gaussians"

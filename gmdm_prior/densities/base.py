@@ -66,7 +66,7 @@ class DensityModel(nn.Module, ABC):
 
     @abstractmethod
     def pack(self) -> Packed:
-        """What is stored of it; `gmdm_prior.files` writes it."""
+        """Give what is stored of the model; `gmdm_prior.files` writes it."""
 
     @classmethod
     @abstractmethod
@@ -139,7 +139,7 @@ class DensityModel(nn.Module, ABC):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are stored."""
+        """The number of stored numbers."""
         return sum(p.numel() for p in self.parameters())
 
     def trainable(self) -> DensityModel:
@@ -178,7 +178,7 @@ class PatchDensity(DensityModel):
 
     @abstractmethod
     def numbers_per_patch(self, noise: Tensor) -> int:
-        """How many numbers an evaluation holds for every patch, to bound its memory."""
+        """The count of numbers that an evaluation holds for every patch, to bound its memory."""
 
     @abstractmethod
     def draw(self, noise: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -204,7 +204,7 @@ class PatchDensity(DensityModel):
 
     @property
     def dimensions(self) -> int:
-        """Of the subspace of patches on which the density lives, with the mean where it is proper.
+        """Dimensions of the subspace where the density lives, with the mean where it is proper.
 
         Stretching patches by s subtracts this times log s from the log-density.
         """
@@ -291,7 +291,7 @@ class PatchDensity(DensityModel):
         return max(largest, 1 / (part.variance * part.pixels + sigma * sigma))
 
     def pack(self) -> Packed:
-        """What `stored` says, and the variance of the mean."""
+        """Give what `stored` says, and the variance of the mean."""
         tensors, options = self.stored()
         return Packed(self.kind, tensors, options | {"mean_variance": self.mean_part.variance})
 

@@ -106,7 +106,7 @@ class Mixture1D:
         return centre, spread
 
     def double(self) -> Mixture1D:
-        """The same in float64."""
+        """Give the same experts in float64."""
         return Mixture1D(
             self.log_weights.double(), self.means.double(), self.base, self.noise.double()
         )

@@ -24,7 +24,7 @@ class MeanPart:
 
     @property
     def flat(self) -> MeanPart:
-        """The same without a density of the mean."""
+        """Give the same without a density of the mean."""
         return MeanPart(self.channels, self.pixels)
 
     def _coordinates(self, y: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class OpponentModel(DensityModel):
 
     @property
     def normalised(self) -> bool:
-        """Whether the densities of the planes are."""
+        """True where the densities of all planes are normalised."""
         return all(plane.normalised for plane in self.planes)
 
     @property
@@ -97,7 +97,7 @@ class OpponentModel(DensityModel):
 
     @property
     def dimensions(self) -> int:
-        """Of the subspace of patches on which the density lives."""
+        """Dimensions of the subspace of patches on which the density lives."""
         return sum(plane.dimensions for plane in self.planes)
 
     @property

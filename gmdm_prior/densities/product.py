@@ -54,7 +54,7 @@ class PatchModel(PatchDensity):
 
     @property
     def dimensions(self) -> int:
-        """Of the span of the filters, and of the mean where it is proper."""
+        """Dimensions of the span of the filters, and of the mean where it is proper."""
         means = 0 if self.mean_part.variance is None else self.channels
         return len(self.filters) + means
 

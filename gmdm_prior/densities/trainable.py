@@ -66,7 +66,7 @@ class TrainableMixture(PatchMixture):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are stored, once it is frozen."""
+        """The number of stored numbers, once the model is frozen."""
         return self.start.numel() + self.log_variances.numel() + self.log_weights.numel()
 
     @torch.no_grad()
@@ -114,7 +114,7 @@ class TrainableProduct(PatchModel):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are stored, once it is frozen."""
+        """The number of stored numbers, once the model is frozen."""
         return len(self.log_norms) * self.start.shape[1] + self.experts.logits.numel()
 
     @torch.no_grad()

@@ -37,7 +37,7 @@ class TableCache:
 
     @property
     def bytes(self) -> int:
-        """What is kept."""
+        """Bytes of what is kept."""
         with self._lock:
             kept = (table for own in self._models.values() for table in own.tables.values())
             return sum(table.bytes for table in kept)

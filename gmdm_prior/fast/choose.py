@@ -67,7 +67,7 @@ class Evaluator:
 
     @property
     def bytes(self) -> int:
-        """What the tables take."""
+        """Bytes that the tables take."""
         return self._tables.bytes
 
     def forget(self) -> None:

@@ -101,7 +101,7 @@ class FastCovariance:
 
     @property
     def bytes(self) -> int:
-        """What the matrices take."""
+        """Bytes that the matrices take."""
         tensors = [t for c in self._classes for t in (c.analysis, c.synthesis)]
         tensors += [t for b in self._blocks for t in (b.even, b.odd) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)

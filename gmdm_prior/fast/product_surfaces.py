@@ -33,7 +33,7 @@ class Sheet:
 
     @property
     def bytes(self) -> int:
-        """What it takes."""
+        """Bytes that the surfaces take."""
         return self.table.nbytes
 
 

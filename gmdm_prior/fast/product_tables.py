@@ -37,7 +37,7 @@ class TabulatedLevel(DiffusedProduct):
 
     @property
     def bytes(self) -> int:
-        """What the tables take."""
+        """Bytes that the tables take."""
         return self.experts.bytes
 
     def log_prob(self, y: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class PatchLikelihood(nn.Module):
         return total.to(images.dtype)
 
     def dimensions(self, images: Tensor) -> float:
-        """Of the composite density of an image (C, H, W) of a batch.
+        """Dimensions of the composite density of an image (C, H, W) of a batch.
 
         Stretching images by s subtracts this times log s from their log-likelihood.
         """

@@ -8,7 +8,7 @@ the noisy image in with a weight w_i,
 and of what the same steps make of the half-size image the share e + f t, between 0 and 1, is used.
 
 Smooth in sigma, with no table to jump in; beyond [1, 150] / 255 the factors stay what they are at
-the ends. `docs/math.md` says how the numbers were found and what they are worth.
+the ends. `docs/theory` says how the numbers were found and what they are worth.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ PART = re.compile(r".+\.(\d+)\.part")  # of a file that the process of this numb
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands.
+    """Holds where a run stands.
 
     Attributes:
         step: completed steps.

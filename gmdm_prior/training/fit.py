@@ -29,7 +29,7 @@ from gmdm_prior.training.trainers import Trainer
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step reports.
+    """Holds what one step reports.
 
     Attributes:
         step: completed steps.

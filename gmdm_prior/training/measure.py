@@ -111,7 +111,7 @@ class HeldOut:
         return float(denoising_score_matching(model, self.patches, noisy, self.score_sigma))
 
     def figures(self, model: DensityModel) -> dict[str, float]:
-        """What goes on the card of a model."""
+        """Give what goes on the card of a model."""
         psnr = {n: self.psnr(model, n / 255) for n in (15, 25, 50)} if self.clean else {}
         return self.density(self, model) | {f"psnr_{n}": round(db, 2) for n, db in psnr.items()}
 

@@ -41,7 +41,7 @@ def joined() -> Iterator[None]:
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Count the processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -69,7 +69,7 @@ def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def summed_numbers(*numbers: float) -> tuple[float, ...]:
-    """The same of numbers, in float64."""
+    """Add up numbers of all processes, in float64."""
     (total,) = summed([torch.tensor(numbers, dtype=torch.float64)])
     return numbers if world() == 1 else tuple(total.tolist())
 

@@ -68,7 +68,7 @@ class CorrelatedNoise(deepinv.physics.NoiseModel):
 
     @property
     def noise(self) -> gm.Noise:
-        """What the noise is like."""
+        """Says what the noise is like."""
         return gm.Noise(autocovariance=self.autocovariance, opponent=self.opponent)
 
     @property
@@ -131,7 +131,7 @@ class _CorrelatedDistance(deepinv.optim.Distance):
         self.autocovariance = lags.clone()  # float64: no buffer, which `.float()` would round
 
     def spectrum(self, height: int, width: int) -> Tensor:
-        """Of the noise, (1 or B, C or 1, height, width), at least `LEAST_SHARE` of its variance."""
+        """The spectrum, (1 or B, C or 1, height, width), at least `LEAST_SHARE` of the variance."""
         noise = gm.Noise(autocovariance=self.autocovariance, opponent=self.opponent)
         power = noise.spectrum(height, width)
         return torch.maximum(power, LEAST_SHARE * power.mean((-2, -1), keepdim=True))

@@ -117,7 +117,7 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
 
     @property
     def halo(self) -> int:
-        """How many pixels around a tile influence its result.
+        """The number of pixels around a tile that influence its result.
 
         Raises:
             ValueError: a `WaveletModel` takes the whole image, which cannot be tiled.
@@ -259,7 +259,7 @@ class GMDMScore(deepinv.models.Denoiser):
 
     @property
     def halo(self) -> int:
-        """How many pixels around a tile influence its result."""
+        """The number of pixels around a tile that influence its result."""
         return self.denoiser.halo
 
     def forward(self, x: Tensor, sigma: Any = None, **kwargs: Any) -> Tensor:
@@ -282,7 +282,7 @@ class WithNoiseMap(deepinv.models.Denoiser):
 
     @property
     def halo(self) -> int:
-        """That of the denoiser."""
+        """The halo of the denoiser."""
         return self.denoiser.halo
 
     def forward(self, x: Tensor, sigma: Any = None, **kwargs: Any) -> Tensor:

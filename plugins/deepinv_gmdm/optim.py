@@ -203,7 +203,7 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
         return self.colour if colour and self.colour is not None else self.likelihood
 
     def _level(self, sigma: Any) -> Any:
-        """What the core takes; deepinv hands over a (1, 1, H, W) map as (1, H, W)."""
+        """Give the level for the core; deepinv hands over a (1, 1, H, W) map as (1, H, W)."""
         level = self.sigma if sigma is None else sigma
         if isinstance(level, Tensor) and level.ndim == 3:
             level = level[None]

@@ -140,7 +140,7 @@ def physics_sigma(physics: Any) -> float:
 
 
 def physics_noise(physics: Any, brightest: float = 1.0) -> gm.Noise:
-    """What an operator's own noise is like, for `build_solver` and `GMDMDenoiser`.
+    """Give an operator's own noise, for `build_solver` and `GMDMDenoiser`.
 
     Args:
         physics: with its noise model.

@@ -82,7 +82,7 @@ class Plugin:
     distribution: str
 
     def __str__(self) -> str:
-        """For messages: what it is, its name, and whose."""
+        """Give what it is, its name, and whose, for messages."""
         return f"{_noun(self.kind)} {self.name!r} of {self.distribution!r}"
 
     def load(self) -> Callable[..., Any]:

@@ -84,7 +84,7 @@ def like_of(physics: Any, y: Tensor) -> Tensor:
 
 
 def measured_part(physics: Any, x: Tensor) -> Tensor:
-    """Of images beyond an open border, what was measured."""
+    """Give what was measured of images beyond an open border."""
     return physics.crop(x) if isinstance(physics, OpenBorder) else x
 
 

@@ -29,7 +29,7 @@ ONE_VARIABLE = ("gd", "pgd")  # the iterate is one image and the step stays
 
 @dataclass
 class SolverConfig:
-    """How the problem is solved; None means: derived from the physics and the prior.
+    """Says how the problem is solved; None is derived from the physics and the prior.
 
     Attributes:
         name: `"hqs"`, `"dpir"`, `"pgd"`, `"fista"`, `"gd"`, `"drs"`, `"admm"` or `"pdcp"`.

@@ -34,6 +34,7 @@ def run(name, **options):
         ("mri", 26),
         ("poisson", 26),
         ("color", 29),
+        ("camera", 26.5),  # 24.8 before
     ],
 )
 def test_demo(name, at_least, tmp_path):

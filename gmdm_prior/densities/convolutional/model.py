@@ -17,7 +17,7 @@ diag ∇² log f, put together response by response: K_jᵀ K_j / xi_j² is the 
 and the bands add up to everything but the mean, so nothing cancels at large sigma.
 
 **Not exact.** Theorem 3 says that f solves the heat equation. It does for one component (L = 1).
-For more, K_j maps onto its band only, and (docs/math.md, "The convolutional model")
+For more, K_j maps onto its band only, and (docs/theory/convolutional.md)
 
     ∂_sigma score - sigma ∇(Δ log f + ‖∇ log f‖²)
         = sigma sum_j xi_j² K_jᵀ ((1 - r_j / n) phi_j'' + 2 phi_j' (phi_j - P_j phi_j)(z_j)),

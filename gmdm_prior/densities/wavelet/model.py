@@ -93,12 +93,12 @@ class WaveletModel(DensityModel):
 
     @property
     def patch_size(self) -> int:
-        """What both sides of an image must be a multiple of: 2^levels pixels."""
+        """The number of pixels, 2^levels, that both sides of an image are multiples of."""
         return self.experts.event_shape[-1]
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are stored: those of the experts, and taps that have no name."""
+        """The number of stored numbers: those of the experts, and taps that have no name."""
         return super().num_parameters + (self.bank.shape[1] if self.wavelet is None else 0)
 
     def log_prob(self, x: Tensor, sigma: float | Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Picture:
 
     @property
     def pages(self) -> int:
-        """How many there are."""
+        """The number of pages."""
         return len(self.values)
 
     @property
@@ -68,7 +68,7 @@ class Picture:
 
     @property
     def is_8_bit(self) -> bool:
-        """Whether black is 0 and white 255."""
+        """True where black is 0 and white 255."""
         return self.range == (0.0, 255.0)
 
     def physical(self, values: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ class Picture:
         return self.intercept + self.slope * values.astype(np.float64)
 
     def page(self, index: int) -> Tensor:
-        """One page (1, C, H, W) in units of the range, float32.
+        """Give one page (1, C, H, W) in units of the range, float32.
 
         Raises:
             ValueError: the range is not known, or values are missing (NaN or infinite).
@@ -97,7 +97,7 @@ class Picture:
         return torch.from_numpy(np.ascontiguousarray(unit))[None]
 
     def with_pages(self, pages: Sequence[Tensor]) -> Picture:
-        """The same picture with other pages, each (1, C, H, W) in units of the range.
+        """Give the same picture with other pages, each (1, C, H, W) in units of the range.
 
         Where size and number are as they were, values that did not change are kept to the bit.
         """

@@ -104,7 +104,7 @@ def _values(frame: Any, notes: list[str]) -> np.ndarray:
 
 
 def write(picture: Picture, path: Path) -> None:
-    """One picture; the suffix chooses the format.
+    """Write one picture; the suffix chooses the format.
 
     Raises:
         ValueError: for pages, or values that the format has no place for.

@@ -70,7 +70,7 @@ def estimate_noise(
     mask: Tensor | None = None,
     kind: str = "auto",
 ) -> Noise:
-    """What the noise of images is like.
+    """Read off images what their noise is like.
 
     Args:
         images: (B, C, H, W), floating point, in any units; or two such of the same scenes, whose

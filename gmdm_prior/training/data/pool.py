@@ -124,14 +124,14 @@ class ImagePool:
 
     @property
     def fingerprint(self) -> str:
-        """What a resumed run compares its images with."""
+        """Give what a resumed run compares its images with."""
         content = zlib.crc32(self.pixels.numpy().data)
         for sigma in self.sigmas or ():
             content = zlib.crc32(sigma.numpy().tobytes(), content)
         return f"{len(self)} images of {len(self.pixels)} values, checksum {content:08x}"
 
     def positions(self, size: int) -> int:
-        """How many different patches the images hold."""
+        """Count the different patches that the images hold."""
         return int((self.shapes[:, 1:] - size + 1).clamp(min=0).prod(1).sum())
 
     def patches(self, count: int, size: int, symmetries: str, generator: torch.Generator) -> Tensor:

@@ -59,7 +59,7 @@ REFINED_AFTER = (2, 4)  # tied iterations
 
 @dataclass(frozen=True)
 class EMState:
-    """Where training stands.
+    """Holds where training stands.
 
     Attributes:
         stage: `"full"` or `"tied"`.

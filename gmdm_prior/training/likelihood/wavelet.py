@@ -58,7 +58,7 @@ class WaveletTrainer:
         return self._trees.advance()
 
     def state(self) -> dict:
-        """That of EM."""
+        """The state of EM."""
         return self._trees.state()
 
     def restore(self, state: dict) -> None:
@@ -74,7 +74,7 @@ class WaveletTrainer:
         return WaveletModel(proper, self._settings.wavelet).requires_grad_(False)
 
     def held_out_loss(self, held_out: HeldOut, model: WaveletModel) -> float:
-        """The same on held-out tiles as they are."""
+        """Give the same loss on held-out tiles as they are."""
         return self._trees.held_out_loss(held_out, self._trees.model())
 
     def _problem(self, pool: ImagePool, settings: FitSettings) -> EMProblem:

@@ -266,6 +266,6 @@ class ScoreTrainer:
         return self._descent.snapshot()
 
     def held_out_loss(self, held_out: HeldOut, model: DensityModel) -> float | None:
-        """The same mean over the four levels, on held-out crops."""
+        """Give the mean loss over the four levels, on held-out crops."""
         kind = HalfQuadraticSplitting if self.stage == "hqs" else PatchAveraging
         return -held_out.mean_psnr(model, kind)

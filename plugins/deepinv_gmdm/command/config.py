@@ -25,7 +25,7 @@ from gmdm_prior.messages import nearest, one_line, unknown
 
 @dataclass
 class RestoreConfig:
-    """What `restore` reads."""
+    """Holds what `restore` reads."""
 
     measurement: str | None = None
     truth: str | None = None

@@ -183,11 +183,11 @@ class _Truth:
 
     @property
     def side(self) -> int | None:
-        """Of a square array."""
+        """The side of a square array."""
         return None if self.array is None else self.array.shape[-1]
 
     def page(self, index: int, posed: Problem, result: Tensor) -> Tensor:
-        """One page like a result.
+        """Give one page like a result.
 
         Raises:
             ValueError: its shape is another; both are named.

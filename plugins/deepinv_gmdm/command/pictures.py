@@ -102,14 +102,14 @@ def _map_of_a_corner(picture: Picture) -> Tensor:
 
 
 def _middle(noises: list[Any]) -> Any:
-    """Of maps their median, of noises the one of the median level."""
+    """Give the median of maps, and of noises the one of the median level."""
     if isinstance(noises[0], Tensor):
         return torch.stack(noises).median(0).values
     return sorted(noises, key=lambda noise: float(noise.sigma[0]))[(len(noises) - 1) // 2]
 
 
 def _white(options: Mapping[str, Any]) -> float:
-    """What a level above 1 was probably to be divided by."""
+    """Guess what a level above 1 was to be divided by."""
     given = parse_range(options.get("data_range"))
     return given[1] - given[0] if isinstance(given, tuple) else 255.0
 

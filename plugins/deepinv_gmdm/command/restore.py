@@ -109,7 +109,7 @@ def _page(picture: Picture, name: str) -> Tensor:
 
 
 def _physics_config(config: DictConfig) -> Any:
-    """As a dataclass, whose fields also hold arrays."""
+    """Give the config as a dataclass, whose fields also hold arrays."""
     physics = OmegaConf.to_object(config.physics)
     if str(physics.noise.sigma) == "auto":
         raise ValueError(

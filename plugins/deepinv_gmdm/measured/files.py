@@ -37,12 +37,12 @@ class Measurement:
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
-        """How many pages there are."""
+        """The number of pages."""
         return self.picture.pages if self.picture else len(self.pages)
 
 
 def kind_for(physics: str) -> str:
-    """What an operator measures.
+    """Give what an operator measures.
 
     Raises:
         ValueError: for compressed_sensing, whose measurements come out of a simulation only.
