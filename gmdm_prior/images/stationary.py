@@ -1,0 +1,61 @@
+"""Is noise what its autocovariance says? The picture answers, restored both ways.
+
+Under an autocovariance that is right, a picture is restored better than at any white level, which
+wipes out more. Noise of real pictures is neither stationary nor Gaussian: then there is more of it,
+in some places or at some frequencies, than the autocovariance says, and what it does not know stays
+in the picture. In flat areas that is all that the two differ by. With y the noisy picture, w
+restored at a white level and c under the autocovariance, their planes taken off block by block,
+
+    left = sum |c - w|²  /  sum |y - w|²
+
+over the blocks in which w is flattest. Where noise is stationary it is up to 0.023; in
+pictures of simulated cameras mostly 0.03 to 0.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK, FLATTEST = 16, 0.3  # side of a block, and share of the blocks
+MOST_LEFT = 0.024
+TILE, TILES = 160, 2  # side, and how many along an axis, that stand for a large plane
+
+
+def parts(plane: Tensor) -> Iterator[Tensor]:
+    """Tiles of a plane (H, W), evenly spread, or all of one that is hardly larger than them."""
+    if plane.numel() <= 2 * (TILE * TILES) ** 2:
+        yield plane
+        return
+    for top in _starts(plane.shape[0]):
+        for left in _starts(plane.shape[1]):
+            yield plane[top : top + TILE, left : left + TILE]
+
+
+def left_over(noisy: list[Tensor], white: list[Tensor], correlated: list[Tensor]) -> float:
+    """What is left under the autocovariance in flat areas of parts (H, W) of a plane."""
+    y, w, c = (torch.cat([_blocks(part) for part in p]) for p in (noisy, white, correlated))
+    count = max(1, int(FLATTEST * len(w)))
+    flat = w.square().sum(1).argsort()[:count]
+    left, taken = (c - w)[flat].square().sum(), (y - w)[flat].square().sum()
+    return float(left / taken.clamp(min=1e-30))
+
+
+def _starts(length: int) -> list[int]:
+    """Where tiles begin along an axis."""
+    side = min(TILE, length)
+    return sorted({(length - side) * (2 * i + 1) // (2 * TILES) for i in range(TILES)})
+
+
+def _blocks(plane: Tensor) -> Tensor:
+    """Blocks (N, n²) that overlap by half, each less the plane fitted to it."""
+    height, width = (min(BLOCK, side) for side in plane.shape)
+    windows = plane.double().unfold(0, height, -(-height // 2)).unfold(1, width, -(-width // 2))
+    values = windows.reshape(-1, height * width)
+    row = torch.linspace(-1, 1, height).to(values)[:, None].expand(height, width)
+    column = torch.linspace(-1, 1, width).to(values).expand(height, width)
+    basis = torch.stack([torch.ones_like(row), row, column]).reshape(3, -1).T
+    q = torch.linalg.qr(basis)[0]
+    return values - (values @ q) @ q.T
