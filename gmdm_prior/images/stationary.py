@@ -8,8 +8,9 @@ restored at a white level and c under the autocovariance, their planes taken off
 
     left = sum |c - w|²  /  sum |y - w|²
 
-over the blocks in which w is flattest. Where noise is stationary it is up to 0.023; in
-pictures of simulated cameras mostly 0.03 to 0.6.
+over the blocks in which w is flattest. On free photographs it is at most 0.0104 under stationary
+noise of 10 to 50 / 255 filtered by a binomial or a row of 7; in pictures of simulated cameras 0.02
+to 0.6, and where it is less nothing is lost, up to 0.11 dB.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BLOCK, FLATTEST = 16, 0.3  # side of a block, and share of the blocks
-MOST_LEFT = 0.024
+BLOCK, FLATTEST = 16, 0.1  # side of a block, and share of the blocks
+MOST_LEFT = 0.015
 TILE, TILES = 160, 2  # side, and how many along an axis, that stand for a large plane
 
 
