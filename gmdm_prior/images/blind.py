@@ -32,7 +32,7 @@ from gmdm_prior.images.half_size import halve
 from gmdm_prior.images.hqs import HalfQuadraticSplitting
 from gmdm_prior.images.planes import check_images
 from gmdm_prior.images.stabilise import stabiliser
-from gmdm_prior.images.stationary import MOST_LEFT, left_over, parts
+from gmdm_prior.images.stationary import is_believed, parts
 from gmdm_prior.sigma import compute_dtype
 
 REACH, NEAR = 3, 2  # pixels whose means count: of gray and differences of colours, of luminance
@@ -113,7 +113,7 @@ class NoiseDenoiser(nn.Module):
         noisy = list(parts(plane))
         white = [self._plane(p, level) for p in noisy]
         correlated = [self._plane(p, noise) for p in noisy]
-        believed = left_over(noisy, white, correlated) <= MOST_LEFT
+        believed = is_believed(noisy, white, correlated)
         if len(noisy) == 1:
             return correlated[0] if believed else white[0]
         return self._plane(plane, noise if believed else level)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import gmdm_prior as gm
 from gmdm_prior.images import blind
 from gmdm_prior.images.blind import NoiseDenoiser, predicted
-from gmdm_prior.images.stationary import TILE, left_over, parts
+from gmdm_prior.images.stationary import TILE, is_believed, left_over, parts
 
 SIGMA = 0.1
 ROW = torch.ones(1, 5) / math.sqrt(5)
@@ -108,6 +108,13 @@ def test_what_is_left_is_a_share_of_what_is_taken():
     assert left_over([noise], [white], [0.3 * noise]) == pytest.approx(0.09)
     ramp = torch.linspace(0, 9, 64).expand(64, 64)
     assert left_over([noise + ramp], [white + ramp], [0.3 * noise]) == pytest.approx(0.09)
+
+
+def test_noise_that_grows_with_brightness_is_not_believed():
+    ramp = torch.linspace(0, 1, 128).expand(128, 128)
+    noise = torch.randn(128, 128, generator=torch.Generator().manual_seed(0)) / 10
+    assert is_believed([ramp + noise], [ramp], [ramp])
+    assert not is_believed([ramp + (0.5 + ramp).sqrt() * noise], [ramp], [ramp])
 
 
 def test_local_lines_are_those_of_whole_windows():
