@@ -162,7 +162,7 @@ class Noise:
         if self.autocovariance is None:
             return self
         one = min(index, self.channels - 1)
-        return replace(self._with(self.autocovariance[:, one : one + 1], None), opponent=False)
+        return replace(self, opponent=False)._with(self.autocovariance[:, one : one + 1], None)
 
     def interval(self) -> tuple[Tensor, Tensor]:
         """Low and high end of each level, (B,) each."""

@@ -2,12 +2,14 @@
 
 *White*: half-quadratic splitting (`hqs`) at the level.
 
-*Correlated*: what matters of such noise is what it does to structures as wide as a patch, which is
-its spectrum around frequency 0: white noise of that level is restored instead. For noise without
-low frequencies it is the level itself. In colour each opponent plane has a level of its own.
-Luminance comes first. Of the differences, what follows it by local lines is kept, and the rest is
-restored; their noise is wide, so that is done at three sizes, u_0 the rest and u_{s+1} the means of
-2×2 pixels of u_s,
+*Correlated*: where the picture bears its autocovariance out (`stationary`), it is restored under
+that (`correlated`), to whose variance some white noise is added where low frequencies prevail.
+Otherwise what matters is what such noise does to structures as wide as a patch, which is its
+spectrum around frequency 0: white noise of that level is restored instead. For noise without low
+frequencies it is the level itself. In colour each opponent plane has a level of its own. Luminance
+comes first, and is all that is restored under an autocovariance. Of the differences, what follows
+it by local lines is kept, and the rest is restored; their noise is wide, so that is done at three
+sizes, u_0 the rest and u_{s+1} the means of 2×2 pixels of u_s,
 
     x_s = D(u_s; level at that size),     x_s <- x_s + share · up(x_{s+1} - down(x_s)),
 
@@ -30,11 +32,13 @@ from gmdm_prior.images.half_size import halve
 from gmdm_prior.images.hqs import HalfQuadraticSplitting
 from gmdm_prior.images.planes import check_images
 from gmdm_prior.images.stabilise import stabiliser
+from gmdm_prior.images.stationary import is_believed, parts
 from gmdm_prior.sigma import compute_dtype
 
 REACH, NEAR = 3, 2  # pixels whose means count: of gray and differences of colours, of luminance
 SIZES, SMALLEST = 3, 32  # of differences of colours; a plane smaller than this is not halved
 WINDOW, STIFF = 25, 0.5  # of local lines: pixels, and share of the noise's level
+WHITE = 0.1  # of the variance of noise with an autocovariance
 SHARE = 0.7  # of the coarser size's correction
 
 
@@ -97,15 +101,28 @@ class NoiseDenoiser(nn.Module):
             return self._opponent(image, noise)
         levels = _levels(noise, REACH)[0].tolist()
         levels = levels * (len(image) // len(levels))
-        return torch.stack([self._plane(p, v) for p, v in zip(image, levels, strict=True)])
+        noises = [noise.channel(i) for i in range(len(image))]
+        return torch.stack([self._either(*p) for p in zip(image, levels, noises, strict=True)])
 
-    def _plane(self, plane: Tensor, level: float) -> Tensor:
+    def _plane(self, plane: Tensor, level: float | Noise) -> Tensor:
         return self.plane(plane[None, None], level)[0, 0]
+
+    def _either(self, plane: Tensor, level: float, noise: Noise) -> Tensor:
+        """A plane (H, W) under its noise where the picture bears that out, at a level otherwise."""
+        noise = _with_white(noise)
+        noisy = list(parts(plane))
+        white = [self._plane(p, level) for p in noisy]
+        correlated = [self._plane(p, noise) for p in noisy]
+        believed = is_believed(noisy, white, correlated)
+        if len(noisy) == 1:
+            return correlated[0] if believed else white[0]
+        return self._plane(plane, noise if believed else level)
 
     def _opponent(self, image: Tensor, noise: Noise) -> Tensor:
         """Colour, luminance at one size and differences at several."""
         planes, scales = self.opponent.enter(image[None])[0], self.opponent.scales
-        light = self._plane(planes[0], float(_levels(noise, NEAR)[0, 0]) / scales[0])
+        level = float(_levels(noise, NEAR)[0, 0]) / scales[0]
+        light = self._either(planes[0], level, noise.channel(0).scaled(1 / scales[0]))
         out, sizes = [light], noise
         levels = []
         for _ in range(SIZES):
@@ -157,9 +174,9 @@ def predicted(plane: Tensor, light: Tensor, level: float) -> Tensor:
 
     def mean(values: Tensor) -> Tensor:
         side = min(WINDOW, *values.shape) // 2
-        return F.avg_pool2d(values[None, None], 2 * side + 1, 1, side, count_include_pad=False)[
-            0, 0
-        ]
+        wide = 2 * side + 1
+        rows = F.avg_pool2d(values[None], (1, wide), 1, (0, side), count_include_pad=False)
+        return F.avg_pool2d(rows, (wide, 1), 1, (side, 0), count_include_pad=False)[0]
 
     x, y = mean(light), mean(plane)
     both = mean(light * plane) - x * y
@@ -167,6 +184,14 @@ def predicted(plane: Tensor, light: Tensor, level: float) -> Tensor:
     alike = (both * both / (own * other).clamp(min=1e-12)).clamp(0, 1)
     slope = alike * both / (own + (level * STIFF) ** 2).clamp(min=1e-12)
     return mean(slope) * light + mean(y - slope * x)
+
+
+def _with_white(noise: Noise) -> Noise:
+    """The noise of one plane with some white noise besides, where low frequencies prevail."""
+    r, m = noise.autocovariance.clone(), noise.reach
+    if float(noise.low_frequency_sigma(REACH)) > float(noise.sigma):
+        r[..., m, m] *= 1 + WHITE
+    return Noise(autocovariance=r)
 
 
 def _levels(noise: Noise, reach: int) -> Tensor:

@@ -84,10 +84,11 @@ def _split(
     start = white_level(power)
     steps = list(schedule.at(start))
     x, level = image, steps[0][0]
+    spectrum = _half_spectrum(image, noise, boundary)
     for i, (_, weight) in enumerate(steps):
         z = denoise(pad(x, border, border, boundary), level.to(image), i)
         error = start.square() * weight / (1 - weight)
-        x = z + _filtered(image - z, noise, error, boundary)
+        x = z + _filtered(image - z, spectrum, error.to(image), boundary)
         if i + 1 < len(steps):
             remaining = error * power / (error + power)  # of white noise: start² times the weight
             level = steps[i + 1][0] / (start * weight.sqrt()) * white_level(remaining)
@@ -114,14 +115,20 @@ def _coarse_share(schedule: Schedule, noise: Noise, half: Noise) -> float:
     return float(schedule.coarse_share(coarse * (coarse / level).square()))
 
 
-def _filtered(difference: Tensor, noise: Noise, error: Tensor, boundary: str) -> Tensor:
+def _half_spectrum(image: Tensor, noise: Noise, boundary: str) -> Tensor:
+    """The spectrum at the frequencies of an image (c, H, W), whose other half mirrors them."""
+    reach = 0 if boundary == "circular" else REACH
+    height, width = (side + 2 * reach for side in image.shape[1:])
+    return noise.spectrum(height, width)[0, :, :, : width // 2 + 1].to(image)
+
+
+def _filtered(difference: Tensor, spectrum: Tensor, error: Tensor, boundary: str) -> Tensor:
     """β / (β + λ) of an image (c, H, W), frequency by frequency."""
     reach = 0 if boundary == "circular" else REACH
     wide = pad(difference, reach, reach, boundary)
-    height, width = wide.shape[1:]
-    columns = width // 2 + 1
-    gain = (error / (error + noise.spectrum(height, width)[0, :, :, :columns])).to(wide)
-    filtered = torch.fft.irfft2(torch.fft.rfft2(wide) * gain, s=(height, width))
+    filtered = torch.fft.irfft2(
+        torch.fft.rfft2(wide) * (error / (error + spectrum)), s=wide.shape[1:]
+    )
     return inner(filtered, reach)
 
 
