@@ -192,7 +192,7 @@ class _Reader:
         if self.kind == "correlated" or not white:
             if best is not light:
                 test = whiteness(self.model, light.values, light.full, light.lying)
-            return self._correlated(test)
+            return self._correlated(planes, test)
         self._say_where(ladder, some)
         return self._white(common(planes), test.half * common(planes).sigma / best.full.sigma)
 
@@ -241,7 +241,7 @@ class _Reader:
             level, (level * GROWING[0], level * GROWING[1]), curve=curve, notes=self._said()
         )
 
-    def _correlated(self, test: Whiteness) -> Found:
+    def _correlated(self, opponents: list[Plane], test: Whiteness) -> Found:
         """An autocovariance of each plane, at a level that other evidence agrees to."""
         colour = len(self.image) == 3
         planes = opponent(self.image) if colour else self.image
@@ -253,7 +253,7 @@ class _Reader:
         if read[0] is None:
             return self._of_blocks("flat areas hold no noise")
         if colour:
-            lags = of_colour(read, test, math.sqrt(3))
+            lags = of_colour(self.model, opponents, read, test)
         else:
             lags = [little(read[0].lags) if r is None else agreed(r, test, 1.0) for r in read]
         m = len(lags[0]) // 2
