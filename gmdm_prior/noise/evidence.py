@@ -28,6 +28,7 @@ from gmdm_prior.fast.choose import Evaluator
 
 FLAT_WEIGHT = 0.2  # of the flat class, before the image has been looked at
 STEPS = 8  # of expectation maximisation at each noise level
+GRAIN, MOST_GRAIN = 0.9, (2 / 255) ** 2  # share of a class's least variance, and variance
 PRIOR = 0.01  # how many patches the weights it starts from count as: no class dies out
 
 
@@ -69,6 +70,8 @@ class MixturePatches:
         weights: (K,), of the classes of the first basis, of the second, and so on.
         patches: (N, a).
         flat: the flat class's weight, before the image has been looked at.
+        grain: whether classes lose most of their least variance, which is the noise of the
+            photographs that they are from: weak noise is taken for it otherwise.
 
     Attributes:
         start: (K + 1,) class weights before the image has been looked at, the flat class last.
@@ -81,7 +84,12 @@ class MixturePatches:
         weights: Tensor,
         patches: Tensor,
         flat: float = FLAT_WEIGHT,
+        grain: bool = False,
     ) -> None:
+        if grain:
+            variances = [
+                v - GRAIN * v.amin(1, keepdim=True).clamp(max=MOST_GRAIN) for v in variances
+            ]
         self._variances = variances
         j = variances[0].shape[1]
         self._squares = [(patches @ rows.T).square_().reshape(-1, j) for rows in bases]
@@ -129,11 +137,11 @@ class PlainPatches:
 
 
 def evidence_of(
-    model: DensityModel, patches: Tensor, evaluator: Evaluator
+    model: DensityModel, patches: Tensor, evaluator: Evaluator, grain: bool = False
 ) -> MixturePatches | PlainPatches:
     """What evaluates these patches (N, a) at one noise level after another."""
     if not isinstance(model, PatchMixture):
         return PlainPatches(model, patches, evaluator)
     level = model.at(patches.new_zeros(()))
     weights = torch.cat([model.weights[m] for m in level.members]).to(patches)
-    return MixturePatches(level.bases, level.variances, weights, patches)
+    return MixturePatches(level.bases, level.variances, weights, patches, grain=grain)

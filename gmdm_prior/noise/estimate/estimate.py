@@ -192,16 +192,26 @@ class _Reader:
         if self.kind == "correlated" or not white:
             if best is not light:
                 test = whiteness(self.model, light.values, light.full, light.lying)
-            return self._correlated(test)
+            return self._correlated(light.unit, test)
         self._say_where(ladder, some)
         return self._white(common(planes), test.half * common(planes).sigma / best.full.sigma)
 
     def _planes(self, patches: Patches) -> list[Plane]:
         """The brightness, and in colour the differences, each with its level if it were white."""
         if len(self.image) != 3 or bool(self.gray_lying.all()):
-            full = level_of_patches(self.model, patches.values, patches.overlap)
-            return [Plane(self.gray, self.gray_lying, full)]
+            return [self._mean_plane(patches)]
         return colour_planes(self.model, self.image, self.gray_lying)
+
+    def _mean_plane(self, patches: Patches) -> Plane:
+        """The mean of the channels, whose noise is less where theirs is independent."""
+        full = level_of_patches(self.model, patches.values, patches.overlap)
+        own = spread_patches(self.gray, self.model, self.gray_lying, GROUPED)
+        if len(self.image) == 1 or len(own) < FEWEST:
+            return Plane(self.gray, self.gray_lying, full)
+        mean = level_of_patches(self.model, own.values, own.overlap)
+        told = max(full.error, mean.error) < UNSURE
+        unit = full.sigma / mean.sigma if told else math.sqrt(len(self.image))
+        return Plane(self.gray, self.gray_lying, mean, unit)
 
     def _ladder(self, light: Plane) -> tuple[Ladder, Patches]:
         """Some patches of the brightness, at levels around its own."""
@@ -241,7 +251,7 @@ class _Reader:
             level, (level * GROWING[0], level * GROWING[1]), curve=curve, notes=self._said()
         )
 
-    def _correlated(self, test: Whiteness) -> Found:
+    def _correlated(self, unit: float, test: Whiteness) -> Found:
         """An autocovariance of each plane, at a level that other evidence agrees to."""
         colour = len(self.image) == 3
         planes = opponent(self.image) if colour else self.image
@@ -253,9 +263,9 @@ class _Reader:
         if read[0] is None:
             return self._of_blocks("flat areas hold no noise")
         if colour:
-            lags = of_colour(read, test, math.sqrt(3))
+            lags = of_colour(read, test, unit)
         else:
-            lags = [little(read[0].lags) if r is None else agreed(r, test, 1.0) for r in read]
+            lags = [little(read[0].lags) if r is None else agreed(r, test, unit) for r in read]
         m = len(lags[0]) // 2
         sigma = math.sqrt(sum(float(r[m, m]) for r in lags) / len(lags))
         across, along = read[0].lag1

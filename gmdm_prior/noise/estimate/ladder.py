@@ -34,6 +34,7 @@ class Ladder:
         sigma: the level in the middle.
         below: the lowest level is this much smaller in log sigma.
         above: the highest is this much larger.
+        grain: as for `MixturePatches`.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class Ladder:
         sigma: float,
         below: float = 1.0,
         above: float = 1.25,
+        grain: bool = False,
     ) -> None:
         lowest = max(math.log(LEAST), math.log(max(sigma, LEAST)) - below)
         count = 1 + max(2, math.ceil((math.log(max(sigma, LEAST)) + above - lowest) / STEP))
         self.levels = [lowest + STEP * i for i in range(count)]
-        evidence = evidence_of(model, patches.values, Evaluator())
+        evidence = evidence_of(model, patches.values, Evaluator(), grain)
         self._start, self._overlap = evidence.start, patches.overlap
         self._dimensions = model.channels * (model.patch_size**2 - 1)
         self._table = [evidence.at(math.exp(t)) for t in self.levels]

@@ -92,7 +92,7 @@ def whiteness(
 def _read(model: DensityModel, patches: Patches, sigma: float) -> Reading:
     """The level of patches, looked for from about sigma upwards."""
     for _ in range(LADDERS):
-        ladder = Ladder(model, patches, sigma, BELOW, ABOVE)
+        ladder = Ladder(model, patches, sigma, BELOW, ABOVE, grain=True)
         found, sigma = ladder.read(), math.exp(ladder.levels[-1])
         if found.sigma < math.exp(-STEP) * sigma:
             break
