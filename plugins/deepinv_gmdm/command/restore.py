@@ -17,6 +17,7 @@ from torch import Tensor
 from deepinv_gmdm.command.config import load_config
 from deepinv_gmdm.command.output_folder import OutputFolder
 from deepinv_gmdm.correlated_noise import CorrelatedL2
+from deepinv_gmdm.half_quadratic import HalfQuadratic
 from deepinv_gmdm.noise import WeightedL2
 from deepinv_gmdm.operators import as_picture, picture_title, with_phase
 from deepinv_gmdm.physics import COUNTED, build_physics, data_term, physics_noise, physics_sigma
@@ -111,10 +112,12 @@ def solve(
     Where photons were counted it is done twice, as the first result says how much noise each pixel
     has; unless the noise could be stabilised, which needs that nothing else happened.
     """
-    start = as_picture(physics, measurement, scene)
-    init = {} if start is measurement else {"init": first_iterate(config.solver.name, start)}
     fidelity = data_term(physics, measurement)
     solver = make_solver(config, physics, scene, progress, fidelity)
+    start = as_picture(physics, measurement, scene)
+    init = {}
+    if start is not measurement and not isinstance(solver, HalfQuadratic):  # which derives its own
+        init = {"init": first_iterate(config.solver.name, start)}
     result = solver(measurement, physics, **init)
     counted = isinstance(physics.noise_model, COUNTED)
     if counted and not isinstance(solver, StabilisedDenoising):
