@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deepinv_gmdm.correlated_noise import CorrelatedL2
+from deepinv_gmdm.half_quadratic import HalfQuadratic
 from deepinv_gmdm.noise import WeightedL2
 from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
 from deepinv_gmdm.open_border import OpenBorder
@@ -97,10 +98,11 @@ def solved(
     progress: bool = False,
 ) -> Tensor:
     """Solve once, or twice where photons were counted; `like` only tells shape and device."""
-    start = as_picture(physics, y, like)
-    init = {} if start is y else {"init": first_iterate(config.name, start)}
     fidelity = data_term(physics, y)
     solver = make_solver(prior, config, physics, like, progress, fidelity)
+    start, init = as_picture(physics, y, like), {}
+    if start is not y and not isinstance(solver, HalfQuadratic):  # which derives its own
+        init = {"init": first_iterate(config.name, start)}
     result = solver(y, physics, **init)
     counted = isinstance(physics.noise_model, COUNTED)
     if counted and not isinstance(solver, StabilisedDenoising):

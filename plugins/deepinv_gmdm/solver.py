@@ -15,7 +15,9 @@ at levels s that fall from far above the noise to it; the inner mode of the prio
 exact empirical-Bayes step, the posterior mean at s. With lambda = s² / gamma the first line is the
 proximal map of gamma f. That is the default, `step="mean"`, for every prior that offers a denoiser;
 `step="prox"` keeps the proximal map of an explicit prior instead, and with it a cost that is
-reported. Two well-known schedules are configs of it, with finite levels at any noise level:
+reported. Where the config leaves levels or their number open, they follow from the operator, and
+steps are accelerated (`half_quadratic`). Two well-known schedules are configs of HQS, with finite
+levels at any noise level:
 
     DPIR   {"name": "hqs", "max_iter": 8, "start": 49/255, "stop": sigma}, prior_lambda=0.23
     EPLL   {"name": "hqs", "betas": [1, 4, 8, 16, 32]}, prior_lambda=1
@@ -38,6 +40,7 @@ from torch import Tensor
 
 import gmdm_prior as gm
 from deepinv_gmdm.correlated_noise import CorrelatedL2
+from deepinv_gmdm.half_quadratic import HalfQuadratic
 from deepinv_gmdm.models import GMDMDenoiser
 from deepinv_gmdm.noise import WeightedL2
 from deepinv_gmdm.optim import GMDMPrior
@@ -55,6 +58,8 @@ from gmdm_prior.messages import unknown
 from gmdm_prior.sigma import parse
 
 logger = logging.getLogger(__name__)
+
+NO_WEIGHT = "half-quadratic splitting with posterior means needs prior.lambda above 0"
 
 
 # Long: deepinv's classes want all of this at once.
@@ -84,7 +89,8 @@ def build_solver(
             PGD, FISTA and GD.
         prior_sigma: noise level handed to the prior (deepinv's `g_param`); None: the measurement's
             noise level, but for `step="mean"` the schedule's.
-        prior_lambda: weight of the prior; None: 1, and 0.25 for `step="mean"`.
+        prior_lambda: weight of the prior; None: 1, and for `step="mean"` 0.25, or what follows
+            from the operator (`half_quadratic`).
         data_fidelity: the data term f; None is the one above. `sigma` is then the root mean square
             of its levels.
         progress: show a progress bar.
@@ -108,11 +114,14 @@ def build_solver(
     noise = parse(sigma)
     if config.noise_sigma is not None:
         noise = parse(config.noise_sigma, "solver.noise_sigma")
-    noise = max(noise, SMALLEST_LEVEL)
+    measured, noise = noise, max(noise, SMALLEST_LEVEL)
     weight = check_weight(prior_lambda)
     if config.name == "dpir":
         config, weight = as_dpir(config, noise), 0.23 if weight is None else weight
     check_pair(config, prior)
+    if _derives(config, prior, named=read_config(spec).name, trainable=trainable):
+        options = {"sigma": measured, "weight": weight, "stop": prior_sigma}
+        return _derived(config, prior, **options, fidelity=data_fidelity, progress=progress)
     if isinstance(data_fidelity, (WeightedL2, CorrelatedL2)):
         physics_norm = physics_norm * (noise / data_fidelity.lowest) ** 2
     common = {
@@ -236,6 +245,31 @@ def _all_steps(level: Any) -> Any:
     return level if one else [level]
 
 
+def _derives(config: SolverConfig, prior: Any, named: str, trainable: Sequence[str] | None) -> bool:
+    """Whether the steps follow from the operator that the solver is called with."""
+    whole = None not in (config.start, config.stop, config.max_iter)
+    if named != "hqs" or config.betas is not None or whole or trainable is not None:
+        return False
+    return _step(config, prior) == "mean"
+
+
+def _derived(config: SolverConfig, prior: Any, **options: Any) -> HalfQuadratic:
+    if options["weight"] is not None and not options["weight"] > 0:
+        raise ValueError(NO_WEIGHT)
+    low, high = prior.data_range if isinstance(prior, GMDMPrior) else (0.0, 1.0)
+    return HalfQuadratic(_plug_in(config, prior).denoiser, config, width=high - low, **options)
+
+
+def _plug_in(config: SolverConfig, prior: Any) -> deepinv.optim.PnP:
+    """A prior as a denoiser."""
+    if not isinstance(prior, GMDMPrior):
+        return prior
+    options: dict[str, Any] = {}
+    if not isinstance(prior.model, gm.WaveletModel):
+        options = {"method": "average", "stride": min(config.stride, prior.model.patch_size)}
+    return deepinv.optim.PnP(prior.posterior_mean(**options))
+
+
 def _mean_steps(
     config: SolverConfig, prior: Any, noise: float, weight: float | None, level: Any, common: dict
 ) -> Any:
@@ -243,7 +277,7 @@ def _mean_steps(
     if weight is None:
         weight = 0.25 if config.betas is None else 1.0
     if not weight > 0:
-        raise ValueError("half-quadratic splitting with posterior means needs prior.lambda above 0")
+        raise ValueError(NO_WEIGHT)
     low, high = prior.data_range if isinstance(prior, GMDMPrior) else (0.0, 1.0)
     levels = levels_of(config, noise, config.stop if level is None else level, high - low)
     logger.info("HQS with posterior-mean steps at levels %.4f to %.4f", levels[0], levels[-1])
@@ -252,13 +286,7 @@ def _mean_steps(
         "g_param": levels,
         "stepsize": [s * s / weight for s in levels],
     }
-    if isinstance(prior, GMDMPrior):
-        options: dict[str, Any] = {}
-        if not isinstance(prior.model, gm.WaveletModel):
-            stride = min(config.stride, prior.model.patch_size)
-            options = {"method": "average", "stride": stride}
-        prior = deepinv.optim.PnP(prior.posterior_mean(**options))
-    return _optimiser(config, prior, params, {**common, "early_stop": False})
+    return _optimiser(config, _plug_in(config, prior), params, {**common, "early_stop": False})
 
 
 def _step(config: SolverConfig, prior: Any) -> str:

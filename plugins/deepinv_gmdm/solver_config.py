@@ -33,11 +33,14 @@ class SolverConfig:
 
     Attributes:
         name: `"hqs"`, `"dpir"`, `"pgd"`, `"fista"`, `"gd"`, `"drs"`, `"admm"` or `"pdcp"`.
-        max_iter: iterations; None: 12 for hqs (as many as `betas`), 100 otherwise.
+        max_iter: iterations; None: for hqs as many as its levels ask for (`half_quadratic`; 12 with
+            `step="prox"` or unfolded, as many as `betas`), 100 otherwise.
         stepsize: of all but hqs; of pdcp the primal one, the dual one is its inverse. With
             `backtracking` the first that is tried.
-        start: hqs: first level, as a share of the prior's data range.
-        stop: hqs: last level; None: half the noise level.
+        start: hqs: first level, as a share of the prior's data range; None: derived from what the
+            data leave open (0.2 with `step="prox"` or unfolded).
+        stop: hqs: last level; None: 0.4 of the noise level over the norm of A (half the noise level
+            with `step="prox"` or unfolded).
         step: hqs: `"mean"` (posterior means) or `"prox"` (proximal maps of an explicit prior).
         betas: hqs: the penalties of EPLL's continuation in units of 1 / sigma_n², never falling, in
             place of `start` and `stop`: levels are sigma_n / sqrt(beta).
@@ -52,7 +55,7 @@ class SolverConfig:
     name: str = "hqs"
     max_iter: int | None = None
     stepsize: float | None = None
-    start: float = 0.2
+    start: float | None = None
     stop: Any = None
     step: str | None = None
     betas: list[float] | None = None
@@ -96,7 +99,8 @@ def levels_of(config: SolverConfig, noise: float, stop: Any, width: float = 1.0)
     if config.betas is not None:
         return [noise / math.sqrt(beta) for beta in config.betas]
     steps = 12 if config.max_iter is None else config.max_iter
-    return schedule(noise, steps, parse(config.start, "solver.start") * width, stop)
+    start = 0.2 if config.start is None else parse(config.start, "solver.start")
+    return schedule(noise, steps, start * width, stop)
 
 
 def as_dpir(config: SolverConfig, noise: float) -> SolverConfig:

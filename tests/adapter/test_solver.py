@@ -69,13 +69,14 @@ def test_explicit_prior_with_true_costs(blurred, photo, name):
 
 def test_hqs_takes_posterior_means_unless_told_otherwise():
     prior = GMDMPrior(mixture(3))
-    mean = build_solver("hqs", prior, sigma=0.02)
+    assert build_solver("hqs", prior, sigma=0.02).denoiser.model is prior.model
+    mean = build_solver("hqs", prior, sigma=0.02, trainable=[])
     assert isinstance(mean.prior[0], deepinv.optim.PnP)
     assert mean.prior[0].denoiser.model is prior.model
     levels = mean.init_params_algo["g_param"]
-    assert levels == pytest.approx(schedule(0.02, 12))
+    assert [float(s) for s in levels] == pytest.approx(schedule(0.02, 12))
     steps = mean.init_params_algo["stepsize"]
-    assert steps == pytest.approx([s * s / 0.25 for s in levels])
+    assert [float(s) for s in steps] == pytest.approx([float(s) ** 2 / 0.25 for s in levels])
     prox = build_solver({"name": "hqs", "step": "prox"}, prior, sigma=0.02)
     assert prox.prior[0] is prior
     assert prox.has_cost

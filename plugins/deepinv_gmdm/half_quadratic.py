@@ -1,0 +1,328 @@
+"""Half-quadratic splitting whose settings follow from the operator and the noise.
+
+With f the data term, M = AᵀA, σ the noise level and p = 1 - r² (1 - q) of two numbers that
+`measured_of` reads off the operator with random probes, q = tr M / (N ‖M‖), how much of an image is
+measured, and r = tr M² / (‖M‖ tr M), how evenly, it takes
+
+    first iterate   x₀ = argmin f(x) + ‖∇x‖² / (2 c²): a picture whose neighbouring pixels differ
+                    by c, which fills holes smoothly and amplifies no noise
+    first level     2 p^¼ times the root mean square error that this Gaussian leaves,
+                    (tr H⁻¹ / N)^½ with H the Hessian of what x₀ minimises
+    last level      0.4 σ / ‖A‖, what noise remains of the best measured direction
+    weight          λ = 0.3 p: 0.3 of data that see all, less where they see some directions evenly
+                    and others not at all, whose error the next step brings along
+    steps           each level is 0.9 of the one before; then the last one again until an iterate
+                    moves by less than a tenth of it, at most `MOST_STEPS` in all
+
+and, as holes fill slowly, every step begins at an extrapolated iterate,
+
+    z = x + 0.75 (x - x before),   u = argmin f(u) + λ ‖u - z‖² / (2 s²),   x = E[clean | u, s].
+
+All of this is the same for A and σ in other units. `docs/math.md` has figures.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import deepinv
+import torch
+from deepinv.optim.linear import conjugate_gradient
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig, schedule
+from gmdm_prior.sigma import parse
+
+CONTRAST = 0.1  # c, as a share of the data range
+FIRST, LAST, WEIGHT = 2.0, 0.4, 0.3
+RATIO, LEAST_STEPS, MOST_STEPS = 0.9, 8, 100
+MOMENTUM = 0.75
+SETTLED = 0.1  # of the last level
+GUESSED_FIRST = 0.2  # of the data range, where the operator is not linear
+LEAST_SHARE = 0.55  # of the expected residual, or its inverse, that is not remarked on
+POWER_STEPS, CG_STEPS, CG_TOLERANCE = 12, 60, 1e-3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a linear operator sees: its norm ‖A‖, and 1 - r² (1 - q)."""
+
+    norm: float
+    share: float
+
+
+def measured_of(physics: Any, like: Tensor) -> Measured:
+    """Of a linear operator for images like `like` (B, C, H, W), from probes."""
+
+    def normal(x: Tensor) -> Tensor:
+        return physics.A_adjoint(physics.A(x))
+
+    probe = _probe(like)
+    once = normal(probe)
+    trace, squared = float((probe * once).sum()), float(once.square().sum())
+    x, largest = probe + 1, 0.0  # constant images are often what A keeps best
+    for _ in range(POWER_STEPS):
+        x = x / x.norm()
+        x = normal(x)
+        largest = float(x.norm())
+        if largest == 0:
+            return Measured(0.0, 1.0)
+    seen = min(trace / (largest * probe.numel()), 1.0)
+    even = min(squared / (largest * trace), 1.0) if trace > 0 else 0.0
+    return Measured(math.sqrt(largest), 1 - even**2 * (1 - seen))
+
+
+class SmoothEstimate:
+    """The posterior of pictures that are smooth: its mean, and how far it is off.
+
+    Args:
+        fidelity: the data term f, quadratic.
+        physics: linear.
+        y: measurements.
+        like: images (B, C, H, W), of which only shape, dtype and device count.
+        contrast: c, in the units of images.
+    """
+
+    def __init__(self, fidelity: Any, physics: Any, y: Any, like: Tensor, contrast: float) -> None:
+        self.fidelity, self.physics, self.contrast = fidelity, physics, contrast
+        self.nothing, self.y = y * 0, y
+        self.probe = _probe(like)
+        bend = float((self.probe * self._data(self.probe)).sum()) / self.probe.numel()
+        self.unit = max(bend, 1 / contrast**2)  # keeps numbers near 1 whatever the units are
+
+    def mean(self) -> Tensor:
+        """The first iterate, (B, C, H, W)."""
+        zero = torch.zeros_like(self.probe)
+        return self._solve(-self.fidelity.grad(zero, self.y, self.physics) / self.unit)
+
+    def error(self) -> float:
+        """Root mean square error of a pixel, if pictures were so."""
+        variance = (self.probe * self._solve(self.probe)).mean() / self.unit
+        return math.sqrt(max(float(variance), 0.0))
+
+    def _data(self, x: Tensor) -> Tensor:
+        return self.fidelity.grad(x, self.nothing, self.physics)
+
+    def _hessian(self, x: Tensor) -> Tensor:
+        return (self._data(x) + roughness(x) / self.contrast**2) / self.unit
+
+    def _solve(self, right: Tensor) -> Tensor:
+        return conjugate_gradient(self._hessian, right, max_iter=CG_STEPS, tol=CG_TOLERANCE)
+
+
+def roughness(x: Tensor) -> Tensor:
+    """Gradient of ½ ‖∇x‖², differences of neighbouring pixels, at images (…, H, W)."""
+    result = torch.zeros_like(x)
+    for dim in (-2, -1):
+        step = x.diff(dim=dim)
+        size = x.shape[dim] - 1
+        result.narrow(dim, 1, size).add_(step)
+        result.narrow(dim, 0, size).sub_(step)
+    return result
+
+
+def _probe(like: Tensor) -> Tensor:
+    """Random signs, the same for every image of a batch."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    signs = torch.randint(0, 2, (1, *like.shape[1:]), generator=generator, device="cpu")
+    return (2 * signs - 1).to(like).expand_as(like).contiguous()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where half-quadratic splitting begins and what its steps are.
+
+    Attributes:
+        start: the first iterate, (B, C, H, W).
+        levels: noise levels handed to the denoiser, falling.
+        weight: λ.
+        fidelity: the data term.
+        settle: how many steps at the last level may follow.
+    """
+
+    start: Tensor
+    levels: list[float]
+    weight: float
+    fidelity: Any
+    settle: int
+
+
+class HalfQuadratic(nn.Module):
+    """A solver, `solver(y, physics) -> x`, that plans its steps for each operator.
+
+    Args:
+        denoiser: called as `denoiser(images, level)`.
+        config: `start`, `stop`, `max_iter` where they are not to be derived.
+        sigma: noise level of the measurements, 0 or more.
+        width: of the data range.
+        weight: λ; None is derived.
+        stop: last level, in place of the config's.
+        fidelity: the data term; None is ‖A x - y‖² / (2 sigma²).
+        progress: show a progress bar.
+
+    Attributes:
+        info: of the last call, what it did: `levels` handed to the prior; `residual`, the root mean
+            square of A x - y after each step in units of the noise, and `expected`, about where it
+            should end; `change`, the root mean square by which each step moved the image;
+            `seconds`.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        config: SolverConfig,
+        *,
+        sigma: float,
+        width: float = 1.0,
+        weight: float | None = None,
+        stop: Any = None,
+        fidelity: Any = None,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.config, self.sigma, self.width = denoiser, config, sigma, width
+        self.weight, self.fidelity, self.progress = weight, fidelity, progress
+        self.stop = config.stop if stop is None else stop
+        self.info: dict[str, Any] = {}
+
+    @torch.no_grad()
+    def forward(self, y: Any, physics: Any, init: Any = None) -> Tensor:
+        """Restore measurements.
+
+        Args:
+            y: measurements.
+            physics: the operator.
+            init: the first iterate (B, C, H, W), alone or first in a tuple; None is derived.
+        """
+        begun = time.perf_counter()
+        plan = self.plan(y, physics, init[0] if isinstance(init, (tuple, list)) else init)
+        x = before = plan.start
+        residual = Residual(plan.fidelity, y, physics, x)
+        info: dict[str, Any] = {"levels": [], "residual": [], "change": []}
+        levels = plan.levels + plan.settle * plan.levels[-1:]
+        for i, level in enumerate(tqdm(levels, disable=not self.progress)):
+            ahead = x + MOMENTUM * (x - before)
+            u = plan.fidelity.prox(ahead, y, physics, gamma=level * level / plan.weight)
+            before, x = x, self.denoiser(u, level)
+            info["levels"].append(level)
+            info["residual"].append(residual.of(x))
+            info["change"].append(float((x - before).square().mean().sqrt()))
+            if i + 1 >= len(plan.levels) and info["change"][-1] < SETTLED * level:
+                break
+        info["expected"] = residual.expected(self.denoiser, u, level, plan.weight)
+        info["seconds"] = time.perf_counter() - begun
+        self.info = info
+        if (
+            level > SMALLEST_LEVEL * self.width
+        ):  # below it, data are taken for noisier than they are
+            _judge(info["residual"][-1], info["expected"])
+        return x
+
+    def plan(self, y: Any, physics: Any, start: Tensor | None = None) -> Plan:
+        """What follows from an operator, the noise and the settings that were given."""
+        linear = isinstance(physics, deepinv.physics.LinearPhysics)
+        like = physics.A_adjoint(y) if start is None and linear else start
+        if like is None:
+            like = physics.A_dagger(y)
+        found = measured_of(physics, like) if linear else Measured(1.0, 1.0)
+        norm = found.norm if found.norm > 0 else 1.0
+        sigma = max(self.sigma, SMALLEST_LEVEL * self.width * norm)
+        fidelity = deepinv.optim.L2(sigma=sigma) if self.fidelity is None else self.fidelity
+        first = GUESSED_FIRST * self.width
+        if linear and (start is None or self.config.start is None):
+            smooth = SmoothEstimate(fidelity, physics, y, like, CONTRAST * self.width)
+            start = smooth.mean() if start is None else start
+            first = FIRST * found.share**0.25 * smooth.error()
+        if self.config.start is not None:
+            first = parse(self.config.start, "solver.start") * self.width
+        last = parse(self.stop, "solver.stop") if self.stop is not None else LAST * sigma / norm
+        last = max(last, SMALLEST_LEVEL * self.width)
+        steps, settle = self._steps(first, last)
+        return Plan(
+            start=like if start is None else start,
+            levels=schedule(last, steps, first, last),
+            weight=WEIGHT * found.share if self.weight is None else self.weight,
+            fidelity=fidelity,
+            settle=settle,
+        )
+
+    def _steps(self, first: float, last: float) -> tuple[int, int]:
+        """How many steps go down, and how many more there may be."""
+        if self.config.max_iter is not None:
+            return self.config.max_iter, 0
+        down = math.ceil(math.log(max(first / last, 1)) / -math.log(RATIO))
+        down = min(max(down, LEAST_STEPS), MOST_STEPS)
+        return down, min(down, MOST_STEPS - down)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Root mean square of A x - y in units of the noise, over measurements that see the image.
+
+    Args:
+        fidelity: the data term.
+        y: measurements.
+        physics: the operator.
+        like: images (B, C, H, W).
+    """
+
+    fidelity: Any
+    y: Any
+    physics: Any
+    like: Tensor
+
+    @cached_property
+    def seen(self) -> Any:
+        """1 where measurements depend on the image, else 0, shaped like y."""
+        generator = torch.Generator("cpu").manual_seed(0)
+        noise = torch.randn((1, *self.like.shape[1:]), generator=generator, device="cpu")
+        values = self.physics.A(noise.to(self.like).expand_as(self.like).contiguous())
+        if isinstance(values, Tensor):
+            return (values != 0).to(self.like)
+        return deepinv.utils.TensorList([(part != 0).to(self.like) for part in values])
+
+    @cached_property
+    def count(self) -> int:
+        """How many real measurements depend on the image."""
+        parts = [(self.seen, self.y)]
+        if not isinstance(self.y, Tensor):
+            parts = list(zip(self.seen, self.y, strict=True))
+        real = (float(seen.sum()) * (2 if y.is_complex() else 1) for seen, y in parts)
+        return max(int(sum(real)), 1)
+
+    def of(self, x: Tensor) -> float:
+        """Its value for images (B, C, H, W)."""
+        value = self.fidelity(x, self.seen * self.y, self.physics).sum()
+        return math.sqrt(2 * float(value) / self.count)
+
+    def expected(self, denoiser: nn.Module, u: Tensor, level: float, weight: float) -> float:
+        """What a right noise level and operator leave after a last step from u, about.
+
+        The data step takes a share h of the measurements and the denoiser lets a share d of the
+        noise pass, which leaves (1 - d) / (1 - d (1 - h)) of it. Both are measured with probes.
+        """
+        probe, gamma = _probe(u), level * level / weight
+        kept = self.fidelity.prox(probe, self.y * 0, self.physics, gamma=gamma)
+        taken = float((probe * (probe - kept)).sum()) / self.count
+        small = 0.1 * level
+        moved = denoiser(u + small * probe, level) - denoiser(u, level)
+        passed = float((probe * moved).mean()) / small
+        taken, passed = min(max(taken, 0.0), 1.0), min(max(passed, 0.0), 0.99)
+        return (1 - passed) / (1 - passed * (1 - taken))
+
+
+def _judge(found: float, expected: float) -> None:
+    """Say so where the residual is not what the noise would leave."""
+    if not LEAST_SHARE * expected <= found <= expected / LEAST_SHARE:
+        warnings.warn(
+            f"the restored image differs from the measurements by {found:.2g} of the noise level, "
+            f"where {expected:.2g} is to be expected: sigma or the operator seems wrong, by a "
+            "factor of about two or more",
+            stacklevel=4,
+        )
