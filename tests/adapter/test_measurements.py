@@ -11,7 +11,7 @@ import yaml
 from deepinv_gmdm import build_physics, restore_measurement
 from deepinv_gmdm.command.config import load_config, shipped
 from deepinv_gmdm.command.results import psnr
-from deepinv_gmdm.measured.noise import between_missing
+from deepinv_gmdm.measured.noise import between_missing, sinogram_noise
 from deepinv_gmdm.open_border import OpenBorder
 from deepinv_gmdm.operator_files import read_angles, read_kernel, read_mask
 from deepinv_gmdm.physics import PhysicsConfig
@@ -230,13 +230,83 @@ def test_a_sinogram(command, draw, tmp_path, monkeypatch, transposed):
     assert np.load("o/restored.npy").shape == (64, 64)
 
 
+@pytest.mark.parametrize("name", ["deblur", "poisson_gaussian"])
+def test_counted_photons_are_read_off(command, photo, draw, tmp_path, monkeypatch, name):
+    """Gain and all; the blur does not hide them."""
+    monkeypatch.chdir(tmp_path)
+    k = kernel()
+    clean = convolve(photo, k / k.sum())[16:80, 12:84]
+    tifffile.imwrite("y.tif", (draw.poisson(clean / 255 * 100) * 500).astype(np.uint16))
+    tifffile.imwrite("x.tif", (photo[16:80, 12:84] / 255 * 50000).astype(np.uint16))
+    save("k.png", k)
+    words = ("measurement=y.tif", "physics.kernel=k.png", "truth=x.tif", "out=o", *FAST)
+    words = (*words, "solver.max_iter=8", "data_range=0,65535")
+    kind = ["physics.noise.name=poisson"] if name == "deblur" else []
+    status, printed, _ = command("restore", name, *words, *kind)
+    assert status == 0
+    assert "noise of counted photons, variance " in printed
+    assert metrics(tmp_path / "o")["gain"] == [pytest.approx(500 / 65535, rel=0.2)]
+    blurry = psnr(*(torch.from_numpy(tifffile.imread(f) / 65535.0) for f in ("y.tif", "x.tif")))
+    assert metrics(tmp_path / "o")["psnr_restored"] > blurry + 2
+
+
+def test_the_levels_of_a_simulation_are_not_those_of_a_measurement(command, photo, draw, tmp_path):
+    """The config of denoise ends where the noise of its simulation asks for: 25/255."""
+    y = tmp_path / "y.png"
+    save(y, photo + draw.normal(0, 3, photo.shape))
+    for words in ([f"measurement={y}"], ["image=camera", "physics.noise.sigma=3/255"]):
+        config = load_config("denoise", words)
+        assert (config.solver.start, config.solver.stop) == (None, None)
+        assert config.solver.max_iter == 4
+    assert load_config("denoise").solver.stop == 0.0382
+    kept = load_config("denoise", ["image=camera", "physics.noise.sigma=0.1", "solver.stop=0.01"])
+    assert kept.solver.stop == 0.01
+    save(tmp_path / "x.png", photo)
+    words = (f"measurement={tmp_path}/y.png", f"truth={tmp_path}/x.png", f"out={tmp_path}/o")
+    assert command("restore", "denoise", *words)[0] == 0
+    x, y = (np.asarray(Image.open(tmp_path / n)) / 255 for n in ("x.png", "y.png"))
+    noisy = psnr(torch.from_numpy(y), torch.from_numpy(x))
+    assert metrics(tmp_path / "o")["psnr_restored"] > noisy + 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_blurred_picture_whose_noise_cannot_be_told(command, blurred, photo, tmp_path, suffix):
+    """Compression hides it, or there is none: too low a level would ring."""
+    k = kernel()
+    clean = convolve(photo, k / k.sum())[16:80, 12:84]
+    Image.fromarray(clean.round().astype(np.uint8)).save(f"z.{suffix}", quality=85)
+    words = ("restore", "deblur", f"measurement=z.{suffix}", "physics.kernel=k.png", "truth=x.png")
+    status, printed, _ = command(*words, "out=o", *FAST)
+    assert status == 0
+    why = "the file's compression hides it" if suffix == "jpg" else "less is not told from texture"
+    assert f"/255, as {why} (physics.noise.sigma says otherwise)" in printed
+    assert 2.5 <= 255 * metrics(tmp_path / "o")["sigma"][0] < 4
+    x, y = (torch.from_numpy(a) for a in (photo[16:80, 12:84] / 255, clean / 255))
+    assert metrics(tmp_path / "o")["psnr_restored"] > psnr(y, x) + 3
+
+
+def test_noise_of_sinograms():
+    """Of the outer rows, or of the finest detail where the object fills the width."""
+    draw = np.random.default_rng(0)
+    smooth = np.sin(np.linspace(0, 3, 120))[:, None] * np.cos(np.linspace(0, 3, 90))
+    noise = 0.05 * draw.normal(size=smooth.shape)
+    level, where = sinogram_noise(smooth + noise)
+    assert level == pytest.approx(0.05, rel=0.1)
+    assert where == "the finest detail of the sinogram"
+    edges = np.zeros((120, 90))
+    edges[10:-10] = draw.normal(size=(100, 90))
+    level, where = sinogram_noise(edges + noise)
+    assert level == pytest.approx(0.05, rel=0.2)
+    assert where == "the outer 2 rows of detectors on both sides"
+
+
 def test_super_resolution(command, photo, draw, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = Image.fromarray(photo.astype(np.float32)).resize((48, 48), Image.Resampling.BICUBIC)
     save("y.png", np.asarray(small) + draw.normal(0, 1, (48, 48)))
     save("x.png", photo)
     words = ("measurement=y.png", "truth=x.png", "out=o", "solver.max_iter=8", *FAST)
-    assert command("restore", "super_resolution", *words)[::2] == (0, "")
+    assert command("restore", "super_resolution", *words)[0] == 0
     assert Image.open("o/restored.png").size == (96, 96)
     bicubic = np.asarray(Image.open("y.png").resize((96, 96), Image.Resampling.BICUBIC)) / 255
     x = torch.from_numpy(photo / 255)
@@ -260,7 +330,9 @@ def test_super_resolution(command, photo, draw, tmp_path, monkeypatch):
         (["denoise", "measurement=mask.png"], "it is a mask"),
         (["deblur", "measurement=y.png", "physics.noise.sigma=25"], "did you mean 25/255"),
         (["denoise", "measurement=y.png", "pages=all"], "pages=all is neither each"),
-        (["poisson", "measurement=y.png"], "auto reads Gaussian noise"),
+        (["poisson", "measurement=y.png"], "are read off 32x32 pixels or more"),
+        (["poisson", "measurement=flat.npy"], "does not grow with brightness; use .*=gaussian"),
+        (["poisson", "measurement=y.png", "physics.noise.sigma=1"], "needs physics.noise.gain too"),
         (
             ["deblur", "image=y.png", "physics.noise.sigma=auto"],
             "reads the noise off a measurement",
@@ -279,6 +351,7 @@ def test_refusals(refused, tmp_path, monkeypatch, capsys, words, match):
     save("mask.png", 255 * generator.integers(0, 2, (20, 24)))
     np.save("k.npy", np.ones((8, 8)) / 64)
     np.save("zero.npy", np.zeros((3, 3)))
+    np.save("flat.npy", 0.5 + 0.01 * generator.normal(size=(40, 40)))
     np.save("coils.npy", np.ones((3, 16, 16), complex))
     before = sorted(p.name for p in tmp_path.iterdir())
     sentence = refused("restore", *words, "out=o")

@@ -38,6 +38,23 @@ def corner_noise(y: Tensor, seen: Tensor) -> tuple[float, str]:
     return min(levels), "the quietest corner of k-space"
 
 
+def sinogram_noise(page: np.ndarray) -> tuple[float, str]:
+    """The noise of a sinogram (detectors, angles).
+
+    That of its outer rows, which see air, or of its finest diagonal detail, of which projections
+    have little: whichever is less, as both count what is left of the object.
+    """
+    rows = max(1, len(page) // 50)
+    outer = robust(torch.from_numpy(np.concatenate([page[:rows], page[-rows:]])))
+    if min(page.shape) < 2:
+        return outer, f"the outer {rows} rows of detectors on both sides"
+    change = np.diff(np.diff(page, axis=0), axis=1) / 2
+    detail = robust(torch.from_numpy(change))
+    if detail < outer:
+        return detail, "the finest detail of the sinogram"
+    return outer, f"the outer {rows} rows of detectors on both sides"
+
+
 def between_missing(y: Tensor, mask: Tensor) -> float:
     """The noise of an image with missing pixels, of seen neighbours in its flat blocks."""
     found = []
