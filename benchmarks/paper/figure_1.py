@@ -29,9 +29,8 @@ def run(options: Options) -> None:
     norms, clean = rows.norm(dim=1), (patches.double().flatten(1) @ rows.T).std(0)
     for name, j in (("longest", norms.argmax()), ("shortest", norms.argmin())):
         wider = (1 + (paper.SIGMAS[-1] * norms[j] / clean[j]) ** 2).sqrt()
-        print(
-            f"{name} filter, norm {norms[j]:.3f}: noise of {paper.SIGMAS[-1]} widens it {wider:.2f}-fold"
-        )
+        noise = f"noise of {paper.SIGMAS[-1]} widens its responses {wider:.2f}-fold"
+        print(f"{name} filter, norm {norms[j]:.3f}: {noise}")
 
 
 main = command(

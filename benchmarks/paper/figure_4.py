@@ -33,10 +33,18 @@ def expected(model: gm.DensityModel, noisy: Tensor, sigmas: Tensor) -> Tensor:
     return values - values.min()
 
 
-def valley(axes: Axes, sigmas: Tensor, surface: Tensor) -> None:
+def least(sigmas: Tensor, curve: Tensor) -> float:
+    """The level where a parabola through the least value and its neighbours is least."""
+    i = min(max(int(curve.argmin()), 1), len(curve) - 2)
+    before, at, after = curve[i - 1 : i + 2].tolist()
+    shift = (before - after) / (2 * (before - 2 * at + after))
+    return float(sigmas[i] * (sigmas[1] / sigmas[0]) ** max(-1.0, min(1.0, shift)))
+
+
+def valley(axes: Axes, sigmas: Tensor, surface: Tensor, found: Tensor) -> None:
     """The surface, its least values and the diagonal."""
     shown = axes.contourf(sigmas, sigmas, surface.T, torch.linspace(0, 20, 21), extend="max")
-    axes.plot(sigmas, sigmas[surface.argmin(1)], "r.", label="least")
+    axes.plot(sigmas, found, "r.", label="least")
     axes.plot(sigmas, sigmas, "w--", label="model's level = noise's level")
     axes.set(xscale="log", yscale="log", xlabel="σ of the noise", ylabel="σ of the model")
     axes.legend(fontsize=9, facecolor="0.6")
@@ -51,10 +59,10 @@ def run(options: Options) -> None:
     sigmas = torch.logspace(*torch.tensor([LEAST, MOST]).log10().tolist(), options.steps)
     noisy = [with_patch_noise(clean, float(s), torch.Generator().manual_seed(1)) for s in sigmas]
     surface = torch.stack([expected(model, y, sigmas) for y in noisy])
-    found = sigmas[surface.argmin(1)]
+    found = torch.tensor([least(sigmas, curve) for curve in surface])
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    valley(left, sigmas, surface)
+    valley(left, sigmas, surface, found)
     y = with_patch_noise(clean, SLICE, torch.Generator().manual_seed(1))
     right.plot(sigmas, expected(model, y, sigmas), label=f"noise of σ = {SLICE}")
     right.axvline(SLICE, color="0.5", linestyle=":", label="the noise's level")

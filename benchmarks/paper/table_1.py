@@ -63,11 +63,11 @@ def run(options: Options) -> None:
         ("15×15 over 7×7, HQS", 3, 2),
         ("HQS over one step, 7×7", 2, 0),
     ):
-        gains = (
-            f"{row[larger] - row[smaller]:+.2f} ({PUBLISHED[k][larger] - PUBLISHED[k][smaller]:+.2f})"
-            for k, row in found.items()
-        )
-        print(f"{name}: {', '.join(gains)}")
+        gains = [
+            (row[larger] - row[smaller], PUBLISHED[level][larger] - PUBLISHED[level][smaller])
+            for level, row in found.items()
+        ]
+        print(f"{name}: {', '.join(f'{ours:+.2f} ({theirs:+.2f})' for ours, theirs in gains)}")
 
 
 main = command(
