@@ -9,6 +9,7 @@ for all, and by how much the map misses the truth (the median over the pixels).
 """
 
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -53,6 +54,7 @@ def draw(path: Path, panels: dict[str, tuple[Tensor, float, float]]) -> None:
 def run(options: Options) -> None:
     """Draw and measure."""
     model = gm.load(options.weights)
+    warnings.filterwarnings("ignore", "a PatchModel has no classes")  # it is the paper's
     clean = middle(read_gray(BUNDLED / "cat.png"), options.size)
     truth = checkerboard(*clean.shape[2:], options.cell)
     y = noisy(clean, truth, 0)
