@@ -271,7 +271,7 @@ class Noise:
         return F.pad(r, (reach - r.shape[-1] // 2,) * 4)  # a negative number crops
 
     def _with(self, autocovariance: Tensor | None, factor: float | Tensor | None) -> Noise:
-        """With another autocovariance, or where the noise is white with levels times a factor."""
+        """The noise with another autocovariance or, where it is white, with scaled levels."""
         if autocovariance is not None:
             m = autocovariance.shape[-1] // 2
             sigma = autocovariance[:, :, m, m].mean(1).sqrt()

@@ -74,7 +74,7 @@ class DensityModel(nn.Module, ABC):
         """The density that `pack` took apart, to the bit; `unpack` makes those inside of it."""
 
     def __repr__(self) -> str:
-        """Its kind, the name that it was loaded by, its patch and how many numbers it has."""
+        """Name its kind, what it was loaded by, its patch and how many numbers it has."""
         name = getattr(self, "name", None)
         shape = getattr(self, "event_shape", None) or ()
         size = f"patches of {' x '.join(map(str, shape))}, " if shape else ""
@@ -82,7 +82,7 @@ class DensityModel(nn.Module, ABC):
         return f"<{type(self).__name__}{called}: {size}{self.num_parameters:,} numbers>"
 
     def made_exact(self) -> DensityModel:
-        """Itself, in place, with bases that were rounded in a file orthonormal again."""
+        """Make bases that were rounded in a file orthonormal again, in place; returns itself."""
         return self
 
     def get_extra_state(self) -> Tensor:
