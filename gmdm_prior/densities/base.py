@@ -21,7 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import singledispatch
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,10 @@ class DensityModel(nn.Module, ABC):
     kind: ClassVar[str]  # its name in files
     event_shape: tuple[int, ...]
     normalised: bool
+
+    if TYPE_CHECKING:  # buffers, modules, and what only some densities have
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @abstractmethod
     def pack(self) -> Packed:
