@@ -136,7 +136,7 @@ def _probe(like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where half-quadratic splitting begins and what its steps are.
+    """Says where half-quadratic splitting begins and what its steps are.
 
     Attributes:
         start: the first iterate, (B, C, H, W).
@@ -301,7 +301,7 @@ class Residual:
         return max(int(sum(real)), 1)
 
     def of(self, x: Tensor) -> float:
-        """Its value for images (B, C, H, W)."""
+        """Value of the operator for images (B, C, H, W)."""
         value = self.fidelity(x, self.seen * self.y, self.physics).sum()
         return math.sqrt(2 * float(value) / self.count)
 

@@ -55,7 +55,7 @@ def test_angle_runs_along_the_edge(angle, symmetries):
 
 
 def test_bundled_model_knows_a_slanted_edge():
-    """Any angle, seen through noise, to the nearest of the classes' own, which lie 45 degrees apart."""
+    """Any angle, seen through noise, to the nearest of the classes' own, 45 degrees apart."""
     model = gm.load("gray")
     for degrees in (0, 25, 70, 90, 115, 155):
         clean = 0.2 + 0.5 * step(math.radians(degrees), 32).float()

@@ -24,7 +24,7 @@ class Found:
     opponent: bool = False
 
     def scaled(self, factor: float, shift: float) -> Found:
-        """For the image times a factor plus a shift."""
+        """What was found, for the image times a factor plus a shift."""
         curve = self.curve
         if curve is not None:
             curve = NoiseCurve(curve.brightness * factor + shift, curve.level * factor)
