@@ -163,8 +163,6 @@ def check_images(model: DensityModel, images: Tensor) -> None:
         )
 
 
-@untraced
-@plain_modes
 def is_gray(image: Tensor) -> bool:
     """Whether all channels of an image (C, H, W) are equal, and their noise the same, too."""
     return len(image) > 1 and bool((image == image[:1]).all())
@@ -178,6 +176,8 @@ def white_shared(image: Tensor, level: Tensor) -> Tensor:
     return level * math.sqrt(3) if len(image) == 3 and is_gray(image) else level
 
 
+@untraced
+@plain_modes
 def per_plane(
     model: DensityModel,
     restore: Callable[[DensityModel, Tensor, Tensor, Run], Tensor],
