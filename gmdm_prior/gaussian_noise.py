@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -99,13 +100,26 @@ class Noise:
             or the latter is not symmetric, not positive, or has a negative spectrum.
     """
 
-    sigma: Tensor | float | None = None
+    sigma: Tensor = None
     autocovariance: Tensor | None = None
-    curve: tuple[NoiseCurve, ...] | NoiseCurve | None = None
-    white: Tensor | bool | None = None
-    bounds: tuple[Tensor, Tensor] | None = None
+    curve: tuple[NoiseCurve, ...] | None = None
+    white: Tensor = None
+    bounds: tuple[Tensor, Tensor] = None
     notes: tuple[str, ...] = ()
     opponent: bool = False
+
+    if TYPE_CHECKING:  # what may be given is wider than what the fields hold
+
+        def __init__(
+            self,
+            sigma: Tensor | float | None = None,
+            autocovariance: Tensor | None = None,
+            curve: Sequence[NoiseCurve] | NoiseCurve | None = None,
+            white: Tensor | bool | None = None,
+            bounds: tuple[Tensor | float, Tensor | float] | None = None,
+            notes: Sequence[str] = (),
+            opponent: bool = False,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         """Check the values and bring them to their shapes, in float64."""
@@ -271,7 +285,7 @@ class Noise:
         return F.pad(r, (reach - r.shape[-1] // 2,) * 4)  # a negative number crops
 
     def _with(self, autocovariance: Tensor | None, factor: float | Tensor | None) -> Noise:
-        """With another autocovariance, or where the noise is white with levels times a factor."""
+        """The noise with another autocovariance or, where it is white, with scaled levels."""
         if autocovariance is not None:
             m = autocovariance.shape[-1] // 2
             sigma = autocovariance[:, :, m, m].mean(1).sqrt()

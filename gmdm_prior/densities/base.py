@@ -21,7 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import singledispatch
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,10 @@ class DensityModel(nn.Module, ABC):
     event_shape: tuple[int, ...]
     normalised: bool
 
+    if TYPE_CHECKING:  # buffers, modules, and what only some densities have
+
+        def __getattr__(self, name: str) -> Any: ...
+
     @abstractmethod
     def pack(self) -> Packed:
         """Give what is stored of the model; `gmdm_prior.files` writes it."""
@@ -74,7 +78,7 @@ class DensityModel(nn.Module, ABC):
         """The density that `pack` took apart, to the bit; `unpack` makes those inside of it."""
 
     def __repr__(self) -> str:
-        """Its kind, the name that it was loaded by, its patch and how many numbers it has."""
+        """Name its kind, what it was loaded by, its patch and how many numbers it has."""
         name = getattr(self, "name", None)
         shape = getattr(self, "event_shape", None) or ()
         size = f"patches of {' x '.join(map(str, shape))}, " if shape else ""
@@ -82,7 +86,7 @@ class DensityModel(nn.Module, ABC):
         return f"<{type(self).__name__}{called}: {size}{self.num_parameters:,} numbers>"
 
     def made_exact(self) -> DensityModel:
-        """Itself, in place, with bases that were rounded in a file orthonormal again."""
+        """Make bases that were rounded in a file orthonormal again, in place; returns itself."""
         return self
 
     def get_extra_state(self) -> Tensor:

@@ -200,7 +200,7 @@ class OpponentModel(DensityModel):
         return cls(*planes, scales=options["scales"])
 
     def made_exact(self) -> OpponentModel:
-        """Itself, in place, with planes that are exact."""
+        """Make the planes exact, in place; returns itself."""
         for plane in self.planes:
             plane.made_exact()
         return self

@@ -50,18 +50,18 @@ class TrainableMixture(PatchMixture):
 
     @property
     def filters(self) -> Tensor:
-        """(G, J, C, b, b), orthonormal and zero-mean."""
+        """Bases (G, J, C, b, b), orthonormal and zero-mean."""
         turned = _rotation(self.rotation) @ self.start.flatten(2)
         return turned.reshape(self.start.shape)
 
     @property
     def variances(self) -> Tensor:
-        """(K, J), positive."""
+        """Variances (K, J), which are positive."""
         return self.log_variances.exp()
 
     @property
     def weights(self) -> Tensor:
-        """(K,), positive, of sum one."""
+        """Weights (K,), positive, of sum one."""
         return torch.softmax(self.log_weights, 0).clamp(min=LEAST_WEIGHT)
 
     @property
@@ -108,7 +108,7 @@ class TrainableProduct(PatchModel):
 
     @property
     def filters(self) -> Tensor:
-        """(J, C, b, b), orthogonal and zero-mean."""
+        """Filters (J, C, b, b), orthogonal and zero-mean."""
         turned = _rotation(self.rotation)[: len(self.log_norms)] @ self.start
         return (self.log_norms.exp()[:, None] * turned).unflatten(1, self.event_shape)
 

@@ -16,7 +16,8 @@ LIMIT = 256 * 2**20  # bytes of tables that are kept: 24 levels of a 15x15 produ
 class Table(Protocol):
     """What can be kept: it knows its `bytes`, which may grow, at no cost: they are read often."""
 
-    bytes: int
+    @property
+    def bytes(self) -> int: ...
 
 
 T = TypeVar("T", bound=Table)

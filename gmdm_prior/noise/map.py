@@ -160,7 +160,7 @@ def _mean_field(logs: Tensor, ladder: Tensor, radius: int) -> Tensor:
 
 
 def _moved(pooled: Tensor, ladder: Tensor) -> Tensor:
-    """For the patches of each step, the level that is likeliest by a parabola, from (L, L)."""
+    """The level likeliest by a parabola for the patches of each step, from (L, L)."""
     place = pooled.argmax(1, keepdim=True).clamp(1, len(ladder) - 2)
     below, here, above = (pooled.gather(1, place + d)[:, 0] for d in (-1, 0, 1))
     bend = (2 * here - below - above).clamp(min=1e-9)

@@ -65,7 +65,7 @@ def report(model: DensityModel, patches: Tensor, path: Path, curve: Curve = ()) 
     top, bottom = figure.subfigures(2, 1, height_ratios=(2.9, 1))
     patches = patches - patches.mean((-2, -1), keepdim=True)
     if isinstance(model, PatchModel):
-        _product(top, model, patches)
+        product(top, model, patches)
     elif isinstance(model, PatchMixture):
         _mixture(top, model, patches)
     elif isinstance(model, ConvolutionalModel):
@@ -104,7 +104,8 @@ def _show(axes: Axes, images: Tensor, columns: int) -> None:
     axes.set_axis_off()
 
 
-def _product(figure: SubFigure, model: PatchModel, patches: Tensor) -> None:
+def product(figure: Figure | SubFigure, model: PatchModel, patches: Tensor) -> None:
+    """Filters by norm, and the potentials of some beside the marginals of patches."""
     norms = model.filters.detach().flatten(1).norm(dim=1)
     order = norms.argsort(descending=True)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.9))
@@ -124,7 +125,9 @@ def _product(figure: SubFigure, model: PatchModel, patches: Tensor) -> None:
         _thumbnail(panel, model.filters[j])
         if rank == 0:
             panel.legend(fontsize=7, loc="lower right")
-    right.suptitle("potentials −log ψ (lines) and −log of the empirical marginals (dots), over z")
+    right.suptitle("potentials −log ψ (lines) and −log of the empirical marginals (dots)")
+    right.supxlabel("response z", fontsize=10)
+    right.supylabel("nats", fontsize=10)
 
 
 def _thumbnail(axes: Axes, kernel: Tensor) -> None:

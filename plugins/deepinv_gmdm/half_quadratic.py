@@ -136,7 +136,7 @@ def _probe(like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where half-quadratic splitting begins and what its steps are.
+    """Says where half-quadratic splitting begins and what its steps are.
 
     Attributes:
         start: the first iterate, (B, C, H, W).
@@ -199,8 +199,12 @@ class HalfQuadratic(nn.Module):
             y: measurements.
             physics: the operator.
             init: the first iterate (B, C, H, W), alone or first in a tuple; None is derived.
+
+        Raises:
+            ValueError: for measurements that hold NaN or infinity.
         """
         begun = time.perf_counter()
+        _check_finite(y)
         plan = self.plan(y, physics, init[0] if isinstance(init, (tuple, list)) else init)
         x = before = plan.start
         residual = Residual(plan.fidelity, y, physics, x)
@@ -297,7 +301,7 @@ class Residual:
         return max(int(sum(real)), 1)
 
     def of(self, x: Tensor) -> float:
-        """Its value for images (B, C, H, W)."""
+        """Value of the operator for images (B, C, H, W)."""
         value = self.fidelity(x, self.seen * self.y, self.physics).sum()
         return math.sqrt(2 * float(value) / self.count)
 
@@ -315,6 +319,16 @@ class Residual:
         passed = float((probe * moved).mean()) / small
         taken, passed = min(max(taken, 0.0), 1.0), min(max(passed, 0.0), 0.99)
         return (1 - passed) / (1 - passed * (1 - taken))
+
+
+def _check_finite(y: Any) -> None:
+    """Refuse measurements without values before anything is derived from them."""
+    parts = [y] if isinstance(y, Tensor) else y
+    if not all(bool(torch.isfinite(part).all()) for part in parts if isinstance(part, Tensor)):
+        raise ValueError(
+            "measurements must be finite; they hold NaN or infinity. Replace those values "
+            "(torch.nan_to_num) or leave them out of the physics"
+        )
 
 
 def _judge(found: float, expected: float) -> None:

@@ -223,7 +223,7 @@ def first_iterate(name: str, start: Tensor) -> tuple[Tensor, ...]:
 
 
 def _primal_dual_start(y: Any, physics: Any) -> dict[str, Any]:
-    """From A^T y, and no dual."""
+    """Start from A^T y, without a dual."""
     return {"est": first_iterate("pdcp", physics.A_adjoint(y))}
 
 

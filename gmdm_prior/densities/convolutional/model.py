@@ -197,7 +197,7 @@ class ConvolutionalLevel:
     noise: Tensor
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """(N,)."""
+        """Logarithm (N,) of Eq. 11."""
         total = x.new_zeros(len(x))
         for j, z in self._responses(x):
             (log,) = self._of_expert(j, z, lambda expert, v: (expert.log_prob(v),))
@@ -205,7 +205,7 @@ class ConvolutionalLevel:
         return total
 
     def score(self, x: Tensor) -> Tensor:
-        """(N, H, W)."""
+        """Gradient (N, H, W) of `log_prob`."""
         total = torch.zeros_like(torch.fft.rfft2(x))
         for j, z in self._responses(x):
             (slope,) = self._of_expert(j, z, lambda expert, v: (expert.score(v),))

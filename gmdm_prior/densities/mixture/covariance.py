@@ -65,7 +65,7 @@ class _Oriented:
         return torch.einsum("nd,kde->nke", y @ self.rows.T, self.precisions)
 
     def log_joint(self, y: Tensor) -> Tensor:
-        """(N, K)."""
+        """Log-densities (N, K) of each class, with its weight."""
         square = (self.solved(y) * (y @ self.rows.T)[:, None]).sum(2)
         return self.constants - 0.5 * square
 

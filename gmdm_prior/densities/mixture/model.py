@@ -153,14 +153,14 @@ class PatchMixture(PatchDensity):
 
     @torch.no_grad()
     def made_exact(self) -> PatchMixture:
-        """Itself, in place, with exactly orthonormal bases and weights of sum one."""
+        """Make bases exactly orthonormal and weights of sum one, in place; returns itself."""
         self.filters.copy_(orthonormalise(self.filters))
         self.weights.div_(self.weights.sum())
         return self
 
 
 def _oriented(filters: Tensor, symmetries: str) -> list[Tensor]:
-    """For each basis (|H| J, a): the rows h^-1 a_j, for which <h^-1 a_j, x> = <a_j, h x>."""
+    """The rows h^-1 a_j (|H| J, a) of each basis, for which <h^-1 a_j, x> = <a_j, h x>."""
     turns = [symmetry.inverse(h) for h in symmetry.group(symmetries)]
     seen = torch.stack([symmetry.act(filters, q) for q in turns], 1)
     return list(seen.flatten(3).flatten(1, 2))

@@ -182,7 +182,7 @@ class WaveletModel(DensityModel):
         return cls(unpack(options["experts"], experts, rest), wavelet)
 
     def made_exact(self) -> WaveletModel:
-        """Itself, in place, with an exact density of tiles."""
+        """Make the density of tiles exact, in place; returns itself."""
         self.experts.made_exact()
         return self
 
@@ -199,7 +199,7 @@ class WaveletModel(DensityModel):
         return on_images(x, sigma, evaluate)[0]
 
     def _variance(self, planes: Tensor, noise: Tensor) -> tuple[Tensor]:
-        """(N, H, W), some rows of tiles at a time."""
+        """Variances (N, H, W), worked out some rows of tiles at a time."""
         bank = self.bank.to(planes)
         tiles, level = to_tiles(planes, bank, self.levels), _per_tile(noise)
         rows, across = tiles.shape[1:3]

@@ -108,7 +108,7 @@ class Memory:
         self.code, self.pointer = code, pointer
 
     def row(self, index: Any, length: Any) -> Memory:
-        """From number index * length on."""
+        """The numbers from number index * length on."""
         code = self.code
         if isinstance(index, int) and isinstance(length, int):
             place = code.integer(index * length)

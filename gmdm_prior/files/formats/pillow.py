@@ -107,7 +107,7 @@ def _deep(path: Path, kind: str) -> np.ndarray:
 
 
 def _values(frame: Any, notes: list[str]) -> np.ndarray:
-    """(H, W, channels), of the stored type."""
+    """The pixels (H, W, channels) in the stored type."""
     mode = frame.mode
     if mode.startswith("I"):
         array = np.asarray(frame)

@@ -51,7 +51,7 @@ class Line:
     ratio: float = math.inf
 
     def curve(self, lowest: float, highest: float) -> NoiseCurve:
-        """As a table for brightnesses between two ends."""
+        """The curve as a table for brightnesses between two ends."""
         x = torch.linspace(lowest, max(highest, lowest + 1e-6), POINTS, dtype=torch.float64)
         return NoiseCurve(x, (self.gain * x + self.offset).clamp(min=0).sqrt())
 

@@ -271,7 +271,7 @@ def refined(
 
 
 def _top(places: Tensor, heights: Tensor) -> float:
-    """Where the parabola through the highest point and its neighbours is highest."""
+    """The place where the parabola through the highest point and its neighbours is highest."""
     i = min(max(int(heights.argmax()), 1), len(places) - 2)
     below, middle, above = heights[i - 1 : i + 2].tolist()
     bend = below - 2 * middle + above

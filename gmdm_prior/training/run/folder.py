@@ -104,7 +104,7 @@ class RunFolder:
         return self.path.is_dir() and any(p != self.lock for p in self.path.iterdir())
 
     def resumed(self, config: TrainConfig) -> Checkpoint | None:
-        """Where a run stands that goes on here; None for one that begins.
+        """The checkpoint of a run that goes on here; None for one that begins.
 
         Raises:
             ValueError: the folder is occupied and resume=false, or its run is another one.

@@ -85,7 +85,7 @@ def start_of(state: dict[str, Any]) -> DensityModel:
 
 @torch.no_grad()
 def _with_log_weights(model: DensityModel) -> DensityModel:
-    """Itself, in place: the logits of experts as logarithms of their weights."""
+    """Make the logits of experts logarithms of their weights, in place; returns itself."""
     if hasattr(model, "experts"):
         model.experts.logits.copy_(torch.log_softmax(model.experts.logits, 1))
     return model

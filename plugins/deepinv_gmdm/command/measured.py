@@ -102,7 +102,7 @@ def _said_once(physics: PhysicsConfig) -> list[str]:
 def _shared(
     config: DictConfig, measured: Measurement, physics: PhysicsConfig, given: Any, device: Any
 ) -> PhysicsConfig:
-    """With pages=shared and sigma=auto, the median of the levels of all pages for each of them."""
+    """The median level of all pages for each of them, with pages=shared and sigma=auto."""
     if config.pages != "shared" or str(physics.noise.sigma) != "auto" or len(measured) == 1:
         return physics
     posed = [problem(measured, i, physics, given, None, device)[0] for i in range(len(measured))]

@@ -67,7 +67,7 @@ class Results:
 
     @property
     def aside(self) -> Path:
-        """Where files are written for now."""
+        """The folder where files are written for now."""
         return self.folder.aside
 
     def add(self, picture: Picture, pages: Sequence[Tensor]) -> None:
