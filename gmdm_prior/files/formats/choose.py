@@ -132,6 +132,9 @@ def write(picture: Picture, path: str | os.PathLike) -> None:
         KINDS[SUFFIXES.get(suffix_of(path), "pillow")].write(picture, path)
     except ValueError as error:
         raise ValueError(f"out={path.name!r}: {error}") from None
+    except OSError as error:
+        reason = error.strerror or f"{error} (is the disk full?)"  # NumPy's says bytes only
+        raise OSError(f"out={path.name!r} cannot be written: {reason}") from error
 
 
 def check_place(picture: Picture, path: str | os.PathLike) -> None:

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _warnings_as_notes():
             given.run(given)
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; nothing more was written", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
