@@ -3,6 +3,7 @@
 import json
 import re
 
+import deepinv
 import numpy as np
 import pytest
 import tifffile
@@ -283,6 +284,34 @@ def test_a_blurred_picture_whose_noise_cannot_be_told(command, blurred, photo, t
     assert 2.5 <= 255 * metrics(tmp_path / "o")["sigma"][0] < 4
     x, y = (torch.from_numpy(a) for a in (photo[16:80, 12:84] / 255, clean / 255))
     assert metrics(tmp_path / "o")["psnr_restored"] > psnr(y, x) + 3
+
+
+def test_what_a_blur_is_taken_for_is_said(command, blurred):
+    words = ("measurement=y.png", "out=o", "solver.max_iter=1", "physics.noise.sigma=0.01", *FAST)
+    printed = command("restore", "deblur", *words)[1]
+    assert "no physics.kernel: taken for a Gaussian blur of 1.6 pixels (physics.width)" in printed
+    printed = command("restore", "space_varying_deblur", *words)[1]
+    assert "a Gaussian blur of 1 pixels (physics.width) at the left, 3 times that at" in printed
+    printed = command("restore", "super_resolution", *words)[1]
+    assert "2 times smaller on each side (physics.factor)" in printed
+
+
+def test_noise_of_a_batch_is_read_off_as_its_operator_asks(photo):
+    """In Python: between missing pixels, at the upper end under a blur, as it is otherwise."""
+    x = torch.from_numpy(photo / 255).float()[None, None]
+    draw = torch.Generator().manual_seed(0)
+    mask = (torch.rand(1, 1, 96, 96, generator=draw) < 0.6).float()
+    physics = deepinv.physics.Inpainting((1, 96, 96), mask=mask)
+    y = physics.A(x + 0.02 * torch.randn(x.shape, generator=draw))
+    restored = restore_measurement(y, physics, solver={"name": "hqs", "max_iter": 8}, sigma="auto")
+    assert float(physics.noise_model.sigma) == pytest.approx(0.02, rel=0.3)
+    assert psnr(restored, x) > 22
+    k = kernel()
+    y = convolve(photo, k / k.sum())[16:80, 12:84].round() / 255
+    y = torch.from_numpy(y).float()[None, None]
+    physics = build_physics(PhysicsConfig(name="blur", kernel=k, boundary="open"), y.shape[1:])
+    restored = restore_measurement(y, physics, sigma="auto")
+    assert psnr(restored, x[..., 16:80, 12:84]) > psnr(y, x[..., 16:80, 12:84]) + 3
 
 
 def test_noise_of_sinograms():

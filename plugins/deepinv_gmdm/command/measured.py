@@ -93,10 +93,22 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
 def _said_once(physics: PhysicsConfig) -> list[str]:
     """What was found in the operator's files."""
     if "blur" in physics.name:
-        kernel = [] if physics.kernel is None else [read_kernel(physics.kernel)[1]]
+        kernel = [_kernel(physics)]
         outside = "repeats beyond its border" if physics.boundary == "circular" else "is open"
         return [*kernel, f"the picture {outside} (physics.boundary)"]
+    if physics.name == "super_resolution":
+        return [f"{physics.factor} times smaller on each side (physics.factor)"]
     return []
+
+
+def _kernel(physics: PhysicsConfig) -> str:
+    """What a blur is taken for."""
+    if physics.kernel is not None:
+        return read_kernel(physics.kernel)[1]
+    width = f"{physics.width:g} pixels (physics.width)"
+    if physics.name == "space_varying_blur":
+        return f"a Gaussian blur of {width} at the left, {physics.growth:g} times that at the right"
+    return f"no physics.kernel: taken for a Gaussian blur of {width}"
 
 
 def _shared(

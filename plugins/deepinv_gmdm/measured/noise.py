@@ -1,13 +1,17 @@
-"""The noise of measurements that are no images, where they hold least of what was measured."""
+"""The noise of measurements, read where they hold least of what was measured."""
 
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
+
+UNTOLD = 2.5 / 255  # of 1 to 6, the best where a blurred JPEG of quality 75 to 95 is restored
 BLOCK = 24  # pixels, for the noise between missing ones
 LEAST = 20  # places in a corner of k-space
 MAD = 0.6745  # median of |n| for a standard normal n
@@ -16,6 +20,37 @@ MAD = 0.6745  # median of |n| for a standard normal n
 def robust(values: Tensor) -> float:
     """A standard deviation that a few large values do not change."""
     return float((values - values.median()).abs().median()) / MAD if values.numel() else 0.0
+
+
+def picture_noise(
+    y: Tensor, kind: str, blurred: bool = False, lossy: bool = False, step: float = 0.0
+) -> tuple[float, str]:
+    """The level of the noise of pictures in [0, 1], and the sentence on it.
+
+    Too low a level is what undoing a blur suffers from most: the upper end of the interval is
+    taken, and where that is not known, or compression took the noise away, `UNTOLD` is added.
+
+    Args:
+        y: (B, C, H, W).
+        kind: of the noise, as for `GMDMNoiseEstimator`; the smoothness of pictures that are blurred
+            or small looks like correlated noise, so that theirs is taken for white.
+        blurred: the blur is to be undone.
+        lossy: their file's format changes values.
+        step: what neighbouring values of the file differ by.
+    """
+    estimator = GMDMNoiseEstimator(kind=kind).to(y.device)
+    with warnings.catch_warnings():
+        if blurred:  # that noise is not told from texture is said below
+            warnings.filterwarnings("ignore", ".*not told from texture")
+        found = estimator.with_error(y)
+    level, upper = float(found.sigma.max()), float(found.interval()[1].max())
+    if blurred and (lossy or not math.isfinite(upper)):
+        seen = float(GMDMNoiseEstimator(kind="auto").to(y.device).noise(y).sigma.max())
+        level = math.hypot(max(seen, level), UNTOLD)
+        why = "the file's compression hides it" if lossy else "less is not told from texture"
+        return level, f"noise {255 * level:.2f}/255, as {why} (physics.noise.sigma says otherwise)"
+    level = max(upper if blurred else level, step / math.sqrt(12))  # values are rounded
+    return level, f"noise {255 * level:.2f}/255, read off the measurement"
 
 
 def corner_noise(y: Tensor, seen: Tensor) -> tuple[float, str]:

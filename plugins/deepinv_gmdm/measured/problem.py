@@ -12,7 +12,6 @@ solvers see u, with values in [0, 1].
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +21,12 @@ import torch
 from torch import Tensor
 
 from deepinv_gmdm.measured.files import Measurement
-from deepinv_gmdm.measured.noise import between_missing, corner_noise, sinogram_noise
-from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
+from deepinv_gmdm.measured.noise import (
+    between_missing,
+    corner_noise,
+    picture_noise,
+    sinogram_noise,
+)
 from deepinv_gmdm.operator_files import read_angles, read_mask, sides
 from deepinv_gmdm.physics import PhysicsConfig, build_physics
 from deepinv_gmdm.tomography import SinogramPhysics, centred, rotation_axis
@@ -32,7 +35,6 @@ from gmdm_prior.files.formats.picture import Range
 from gmdm_prior.noise.poisson_gaussian import estimate_poisson_gaussian
 from gmdm_prior.sigma import parse
 
-UNTOLD = 2.5 / 255  # of 1 to 6, the best where a blurred JPEG of quality 75 to 95 is restored
 SMALLEST_COUNTED = 32  # pixels on a side, from which gain and sigma can be told
 
 
@@ -112,9 +114,9 @@ def _of_image(
         y = y * mask
     if sigma == "auto":
         if mask is None:
-            level, said = _read_off(
-                measured, y, "auto" if config.name == "denoise" else "white", blurs
-            )
+            kind = "auto" if config.name == "denoise" else "white"
+            lossy, step = choose.is_lossy(measured.path), measured.picture.step
+            level, said = picture_noise(y, kind, blurs, lossy, step)
             notes.append(said)
         else:
             level = between_missing(y, mask)
@@ -124,31 +126,6 @@ def _of_image(
         level = parse(sigma, "physics.noise.sigma", white=255)
     gain = known.noise.gain if known.noise.name.startswith("poisson") else None
     return Problem(y, physics, 0.0, 1.0, level, gain), notes
-
-
-def _read_off(measured: Measurement, y: Tensor, kind: str, blurs: bool) -> tuple[float, str]:
-    """The level of a picture's noise, and the sentence on it.
-
-    Too low a level is what undoing a blur suffers from most: the upper end of the interval is
-    taken, and where that is not known, or compression took the noise away, at least `UNTOLD`.
-    """
-    assert measured.picture is not None
-    estimator = GMDMNoiseEstimator(kind=kind).to(y.device)
-    with warnings.catch_warnings():
-        if blurs:  # that noise is not told from texture is said below
-            warnings.filterwarnings("ignore", ".*not told from texture")
-        found = estimator.with_error(y)
-    level, upper = float(found.sigma.max()), float(found.interval()[1].max())
-    lossy = choose.is_lossy(measured.path)
-    if blurs and (lossy or not math.isfinite(upper)):
-        seen = float(GMDMNoiseEstimator(kind="auto").to(y.device).noise(y).sigma.max())
-        level = math.hypot(max(seen, level), UNTOLD)
-        why = "the file's compression hides it" if lossy else "less is not told from texture"
-        return level, f"noise {255 * level:.2f}/255, as {why} (physics.noise.sigma says otherwise)"
-    if blurs:
-        level = upper
-    level = max(level, measured.picture.step / math.sqrt(12))  # values are rounded
-    return level, f"noise {255 * level:.2f}/255, read off the measurement"
 
 
 def _counted(config: PhysicsConfig, y: Tensor) -> tuple[PhysicsConfig, str]:
