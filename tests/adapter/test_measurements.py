@@ -231,7 +231,7 @@ def test_a_sinogram(command, draw, tmp_path, monkeypatch, transposed):
     assert np.load("o/restored.npy").shape == (64, 64)
 
 
-@pytest.mark.parametrize("name", ["deblur", "poisson_gaussian"])
+@pytest.mark.parametrize("name", ["deblur", "deblur untold", "poisson_gaussian"])
 def test_counted_photons_are_read_off(command, photo, draw, tmp_path, monkeypatch, name):
     """Gain and all; the blur does not hide them."""
     monkeypatch.chdir(tmp_path)
@@ -243,7 +243,7 @@ def test_counted_photons_are_read_off(command, photo, draw, tmp_path, monkeypatc
     words = ("measurement=y.tif", "physics.kernel=k.png", "truth=x.tif", "out=o", *FAST)
     words = (*words, "solver.max_iter=8", "data_range=0,65535")
     kind = ["physics.noise.name=poisson"] if name == "deblur" else []
-    status, printed, _ = command("restore", name, *words, *kind)
+    status, printed, _ = command("restore", name.partition(" ")[0], *words, *kind)
     assert status == 0
     assert "noise of counted photons, variance " in printed
     assert metrics(tmp_path / "o")["gain"] == [pytest.approx(500 / 65535, rel=0.2)]
@@ -369,6 +369,10 @@ def test_super_resolution(command, photo, draw, tmp_path, monkeypatch):
         (["deblur", "image=y.png", "physics.boundary=open"], "is for measurement="),
         (["deblur", "measurement=y.png", "physics.boundary=x"], "unknown physics.boundary 'x'"),
         (["y.png"], "a config is YAML, such as deblur.*measurement=y.png physics.kernel=KERNEL"),
+        (
+            ["denoise", "measurement=y.png", "physics.kernel=k.npy"],
+            "=denoise does not look at physics.kernel: it is for blur, gaussian_blur",
+        ),
         (["deblur", "lambda=1"], "did you mean 'prior.lambda'"),
         (["deblur", "image=y.png", "prior=gmmd"], "unknown prior"),
     ],

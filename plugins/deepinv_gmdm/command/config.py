@@ -121,7 +121,18 @@ def load_config(source: str, words: Sequence[str] = ()) -> DictConfig:
     _of_this_noise(config, None if ours else written, dict(changes))
     if config.measurement:
         _check_measured(config, set(dict(changes)))
+    _check_files(config, set(dict(changes)))
     return config
+
+
+def _check_files(config: DictConfig, told: set[str]) -> None:
+    """Refuse a file that the operator does not look at: it would be left out in silence."""
+    name = config.physics.name
+    for key in FILES:
+        own = key.removeprefix("physics.")
+        if key in told and name in USES and own not in USES[name]:
+            users = ", ".join(other for other, keys in USES.items() if own in keys)
+            raise ValueError(f"physics.name={name} does not look at {key}: it is for {users}")
 
 
 def _of_this_noise(

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
+from gmdm_prior.noise.one_level import slope_and_offset
+from gmdm_prior.noise.poisson_gaussian import estimate_poisson_gaussian
 
+SMALLEST_COUNTED = 32  # pixels on a side, from which gain and sigma can be told
 UNTOLD = 2.5 / 255  # of 1 to 6, the best where a blurred JPEG of quality 75 to 95 is restored
 BLOCK = 24  # pixels, for the noise between missing ones
 LEAST = 20  # places in a corner of k-space
@@ -51,6 +54,17 @@ def picture_noise(
         return level, f"noise {255 * level:.2f}/255, as {why} (physics.noise.sigma says otherwise)"
     level = max(upper if blurred else level, step / math.sqrt(12))  # values are rounded
     return level, f"noise {255 * level:.2f}/255, read off the measurement"
+
+
+def grows(y: Tensor) -> bool:
+    """Whether the noise of a picture (1, C, H, W) grows with brightness, as photons' does."""
+    if min(y.shape[-2:]) < SMALLEST_COUNTED:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the level is read and spoken of elsewhere
+        noise = GMDMNoiseEstimator(kind="auto").to(y.device).noise(y)
+        gain = estimate_poisson_gaussian(y)[0]
+    return slope_and_offset(noise) is not None and float(gain) > 0
 
 
 def corner_noise(y: Tensor, seen: Tensor) -> tuple[float, str]:

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from deepinv_gmdm.measured.files import Measurement
 from deepinv_gmdm.measured.noise import (
+    SMALLEST_COUNTED,
     between_missing,
     corner_noise,
+    grows,
     picture_noise,
     sinogram_noise,
 )
@@ -34,8 +36,6 @@ from gmdm_prior.files.formats import choose
 from gmdm_prior.files.formats.picture import Range
 from gmdm_prior.noise.poisson_gaussian import estimate_poisson_gaussian
 from gmdm_prior.sigma import parse
-
-SMALLEST_COUNTED = 32  # pixels on a side, from which gain and sigma can be told
 
 
 @dataclass
@@ -104,7 +104,10 @@ def _of_image(
         shape = (shape[0], shape[1] * config.factor, shape[2] * config.factor)
     sigma = config.noise.sigma
     known = _with_sigma(config, 0.0 if sigma == "auto" else sigma)
-    if sigma == "auto" and config.noise.name.startswith("poisson"):
+    if sigma == "auto" and (blurs or config.name == "denoise") and config.noise.name == "gaussian":
+        if grows(y):
+            known = replace(known, noise=replace(known.noise, name="poisson_gaussian"))
+    if sigma == "auto" and known.noise.name.startswith("poisson"):
         known, said = _counted(known, y)
         sigma = known.noise.sigma
         notes.append(said)
