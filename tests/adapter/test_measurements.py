@@ -251,6 +251,26 @@ def test_counted_photons_are_read_off(command, photo, draw, tmp_path, monkeypatc
     assert metrics(tmp_path / "o")["psnr_restored"] > blurry + 2
 
 
+@pytest.mark.parametrize("counted", [1, 2])
+def test_pages_share_the_noise_that_most_have(command, photo, draw, tmp_path, monkeypatch, counted):
+    """Three pages, of which one or two hold photons."""
+    monkeypatch.chdir(tmp_path)
+    clean = photo / 255
+    pages = [draw.poisson(clean * 100) / 100 for _ in range(counted)]
+    pages += [clean + draw.normal(0, 0.03, clean.shape) for _ in range(3 - counted)]
+    np.save("y.npy", np.stack(pages))
+    words = ("measurement=y.npy", "pages=shared", "data_range=0,1", "out=o", *FAST)
+    status, _, said = command("restore", "denoise", *words)
+    assert status == 0
+    found = metrics(tmp_path / "o")
+    if counted == 1:
+        assert "gain" not in found
+        assert found["sigma"] == [pytest.approx(0.03, rel=0.15)] * 3
+    else:
+        assert found["gain"] == [pytest.approx(0.01, rel=0.15)] * 3
+        assert ", gain 0.0" in said
+
+
 def test_the_levels_of_a_simulation_are_not_those_of_a_measurement(command, photo, draw, tmp_path):
     """The config of denoise ends where the noise of its simulation asks for: 25/255."""
     y = tmp_path / "y.png"

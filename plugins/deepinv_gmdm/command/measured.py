@@ -67,7 +67,7 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
                 print(f"{page}{note}", flush=True)
             done.append((posed, shown, solve(config, posed.physics, posed.y, like, progress)))
         metrics: dict[str, Any] = {"sigma": [posed.sigma for posed, _, _ in done]}
-        if done[0][0].gain is not None:
+        if any(posed.gain is not None for posed, _, _ in done):
             metrics["gain"] = [posed.gain for posed, _, _ in done]
         scores = [] if truth is None else truth.scores(done)
         if scores:
@@ -118,10 +118,13 @@ def _shared(
     if config.pages != "shared" or str(physics.noise.sigma) != "auto" or len(measured) == 1:
         return physics
     posed = [problem(measured, i, physics, given, None, device)[0] for i in range(len(measured))]
-    noise = replace(physics.noise, sigma=float(np.median([page.sigma for page in posed])))
+    counted = [page for page in posed if page.gain is not None]
+    alike = counted if 2 * len(counted) > len(posed) else [p for p in posed if p.gain is None]
+    noise = replace(physics.noise, sigma=float(np.median([page.sigma for page in alike])))
     said = f"noise {noise.sigma:.4g}"
-    if posed[0].gain is not None:
-        noise = replace(noise, gain=float(np.median([page.gain for page in posed])))
+    if alike is counted:
+        name = noise.name if noise.name.startswith("poisson") else "poisson_gaussian"
+        noise = replace(noise, name=name, gain=float(np.median([page.gain for page in alike])))
         said += f", gain {noise.gain:.4g}"
     say(f"pages=shared: {said} on every page")
     return replace(physics, noise=noise)
