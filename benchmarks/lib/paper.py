@@ -81,10 +81,10 @@ def mismatch(model: gm.PatchModel, patches: Tensor, sigma: float) -> Tensor:
 
 def draw(model: gm.PatchModel, patches: Tensor, path: Path) -> None:
     """Filters by norm, and potentials beside the marginals, as in Figs. 1, 5 and 7."""
-    figure = Figure(figsize=(15, 7.5), layout="constrained")
-    product(figure, model, patches)
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    product(figure, model, patches, potentials=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=120)
 
 
 def say(model: gm.PatchModel, patches: Tensor) -> None:

@@ -66,7 +66,8 @@ class DensityModel(nn.Module, ABC):
 
     if TYPE_CHECKING:  # buffers, modules, and what only some densities have
 
-        def __getattr__(self, name: str) -> Any: ...
+        def __getattr__(self, name: str) -> Any:
+            """A buffer, a module or an attribute of a subclass."""
 
     @abstractmethod
     def pack(self) -> Packed:

@@ -17,7 +17,8 @@ class Table(Protocol):
     """What can be kept: it knows its `bytes`, which may grow, at no cost: they are read often."""
 
     @property
-    def bytes(self) -> int: ...
+    def bytes(self) -> int:
+        """Bytes that it takes."""
 
 
 T = TypeVar("T", bound=Table)

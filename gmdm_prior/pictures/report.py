@@ -104,7 +104,9 @@ def _show(axes: Axes, images: Tensor, columns: int) -> None:
     axes.set_axis_off()
 
 
-def product(figure: Figure | SubFigure, model: PatchModel, patches: Tensor) -> None:
+def product(
+    figure: Figure | SubFigure, model: PatchModel, patches: Tensor, potentials: int = POTENTIALS
+) -> None:
     """Filters by norm, and the potentials of some beside the marginals of patches."""
     norms = model.filters.detach().flatten(1).norm(dim=1)
     order = norms.argsort(descending=True)
@@ -115,7 +117,7 @@ def product(figure: Figure | SubFigure, model: PatchModel, patches: Tensor) -> N
     axes.set_title(
         f"{len(order)} filters by norm, {norms.max():.3g} (top left) to {norms.min():.3g}"
     )
-    count = min(POTENTIALS, len(order))
+    count = min(potentials, len(order))
     chosen = order[torch.linspace(0, len(order) - 1, count).round().long()]
     grid = right.subplots(math.ceil(count / 4), min(4, count), squeeze=False).flatten()
     for panel in grid[count:]:
@@ -126,8 +128,8 @@ def product(figure: Figure | SubFigure, model: PatchModel, patches: Tensor) -> N
         if rank == 0:
             panel.legend(fontsize=7, loc="lower right")
     right.suptitle("potentials −log ψ (lines) and −log of the empirical marginals (dots)")
-    right.supxlabel("response z", fontsize=10)
-    right.supylabel("nats", fontsize=10)
+    right.supxlabel("response z")
+    right.supylabel("nats")
 
 
 def _thumbnail(axes: Axes, kernel: Tensor) -> None:
@@ -172,7 +174,7 @@ def potential(
         axes.plot(middle, learned, "-", color=f"C{i}", linewidth=1.2, label=f"σ = {sigma:g}")
     room = 0.1 * (max(heights) - min(heights)) + 0.1
     axes.set_ylim(min(heights) - room, max(heights) + 4 * room)  # what rises further is cut off
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=8)
 
 
 def _mixture(figure: SubFigure, model: PatchMixture, patches: Tensor) -> None:
