@@ -163,6 +163,19 @@ def check_images(model: DensityModel, images: Tensor) -> None:
         )
 
 
+def is_gray(image: Tensor) -> bool:
+    """Whether all channels of an image (C, H, W) are equal, and their noise the same, too."""
+    return len(image) > 1 and bool((image == image[:1]).all())
+
+
+def white_shared(image: Tensor, level: Tensor) -> Tensor:
+    """The white level of an image (C, H, W), as if each of three colours had noise of its own.
+
+    Where they are equal, their mean has all of it, not a third of the variance.
+    """
+    return level * math.sqrt(3) if len(image) == 3 and is_gray(image) else level
+
+
 @untraced
 @plain_modes
 def per_plane(

@@ -199,8 +199,12 @@ class HalfQuadratic(nn.Module):
             y: measurements.
             physics: the operator.
             init: the first iterate (B, C, H, W), alone or first in a tuple; None is derived.
+
+        Raises:
+            ValueError: for measurements that hold NaN or infinity.
         """
         begun = time.perf_counter()
+        _check_finite(y)
         plan = self.plan(y, physics, init[0] if isinstance(init, (tuple, list)) else init)
         x = before = plan.start
         residual = Residual(plan.fidelity, y, physics, x)
@@ -315,6 +319,16 @@ class Residual:
         passed = float((probe * moved).mean()) / small
         taken, passed = min(max(taken, 0.0), 1.0), min(max(passed, 0.0), 0.99)
         return (1 - passed) / (1 - passed * (1 - taken))
+
+
+def _check_finite(y: Any) -> None:
+    """Refuse measurements without values before anything is derived from them."""
+    parts = [y] if isinstance(y, Tensor) else y
+    if not all(bool(torch.isfinite(part).all()) for part in parts if isinstance(part, Tensor)):
+        raise ValueError(
+            "measurements must be finite; they hold NaN or infinity. Replace those values "
+            "(torch.nan_to_num) or leave them out of the physics"
+        )
 
 
 def _judge(found: float, expected: float) -> None:

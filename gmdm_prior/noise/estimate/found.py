@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,19 @@ class Found:
             self.opponent,
         )
 
+    def repeated(self, channels: int) -> Found:
+        """For an image of equal channels, of which this is the noise of one.
+
+        Three are turned into planes: the noise of all is in the first of them.
+        """
+        if not self.lags:
+            return self
+        r = self.lags[0]
+        if channels != 3:
+            return replace(self, lags=(r,) * channels)
+        none = next_to_none(r)
+        return replace(self, lags=(3 * r - 2 * none, none, none), opponent=True)
+
 
 def joined(found: list[Found]) -> Noise:
     """The noise of a batch."""
@@ -62,4 +75,12 @@ def _white_lags(found: Found, like: Tensor) -> Tensor:
     lags = torch.zeros_like(like)
     m = like.shape[-1] // 2
     lags[:, m, m] = max(found.sigma, LEAST) ** 2
+    return lags
+
+
+def next_to_none(like: Tensor) -> Tensor:
+    """The lags of white noise that is next to none beside others."""
+    lags = torch.zeros_like(like)
+    m = len(lags) // 2
+    lags[m, m] = 1e-6 * float(like[m, m])
     return lags
