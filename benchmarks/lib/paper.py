@@ -1,6 +1,7 @@
 """What the scripts of the paper's figures share: pictures, and how well potentials match them."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from matplotlib.figure import Figure
@@ -56,7 +57,7 @@ def train(
         for record in records:
             bar.update(record.step - bar.n)
             bar.set_postfix_str(f"loss {record.loss:.4g}", refresh=False)
-    return record.model
+    return cast(gm.PatchModel, record.model)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.convolutional.model import ConvolutionalModel
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel
-from gmdm_prior.pictures.convolutional import convolutional
+from gmdm_prior.pictures.convolutional import convolutional, two_parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-Curve = Sequence[dict[str, float | str]]
+Curve = Sequence[dict[str, Any]]
 
 POTENTIAL_SIGMAS = (0.025, 0.1, 0.2)
 POTENTIALS = 12  # filters whose potentials are drawn
@@ -62,7 +62,7 @@ def report(model: DensityModel, patches: Tensor, path: Path, curve: Curve = ()) 
 
     figure = Figure(figsize=(15, 11), layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2.9, 1))
+    top, bottom = two_parts(figure, 2, 1, height_ratios=(2.9, 1))
     patches = patches - patches.mean((-2, -1), keepdim=True)
     if isinstance(model, PatchModel):
         product(top, model, patches)
@@ -110,7 +110,7 @@ def product(
     """Filters by norm, and the potentials of some beside the marginals of patches."""
     norms = model.filters.detach().flatten(1).norm(dim=1)
     order = norms.argsort(descending=True)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.9))
+    left, right = two_parts(figure, 1, 2, width_ratios=(1, 1.9))
     axes = left.subplots()
     columns = math.ceil(math.sqrt(len(order)))
     _show(axes, model.filters[order], columns)
@@ -178,8 +178,8 @@ def potential(
 
 
 def _mixture(figure: SubFigure, model: PatchMixture, patches: Tensor) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
-    above, below = left.subfigures(2, 1, height_ratios=(1, 1.15))
+    left, right = two_parts(figure, 1, 2, width_ratios=(1.25, 1))
+    above, below = two_parts(left, 2, 1, height_ratios=(1, 1.15))
     panels = above.subplots(1, len(model.filters), squeeze=False)[0]
     weights = model.weights.detach().double()
     for g, panel in enumerate(panels):
@@ -277,7 +277,7 @@ def _label(axes: Axes, title: str, unit: str) -> None:
     axes.set(xlabel="step", ylabel=unit)
     axes.grid(alpha=0.3)
     axes.ticklabel_format(useOffset=False)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    cast(Any, axes.xaxis.get_major_locator()).set_params(integer=True)
 
 
 def _loss_panel(axes: Axes, rows: Curve) -> None:

@@ -28,7 +28,8 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
         # Pillow warns from half of the size on that it refuses
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as picture:
-            kind, notes = (picture.format or "").lower(), []
+            kind = (picture.format or "").lower()
+            notes: list[str] = []
             deep = _is_deep_colour(picture)  # before anything loads it
             if deep:
                 frames = [_deep(path, kind)]
@@ -128,7 +129,7 @@ def write(picture: Picture, path: Path) -> None:
         codecs = needed("imagecodecs", "a PNG of 16 bits in colour")
         path.write_bytes(codecs.png_encode(array))
         return
-    options = {
+    options: dict[str, Any] = {
         k: picture.metadata[k] for k in ("icc_profile", "dpi", "exif") if k in picture.metadata
     }
     if kind == "JPEG":

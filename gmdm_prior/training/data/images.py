@@ -12,6 +12,7 @@ from gmdm_prior.files.formats.choose import suffix_of
 from gmdm_prior.files.formats.picture import Range
 from gmdm_prior.files.pictures import read_pages
 
+SUFFIXES: tuple[str, ...]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy", ".dcm", ".fits")
 SUFFIXES += (".mrc", ".nii", ".nii.gz")
 BSDS500 = "bsds500:"

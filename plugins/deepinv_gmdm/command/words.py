@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 DENOISE = (
     "sigma",
@@ -58,7 +59,7 @@ def check_options(options: Iterable[str], known: Sequence[str]) -> None:
             raise ValueError(f"unknown option {key!r}{hint} There are: {', '.join(sorted(known))}")
 
 
-def switch(options: dict[str, str], key: str) -> bool:
+def switch(options: Mapping[str, Any], key: str) -> bool:
     """An option that is true or false, by default false."""
     word = str(options.get(key, "false")).lower()
     if word not in SWITCH:
