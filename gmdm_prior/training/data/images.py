@@ -28,7 +28,9 @@ def expanded(key: str, path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise ValueError(f"{key}={path} names a home that does not exist: write it out") from None
+        raise ValueError(
+            f"{key}={path} names a home folder that does not exist: write the path out"
+        ) from None
 
 
 def _sorted_images(folder: Path) -> list[Path]:

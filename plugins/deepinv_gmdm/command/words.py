@@ -55,8 +55,8 @@ def check_options(options: Iterable[str], known: Sequence[str]) -> None:
     for key in options:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=2, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
-            raise ValueError(f"unknown option {key!r}{hint} There are: {', '.join(sorted(known))}")
+            hint = f"; did you mean {' or '.join(map(repr, near))}? Known" if near else "; known"
+            raise ValueError(f"unknown option {key!r}{hint} are {', '.join(sorted(known))}")
 
 
 def switch(options: Mapping[str, Any], key: str) -> bool:
