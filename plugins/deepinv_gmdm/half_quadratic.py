@@ -7,21 +7,23 @@ measured, and r = tr M² / (‖M‖ tr M), how evenly, it takes
     first iterate   x₀ = argmin f(x) + ‖∇x‖² / (2 c²): a picture whose neighbouring pixels differ
                     by c, which fills holes smoothly and amplifies no noise
                     (f is that of noise of at least c ‖A‖ / 2: what is sharper rings at borders)
-    first level     2 p^¼ times the root mean square error that this Gaussian leaves,
+    first level     2 p^¼ e with e the root mean square error that this Gaussian leaves,
                     (tr H⁻¹ / N)^½ with H the Hessian of what x₀ minimises
-    last level      0.65 σ / ‖A‖, what noise remains of the best measured direction
-    weight          λ = 0.3 p: 0.3 of data that see all, less where they see some directions evenly
-                    and others not at all, whose error the next step brings along. The data step
-                    passes noise of s / (2 λ^½) at most, in any direction; from 1/4 on less than s
+    last level      ((0.55 p^¼ σ / ‖A‖)² + (e / 8)²)^½, at most σ / ‖A‖: what noise remains of the
+                    measured directions, and a share of the error e above, as below it what is
+                    wrong in the others passes for structure
+    weight          λ = 0.3 p² / (p² + (1 - p)²). The data step passes noise of s / (2 λ^½) at most,
+                    in any direction, which 0.3 keeps below s; where data see some directions
+                    evenly and others not at all, none is amplified, and the less λ the better
     steps           each level is exp(-p^¼ / 10) of the one before, slower where more is to be
-                    filled; then the last one again until an iterate moves by less than a tenth of
-                    it, at most `MOST_STEPS` in all
+                    filled, in 8 / p^½ steps or more; then the last one again until an iterate
+                    moves by less than a tenth of it, at most `MOST_STEPS` in all
 
 and, as holes fill slowly, every step begins at an extrapolated iterate,
 
     z = x + 0.75 (x - x before),   u = argmin f(u) + λ ‖u - z‖² / (2 s²),   x = E[clean | u, s].
 
-All of this is the same for A and σ in other units. `docs/math.md` has figures.
+All of this is the same for A and σ in other units.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ from gmdm_prior.sigma import parse
 
 CONTRAST = 0.1  # c, as a share of the data range
 SHARPEST = 0.5  # of c: the least noise level that the first iterate is told of
-FIRST, LAST, WEIGHT = 2.0, 0.65, 0.3
+FIRST, LAST, LEFT, WEIGHT = 2.0, 0.55, 1 / 8, 0.3
+LEAST_WEIGHT = 1e-4  # of `WEIGHT`: what keeps data steps solvable
 FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 100
 MOMENTUM = 0.75
 SETTLED = 0.1  # of the last level
@@ -263,13 +266,18 @@ class HalfQuadratic(nn.Module):
             first = FIRST * found.share**0.25 * smooth.error()
         if self.config.start is not None:
             first = parse(self.config.start, "solver.start") * self.width
-        last = parse(self.stop, "solver.stop") if self.stop is not None else LAST * sigma / norm
+        if self.stop is not None:
+            last = parse(self.stop, "solver.stop")
+        else:
+            slow = found.share**0.25
+            least = math.hypot(LAST * slow * sigma / norm, LEFT * first / (FIRST * slow))
+            last = min(least, sigma / norm)
         last = max(last, SMALLEST_LEVEL * self.width)
         steps, settle = self._steps(first, last, found.share)
         return Plan(
             start=like if start is None else start,
             levels=schedule(last, steps, first, last),
-            weight=WEIGHT * found.share if self.weight is None else self.weight,
+            weight=_weight(found.share) if self.weight is None else self.weight,
             fidelity=fidelity,
             settle=settle,
         )
@@ -279,7 +287,7 @@ class HalfQuadratic(nn.Module):
         if self.config.max_iter is not None:
             return self.config.max_iter, 0
         down = math.ceil(math.log(max(first / last, 1)) / (FALL * share**0.25))
-        down = min(max(down, LEAST_STEPS), MOST_STEPS)
+        down = min(max(down, math.ceil(LEAST_STEPS / share**0.5)), MOST_STEPS)
         return down, min(down, MOST_STEPS - down)
 
 
@@ -315,6 +323,11 @@ def data_step(
         max_iter=CG_STEPS,
         tol=EXACT * level / size,
     )
+
+
+def _weight(share: float) -> float:
+    seen, rest = share**2, (1 - share) ** 2
+    return WEIGHT * max(seen / (seen + rest), LEAST_WEIGHT)
 
 
 @dataclass(frozen=True)
@@ -384,8 +397,8 @@ def _check_finite(y: Any) -> None:
 
 
 def _judge(found: float, expected: float) -> None:
-    """Say so where the residual is not what the noise would leave."""
-    if not LEAST_SHARE * expected <= found <= expected / LEAST_SHARE:
+    """Say so where the residual is not what the noise would leave, or far more than the noise."""
+    if not LEAST_SHARE * expected <= found <= max(expected, 1) / LEAST_SHARE:
         warnings.warn(
             f"the restored image differs from the measurements by {found:.2g} of the noise level, "
             f"where {expected:.2g} is to be expected: sigma or the operator seems wrong, by a "
