@@ -48,6 +48,12 @@ class NoiseCurve:
     brightness: Tensor
     level: Tensor
 
+    if TYPE_CHECKING:  # what may be given is wider than what the fields hold
+
+        def __init__(
+            self, brightness: Tensor | Sequence[float], level: Tensor | Sequence[float]
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         """Check the values and make them float64."""
         brightness = torch.as_tensor(self.brightness, dtype=torch.float64)
@@ -136,7 +142,7 @@ class Noise:
             )
         count = len(sigma)
         bounds = (sigma, sigma) if self.bounds is None else self.bounds
-        bounds = tuple(of_images("bounds", _level("bounds", b), count) for b in bounds)
+        low, high = (of_images("bounds", _level("bounds", b), count) for b in bounds)
         white = is_white(r, sigma) if self.white is None else torch.as_tensor(self.white)
         curve = (self.curve,) * count if isinstance(self.curve, NoiseCurve) else self.curve
         if curve is not None and len(curve) != count:
@@ -147,7 +153,7 @@ class Noise:
             "autocovariance": r,
             "curve": None if curve is None else tuple(curve),
             "white": of_images("white", white.bool().reshape(-1), count),
-            "bounds": bounds,
+            "bounds": (low, high),
             "notes": notes,
         }
         for name, value in values.items():
@@ -168,7 +174,7 @@ class Noise:
             autocovariance=None if self.autocovariance is None else self.autocovariance[one],
             curve=None if self.curve is None else self.curve[one],
             white=self.white[one],
-            bounds=tuple(b[one] for b in self.bounds),
+            bounds=(self.bounds[0][one], self.bounds[1][one]),
         )
 
     def channel(self, index: int) -> Noise:
@@ -268,9 +274,14 @@ class Noise:
                 f"shape must be that of {len(self)} images of {self.channels} channels; got "
                 f"{tuple(shape)}"
             )
-        m, place = self.reach, {"dtype": torch.float64, "device": self.sigma.device}
+        m = self.reach
         side = max(height + m, 2 * m + 1), max(width + m, 2 * m + 1)
-        white = torch.randn(count, channels, *side, generator=generator, **place)
+        white = torch.randn(
+            (count, channels, *side),
+            generator=generator,
+            dtype=torch.float64,
+            device=self.sigma.device,
+        )
         if self.autocovariance is None:
             return white * self.sigma[:, None, None, None]
         coloured = torch.fft.ifft2(torch.fft.fft2(white) * self.spectrum(*side).sqrt()).real
@@ -292,8 +303,8 @@ class Noise:
             factor = torch.where(self.sigma > 0, sigma / self.sigma, 1.0)
         else:
             sigma = self.sigma * factor
-        bounds = tuple(b * factor for b in self.bounds)
-        return replace(self, sigma=sigma, autocovariance=autocovariance, bounds=bounds)
+        low, high = (b * factor for b in self.bounds)
+        return replace(self, sigma=sigma, autocovariance=autocovariance, bounds=(low, high))
 
 
 def _level(name: str, value: object) -> Tensor:

@@ -1,6 +1,7 @@
 """What the scripts of the paper's figures share: pictures, and how well potentials match them."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from matplotlib.figure import Figure
@@ -56,7 +57,7 @@ def train(
         for record in records:
             bar.update(record.step - bar.n)
             bar.set_postfix_str(f"loss {record.loss:.4g}", refresh=False)
-    return record.model
+    return cast(gm.PatchModel, record.model)
 
 
 @torch.no_grad()
@@ -81,10 +82,10 @@ def mismatch(model: gm.PatchModel, patches: Tensor, sigma: float) -> Tensor:
 
 def draw(model: gm.PatchModel, patches: Tensor, path: Path) -> None:
     """Filters by norm, and potentials beside the marginals, as in Figs. 1, 5 and 7."""
-    figure = Figure(figsize=(15, 7.5), layout="constrained")
-    product(figure, model, patches)
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    product(figure, model, patches, potentials=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=120)
 
 
 def say(model: gm.PatchModel, patches: Tensor) -> None:

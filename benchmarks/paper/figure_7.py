@@ -3,7 +3,7 @@
     python benchmarks/paper/figure_7.py [data=bsds500:ROOT] [weights=bsds-gray-15x15] [count=20000]
                                         [out=docs/figures/paper_7.png]
 
-Draws all 224 filters, and the potentials of twelve from the longest to the shortest. Prints what
+Draws all 224 filters, and the potentials of eight from the longest to the shortest. Prints what
 `figure_1.py` prints of the 7×7 model.
 """
 

@@ -113,7 +113,7 @@ class PatchModel(PatchDensity):
 
     def stored(self) -> tuple[dict[str, Tensor], Options]:
         """The arguments of the constructor."""
-        tensors = {"filters": self.filters, "logits": self.experts.logits}
+        tensors: dict[str, Tensor] = {"filters": self.filters, "logits": self.experts.logits}
         return tensors, {"bound": self.experts.bound}
 
     @torch.no_grad()

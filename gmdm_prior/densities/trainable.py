@@ -14,6 +14,8 @@ kernels; under `torch.no_grad()` they are as fast as ever. `frozen()` is the pla
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -143,6 +145,6 @@ def _rotation(free: Tensor) -> Tensor:
     return torch.matrix_exp(free - free.mT)
 
 
-def _frozen_as(model: PatchDensity, plain: PatchDensity) -> PatchDensity:
+def _frozen_as(model: PatchDensity, plain: PatchDensity) -> Any:
     variance = model.mean_part.variance
     return (plain if variance is None else plain.with_mean(variance)).requires_grad_(False)

@@ -21,11 +21,13 @@ noise is denoised as above, at a level of at least 1.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.base import DensityModel, PatchDensity
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.gaussian_noise import Noise, NoiseCurve
 from gmdm_prior.images.half_size import halve
@@ -52,10 +54,11 @@ class NoiseDenoiser(nn.Module):
 
     def __init__(self, model: DensityModel, stride: int | None = None) -> None:
         super().__init__()
+        self.opponent: OpponentModel | None = None
         if isinstance(model, OpponentModel):
             self.opponent, model = model, model.planes[0]
-        else:
-            self.opponent = OpponentModel(model) if model.channels == 1 else None
+        elif model.channels == 1:
+            self.opponent = OpponentModel(cast(PatchDensity, model))
         self.plane = HalfQuadraticSplitting(model, stride)
         self.colour = self.plane
         if self.opponent is not None:

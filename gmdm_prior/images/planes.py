@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def check_options(model: object, stride: int, boundary: str) -> None:
         raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}; got {boundary!r}")
 
 
-def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor, Tensor, bool]:
+def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor, Any, bool]:
     """Check images (B, C, H, W) and align the noise with them.
 
     Returns:

@@ -98,8 +98,9 @@ class _Field:
             found = _mean_field(
                 self.tempering * self._log_likelihoods(weights), self.ladder, radius
             )
-        centres = (starts + (self.model.patch_size - 1) / 2 for starts in (self.rows, self.columns))
-        return to_pixels(found, *centres, self.shape).exp()
+        middle = (self.model.patch_size - 1) / 2
+        height, width = self.shape
+        return to_pixels(found, self.rows + middle, self.columns + middle, (height, width)).exp()
 
     def _class_weights(self, found: Tensor, weights: Tensor | None) -> Tensor:
         """Class weights of the image, each patch at its own level."""

@@ -32,9 +32,6 @@ from deepinv_gmdm.solver import (
 from deepinv_gmdm.solver_config import SolverConfig, read_config
 from gmdm_prior.sigma import parse
 
-PRIOR = {"name": "gmdm", "lambda": 0.18}  # those of most configs of the package
-SOLVER = SolverConfig(name="hqs", max_iter=24, start=0.14, stride=2)
-
 BLURS = (
     OpenBorder,
     deepinv.physics.Blur,
@@ -47,7 +44,7 @@ def restore_measurement(
     y: Tensor,
     physics: Any,
     prior: str | Mapping[str, Any] = "gmdm",
-    solver: str | Mapping[str, Any] | SolverConfig | None = None,
+    solver: str | Mapping[str, Any] | SolverConfig = "hqs",
     sigma: Any = None,
     progress: bool = False,
 ) -> Tensor:
@@ -59,7 +56,8 @@ def restore_measurement(
             surroundings are not known.
         prior: a name, or a mapping with `name`, its weight `lambda`, its noise level `sigma` and
             its own options.
-        solver: a name, a mapping or a `SolverConfig`; None is half-quadratic splitting in 24 steps.
+        solver: a name, a mapping or a `SolverConfig`; by default half-quadratic splitting, whose
+            steps follow from operator and noise.
         sigma: the noise level; None is that of `physics.noise_model`, `"auto"` reads it off `y`,
             which must be images.
         progress: show a progress bar.
@@ -70,10 +68,8 @@ def restore_measurement(
     Raises:
         ValueError: for a bad prior, solver or noise level, or images smaller than a patch.
     """
-    config = SOLVER if solver is None else read_config(solver)
+    config = read_config(solver)
     given = {"name": prior} if isinstance(prior, str) else dict(prior)
-    if given.get("name") == "gmdm" and solver is None:
-        given = {**PRIOR, **given}
     if isinstance(sigma, str) and sigma == "auto":
         sigma = _read_off(physics, y)
     if sigma is not None:

@@ -137,6 +137,7 @@ def build_solver(
     else:
         weight = 1.0 if weight is None else weight
         level = noise if prior_sigma is None else prior_sigma
+        steps: Any
         if config.name == "hqs":
             steps = [s * s for s in levels_of(config, noise, config.stop)]
             common["early_stop"] = False

@@ -55,7 +55,7 @@ class SolverConfig:
     stop: Any = None
     step: str | None = None
     betas: list[float] | None = None
-    stride: int = 3
+    stride: int = 2
     noise_sigma: Any = None
     early_stop: bool = True
     thres_conv: float = 1e-5

@@ -155,7 +155,7 @@ class ConvolutionalModel(DensityModel):
         cls, tensors: dict[str, Tensor], options: Options, unpack: Unpack
     ) -> ConvolutionalModel:
         """The density that `pack` took apart, to the bit."""
-        return cls(**tensors, **options)
+        return cls(**{**tensors, **options})
 
     def at(self, noise: Tensor, size: tuple[int, int]) -> ConvolutionalLevel:
         """The model at a noise *variance* (), or (N, 1, 1) one for each image, images (H, W)."""
@@ -171,7 +171,9 @@ class ConvolutionalModel(DensityModel):
 
     def _run(self, x, sigma, method) -> tuple[Tensor, ...]:
         def evaluate(planes: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-            return method(self.at(noise.to(planes.dtype), tuple(planes.shape[-2:])), planes)
+            return method(
+                self.at(noise.to(planes.dtype), (planes.shape[-2], planes.shape[-1])), planes
+            )
 
         return on_images(x, sigma, evaluate, NUMBERS_PER_PIXEL)
 

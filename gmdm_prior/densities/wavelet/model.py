@@ -20,6 +20,8 @@ The low-pass band is the tiles' mean, N(1/2, variance) in grey levels, independe
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -179,7 +181,8 @@ class WaveletModel(DensityModel):
         experts = {k: v for k, v in tensors.items() if k != "taps"}
         rest = {k: v for k, v in options.items() if k not in ("experts", "wavelet")}
         wavelet = tensors["taps"] if options["wavelet"] is None else options["wavelet"]
-        return cls(unpack(options["experts"], experts, rest), wavelet)
+        tiles: Any = unpack(options["experts"], experts, rest)
+        return cls(tiles, wavelet)
 
     def made_exact(self) -> WaveletModel:
         """Make the density of tiles exact, in place; returns itself."""

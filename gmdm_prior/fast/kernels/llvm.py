@@ -306,7 +306,7 @@ def made_for_host(
             with making:
                 return made(*arguments)
 
-        once.cache_clear = made.cache_clear
+        once.cache_clear = made.cache_clear  # type: ignore[attr-defined]
         return once
 
     return decorate

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -204,7 +204,7 @@ class Picture:
             note = f"data_range=auto is {low:.6g},{high:.6g}"
             return replace(self, range=(low, high), notes=(*self.notes, note))
         if data_range is not None:
-            return replace(self, range=data_range)
+            return replace(self, range=cast(Range, data_range))
         if self.range is not None:
             return self
         return self._usual()

@@ -32,7 +32,8 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
         # Pillow warns from half of the size on that it refuses
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as picture:
-            kind, notes = (picture.format or "").lower(), []
+            kind = (picture.format or "").lower()
+            notes: list[str] = []
             deep = _is_deep_colour(picture)  # before anything loads it
             if deep:
                 frames = [_deep(path, kind)]
@@ -169,7 +170,7 @@ def write(picture: Picture, path: Path) -> None:
         values = np.concatenate([values, picture.alpha[0]])
     array = np.ascontiguousarray(np.moveaxis(values, 0, -1))
     kind = Image.registered_extensions().get(path.suffix.lower(), "")
-    options = {
+    options: dict[str, Any] = {
         k: picture.metadata[k] for k in ("icc_profile", "dpi", "exif") if k in picture.metadata
     }
     if kind == "PNG" and "text" in picture.metadata:

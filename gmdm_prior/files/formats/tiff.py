@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
             raise ValueError(f"its pictures differ in size ({shapes}): split it into files")
         series = found[0]
         page = series.keyframe
-        if page.photometric.name in FOR_PILLOW and page.dtype == np.uint8:
+        if cast(Any, page.photometric).name in FOR_PILLOW and page.dtype == np.uint8:
             return _by_pillow(path)
         try:
             arrays = [s.asarray() for s in found]

@@ -48,6 +48,7 @@ OF_PRIOR = ("prior.name", "prior.lambda", "prior.weights", "prior.denoiser")
 INPUTS = ("image", "measurement", "truth")
 LITERAL = (*INPUTS, "out")  # taken as they are written, and not as YAML
 NAMED = ("physics", "solver")  # mappings that a bare name stands for, as prior=tv does
+PICTURES: tuple[str, ...]
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy", ".npz", ".dcm")
 PICTURES += (".fits", ".fit", ".mrc", ".nii", ".gz", ".h5", ".hdf5")
 
@@ -87,14 +88,17 @@ def load_config(source: str, words: Sequence[str] = ()) -> DictConfig:
             if _named(key, written.get(key))[0] != key:
                 written[key] = {"name": written[key]}
         in_file = written.pop("prior", RestoreConfig.prior)
-        config = OmegaConf.merge(OmegaConf.structured(RestoreConfig), OmegaConf.create(written))
-        options, others = [], []
+        config: Any = OmegaConf.structured(RestoreConfig)
+        config = OmegaConf.merge(config, OmegaConf.create(written))
+        options: list[tuple[str, Any]] = []
+        others: list[tuple[str, Any]] = []
         for key, value in changes:
             mine = key == "prior" or key.startswith("prior.")
             (options if mine else others).append((key, value))
         priors_first = sorted(others, key=lambda change: not change[0].startswith("priors."))
         config = _update(config, [c for c in priors_first if c[0].startswith("priors.")])
-        prior = resolve_prior(in_file, OmegaConf.to_container(config.priors), options)
+        priors: Any = OmegaConf.to_container(config.priors)
+        prior = resolve_prior(in_file, priors, options)
         config.solver = OmegaConf.merge(config.solver, _solver_of(prior))
         config = _update(config, [c for c in others if not c[0].startswith("priors.")])
         config.prior = prior
@@ -321,7 +325,7 @@ def _unknown_key(key: str) -> str:
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
     for key in node:
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key!s}"
         child = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(child, DictConfig):
-            yield from _keys(child, f"{prefix}{key}.")
+            yield from _keys(child, f"{prefix}{key!s}.")

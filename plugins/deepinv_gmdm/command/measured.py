@@ -30,7 +30,7 @@ from gmdm_prior.files.formats.picture import Picture, parse_range
 def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) -> dict[str, Any]:
     """Restore the file `measurement` of a config; what `command.restore.restore` says."""
     path = Path(config.measurement)
-    physics = OmegaConf.to_object(config.physics)
+    physics: Any = OmegaConf.to_object(config.physics)
     given = parse_range(plain_value(config.data_range))
     kind = kind_for(physics.name)
     measured = read_measurement(

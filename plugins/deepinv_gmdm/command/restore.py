@@ -114,7 +114,7 @@ def _page(picture: Picture, name: str) -> Tensor:
 
 def _physics_config(config: DictConfig) -> Any:
     """Give the config as a dataclass, whose fields also hold arrays."""
-    physics = OmegaConf.to_object(config.physics)
+    physics: Any = OmegaConf.to_object(config.physics)
     if str(physics.noise.sigma) == "auto":
         raise ValueError(
             "physics.noise.sigma=auto reads the noise off a measurement=; a simulation of image= "

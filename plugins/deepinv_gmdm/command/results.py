@@ -128,7 +128,7 @@ def written_config(config: DictConfig) -> dict[str, Any]:
     for key in (name.removeprefix("physics.") for name in FILES):
         if isinstance(everything["physics"].get(key), str):
             everything["physics"][key] = _relative(everything["physics"][key], folder)
-    return {key: value for key, value in everything.items() if value is not None}
+    return {str(key): value for key, value in everything.items() if value is not None}
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -59,8 +59,7 @@ def list_configs() -> None:
 
 def show_config(source: str, words: Sequence[str]) -> None:
     """Print every key of a config with its value and meaning."""
-    config = OmegaConf.to_container(load_config(source, words), resolve=True)
-    assert isinstance(config, dict)
+    config: Any = OmegaConf.to_container(load_config(source, words), resolve=True)
     used = {"name", "seed", "noise", *USES.get(config["physics"]["name"], ())}
     for key, value in _flat(config):
         top, _, rest = key.partition(".")
