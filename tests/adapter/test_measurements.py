@@ -131,8 +131,8 @@ def test_a_masked_photograph(command, photo, draw, tmp_path, monkeypatch):
     assert status == 0
     assert "of neighbouring pixels that are seen" in printed
     assert metrics(tmp_path / "o")["psnr_restored"] > 24
-    config = load_config("inpainting", words)
-    assert (config.solver.max_iter, config.prior["lambda"]) == (36, 0.05), "as the config has them"
+    config = load_config("inpainting", [*words, "prior=tv"])
+    assert (config.solver.max_iter, config.prior["lambda"]) == (150, 8), "as the config has them"
 
 
 def test_a_stack(command, photo, draw, tmp_path, monkeypatch):
