@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import gmdm_prior as gm
+from gmdm_prior.autocovariance import taper
 from gmdm_prior.files.safetensors import load
 from gmdm_prior.images.stabilise import anscombe, integral, line_of, stabiliser
 from gmdm_prior.noise.estimate import READER
@@ -226,6 +227,15 @@ def test_positive_is_a_projection_onto_autocovariances():
     gm.Noise(autocovariance=positive(lags))
     with pytest.raises(ValueError, match="negative spectrum"):
         gm.Noise(autocovariance=lags)
+
+
+def test_a_spectrum_is_nowhere_negative_between_frequencies_either():
+    """1 + 2.02 / 2 cos(5 ω) is positive on the grid of 28 frequencies and dips to -0.01 beside."""
+    lags = torch.zeros(13, 13, dtype=torch.float64)
+    window = taper(torch.ones_like(lags), 6)
+    lags[6, 6], lags[6, 1], lags[6, 11] = 1.0, 0.505, 0.505
+    noise = gm.Noise(autocovariance=positive(lags / window.clamp(min=1e-9)))
+    assert noise.sigma.item() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(("gain", "offset"), [(0.05, 0.0), (0.02, 0.001), (0.03, -0.001)])

@@ -67,16 +67,9 @@ def whiteness(
     model: DensityModel, plane: Tensor, full: Reading, lying: Tensor | None = None
 ) -> Whiteness:
     """Whether the noise of a plane (1, H, W), of which the likelihood read `full`, is white."""
-    small = F.avg_pool2d(plane[None], 2)[0]
-    if min(small.shape[1:]) < 2 * model.patch_size:
+    half = half_size(model, plane, max(full.sigma / 2, LEAST), lying)
+    if half is None:
         return Whiteness(True, 1.0, full.sigma)
-    hidden = torch.zeros_like(small, dtype=torch.bool)
-    if lying is not None and bool(lying.any()):
-        hidden = F.max_pool2d(lying[None].to(plane), 2)[0] > 0
-    patches = spread_patches(small, model, hidden, PATCHES)
-    if len(patches) < FEWEST:
-        return Whiteness(True, 1.0, full.sigma)
-    half = _read(model, patches, max(full.sigma / 2, LEAST))
     ratio = full.sigma / (2 * half.sigma)
     error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
     below = -math.log(ratio) / error
@@ -87,6 +80,23 @@ def whiteness(
         blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
         white = blocks is None or blocks.anisotropy < UNEVEN
     return Whiteness(white, ratio, 2 * half.sigma, half.error)
+
+
+def half_size(
+    model: DensityModel, plane: Tensor, sigma: float, lying: Tensor | None = None
+) -> Reading | None:
+    """The level of means of 2×2 pixels of a plane (1, H, W), looked for from about sigma upwards.
+
+    None where there are too few of them.
+    """
+    small = F.avg_pool2d(plane[None], 2)[0]
+    if min(small.shape[1:]) < 2 * model.patch_size:
+        return None
+    hidden = torch.zeros_like(small, dtype=torch.bool)
+    if lying is not None and bool(lying.any()):
+        hidden = F.max_pool2d(lying[None].to(plane), 2)[0] > 0
+    patches = spread_patches(small, model, hidden, PATCHES)
+    return _read(model, patches, sigma) if len(patches) >= FEWEST else None
 
 
 def _read(model: DensityModel, patches: Patches, sigma: float) -> Reading:
