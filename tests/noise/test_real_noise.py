@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import gmdm_prior as gm
 from gmdm_prior.autocovariance import taper
 from gmdm_prior.files.safetensors import load
+from gmdm_prior.images.blind import HIDDEN, LIGHT, _strengths
 from gmdm_prior.images.stabilise import anscombe, integral, line_of, stabiliser
 from gmdm_prior.noise.estimate import READER
 from gmdm_prior.noise.estimate.autocovariance import (
@@ -139,6 +140,19 @@ def test_a_fifth_of_the_pixels_masked_here_and_there(model):
         low, high = noise.interval()
         assert noise.sigma.item() == pytest.approx(0.1, rel=0.15)
         assert low.item() <= 0.1 <= high.item()
+
+
+def test_zeros_that_most_patches_touch_are_not_called_nearly_all(model):
+    """Counts of few electrons, correlated along rows: an eighth of the pixels is 0."""
+    y = (0.12 + 0.1 * (scene() - 0.45) + 0.1 * coloured((128, 128), ROW)).clamp(min=0)
+    share = float((y == 0).double().mean())
+    assert 0.08 < share < 0.2
+    noise = gm.estimate_noise(y, model)
+    notes = " ".join(noise.notes)
+    assert f"{100 * share:.2g} % of the pixels are clipped" in notes
+    assert "of the patches are free of them" in notes
+    low, high = noise.interval()
+    assert low.item() <= 0.1 <= high.item() < 0.3
 
 
 def test_bright_stars_do_not_hide_the_noise(model):
@@ -318,6 +332,19 @@ def test_weak_camera_noise_in_textured_colour_is_not_made_worse(denoiser):
     noise = torch.cat([coloured(x.shape[2:], BINOMIAL, seed=i) for i in range(3)], 1)
     y = x + (0.3 + 1.4 * x).sqrt() * noise * 3 / 255  # 39 dB
     assert psnr(denoiser(y), x) > psnr(y, x) - 0.1
+
+
+def test_colours_that_a_camera_smoothed_have_more_noise_than_flat_areas_say():
+    """At the same levels, wide noise of differences raises all that are restored at."""
+    lags = torch.zeros(3, 37, 37, dtype=torch.float64)
+    lags[:, 18, 18] = (3 / 255) ** 2
+    narrow = _strengths(gm.Noise(autocovariance=lags, opponent=True))
+    place = torch.arange(-18.0, 19, dtype=torch.float64)
+    lags[1:] = (3 / 255) ** 2 * taper((-(place**2 + place[:, None] ** 2) / 18).exp(), 18)
+    wide = _strengths(gm.Noise(autocovariance=lags, opponent=True))
+    assert narrow[0] == pytest.approx(LIGHT[0] * 3 / 255)
+    assert wide[0] == pytest.approx(math.hypot(sum(LIGHT) * 3 / 255, HIDDEN))
+    assert min(wide[1]) > 1.5 * max(narrow[1])
 
 
 def test_weak_white_noise_in_textured_colour_is_white(model):

@@ -33,11 +33,10 @@ from torch import Tensor
 from gmdm_prior.autocovariance import taper
 from gmdm_prior.noise.estimate.autocovariance import Autocovariance
 from gmdm_prior.noise.estimate.found import next_to_none
-from gmdm_prior.noise.estimate.whiteness import BLUE, UNEVEN, Whiteness
+from gmdm_prior.noise.estimate.whiteness import BLUE, PLATEAU, UNEVEN, Whiteness
 from gmdm_prior.noise.level import LEAST, Reading
 
 LOW, HIGH = 1.0, 1.3
-PLATEAU = 1.5  # above which flat blocks are textured
 BOLD, MEEK, ROUGH = 1.4, 0.8, 0.4
 START, FAINT = 0.003, 0.0033  # of levels of half the size; those that are hardly above nothing
 UNSURE = 1.4  # relative standard error of a level that may as well be none

@@ -58,10 +58,12 @@ WIDTH = 1.96  # standard errors on each side of an interval
 # Ends of intervals, fitted to simulated noise on every fourth of 52 free photographs (256² pixels,
 # `data/free`): HEAVY lets 36 of 39 white ones (15, 25 and 50 / 255) in; GROWING all 22 whose growth
 # was seen (gains 0.002 and 0.02); FLAT 38 of 39 (5, 15 and 50 / 255, a fifth of the pixels masked),
-# low ends far away as texture is read as noise.
+# low ends far away as texture is read as noise. Where a tenth of the pixels is clipped, flat areas
+# have lost up to a third of their noise: CLIPPED.
 HEAVY = 1.6
 GROWING = (1 / 1.65, 1.3)
 FLAT = (1 / 2.6, 1.15)
+CLIPPED = 5.0
 
 
 @torch.no_grad()
@@ -288,7 +290,8 @@ class _Reader:
             f"horizontally (full size reads {test.ratio:.2g} times the level of half the size)"
         )
         error = math.hypot(0.06, 0.5 * math.log(max(read[0].plateau, 1.0)))
-        bounds = (sigma * math.exp(-WIDTH * min(error, 0.7)), sigma * math.exp(WIDTH * 0.06))
+        high = sigma * math.exp(WIDTH * 0.06) * self._lost()
+        bounds = (sigma * math.exp(-WIDTH * min(error, 0.7)), high)
         return Found(sigma, bounds, tuple(lags), notes=self._said(), opponent=colour)
 
     def _of_blocks(self, why: str) -> Found:
@@ -302,7 +305,12 @@ class _Reader:
         levels = [r.sigma**2 for r in read if r is not None] or levels
         sigma = math.sqrt(sum(levels) / len(levels))
         self.notes.append(f"{why}: the level is that of the flattest areas, and uncertain")
-        return Found(sigma, (sigma * FLAT[0], sigma * FLAT[1]), notes=self._said())
+        bounds = (sigma * FLAT[0], sigma * FLAT[1] * self._lost())
+        return Found(sigma, bounds, notes=self._said())
+
+    def _lost(self) -> float:
+        """By how much flat areas may show too little, as pixels are clipped."""
+        return 1 + CLIPPED * float(clipped_pixels(self.image).double().mean())
 
     def _say_what_lies(self, left: int) -> None:
         share = float(self.lying.double().mean())
