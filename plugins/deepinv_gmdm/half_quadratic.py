@@ -310,6 +310,8 @@ def data_step(
     """
     gamma = level * level / weight
     known = type(physics).prox_l2 is not deepinv.physics.LinearPhysics.prox_l2
+    if isinstance(physics, deepinv.physics.Upsampling):
+        known = False  # it inherits that of its adjoint
     if known or type(fidelity) is not deepinv.optim.L2:
         return fidelity.prox(z, y, physics, gamma=gamma)
     nothing = y * 0
@@ -367,8 +369,12 @@ class Residual:
 
     def of(self, x: Tensor) -> float:
         """Its value for images (B, C, H, W)."""
-        value = self.fidelity(x, self.seen * self.y, self.physics).sum()
-        return math.sqrt(2 * float(value) / self.count)
+        found, seen = self.physics.A(x), self.seen
+        parts = [(found, seen, self.y)]
+        if not isinstance(self.y, Tensor):
+            parts = list(zip(found, seen, self.y, strict=True))
+        value = sum(float(self.fidelity.d(a, s * b).sum()) for a, s, b in parts)
+        return math.sqrt(2 * value / self.count)
 
     def expected(self, denoiser: nn.Module, u: Tensor, level: float, weight: float) -> float:
         """What a right noise level and operator leave after a last step from u, about.
@@ -376,8 +382,8 @@ class Residual:
         The data step takes a share h of the measurements and the denoiser lets a share d of the
         noise pass, which leaves (1 - d) / (1 - d (1 - h)) of it. Both are measured with probes.
         """
-        probe, gamma = _probe(u), level * level / weight
-        kept = self.fidelity.prox(probe, self.y * 0, self.physics, gamma=gamma)
+        probe = _probe(u)
+        kept = data_step(self.fidelity, probe, self.y * 0, self.physics, level, weight)
         taken = float((probe * (probe - kept)).sum()) / self.count
         small = 0.1 * level
         moved = denoiser(u + small * probe, level) - denoiser(u, level)
