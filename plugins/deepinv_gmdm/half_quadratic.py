@@ -47,7 +47,7 @@ from gmdm_prior.sigma import parse
 CONTRAST = 0.1  # c, as a share of the data range
 SHARPEST = 0.5  # of c: the least noise level that the first iterate is told of
 FIRST, LAST, LEFT, WEIGHT = 2.0, 0.55, 1 / 8, 0.3
-LEAST_WEIGHT = 1e-4  # of `WEIGHT`: what keeps data steps solvable
+STIFFEST = 1e4  # the largest curvature of data beside 1 of the prior in a data step
 FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 100
 MOMENTUM = 0.75
 SETTLED = 0.1  # of the last level
@@ -161,6 +161,7 @@ class Plan:
         start: the first iterate, (B, C, H, W).
         levels: noise levels handed to the denoiser, falling.
         weight: λ.
+        sigma: σ / ‖A‖.
         fidelity: the data term.
         settle: how many steps at the last level may follow.
     """
@@ -168,8 +169,13 @@ class Plan:
     start: Tensor
     levels: list[float]
     weight: float
+    sigma: float
     fidelity: Any
     settle: int
+
+    def weight_at(self, level: float) -> float:
+        """λ, or what single precision needs: a data step that trusts data still more loses x."""
+        return max(self.weight, (level / self.sigma) ** 2 / STIFFEST)
 
 
 class HalfQuadratic(nn.Module):
@@ -231,14 +237,14 @@ class HalfQuadratic(nn.Module):
         levels = plan.levels + plan.settle * plan.levels[-1:]
         for i, level in enumerate(tqdm(levels, disable=not self.progress)):
             ahead = x + MOMENTUM * (x - before)
-            u = data_step(plan.fidelity, ahead, y, physics, level, plan.weight)
+            u = data_step(plan.fidelity, ahead, y, physics, level, plan.weight_at(level))
             before, x = x, self.denoiser(u, level)
             info["levels"].append(level)
             info["residual"].append(residual.of(x))
             info["change"].append(float((x - before).square().mean().sqrt()))
             if i + 1 >= len(plan.levels) and info["change"][-1] < SETTLED * level:
                 break
-        info["expected"] = residual.expected(self.denoiser, u, level, plan.weight)
+        info["expected"] = residual.expected(self.denoiser, u, level, plan.weight_at(level))
         info["seconds"] = time.perf_counter() - begun
         self.info = info
         if (
@@ -278,6 +284,7 @@ class HalfQuadratic(nn.Module):
             start=like if start is None else start,
             levels=schedule(last, steps, first, last),
             weight=_weight(found.share) if self.weight is None else self.weight,
+            sigma=sigma / norm,
             fidelity=fidelity,
             settle=settle,
         )
@@ -329,7 +336,7 @@ def data_step(
 
 def _weight(share: float) -> float:
     seen, rest = share**2, (1 - share) ** 2
-    return WEIGHT * max(seen / (seen + rest), LEAST_WEIGHT)
+    return WEIGHT * seen / (seen + rest)
 
 
 @dataclass(frozen=True)
