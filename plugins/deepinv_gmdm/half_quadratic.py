@@ -52,7 +52,7 @@ FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 100
 MOMENTUM = 0.75
 SETTLED = 0.1  # of the last level
 GUESSED_FIRST = 0.2  # of the data range, where the operator is not linear
-LEAST_SHARE = 0.55  # of the expected residual, or its inverse, that is not remarked on
+LEAST_SHARE = 0.62  # of the expected residual, or its inverse, that is not remarked on
 EXACT = 0.05  # of a level: how far a data step may be off
 POWER_STEPS, CG_STEPS, CG_TOLERANCE = 12, 60, 1e-3
 
@@ -195,7 +195,7 @@ class HalfQuadratic(nn.Module):
         info: of the last call, what it did: `levels` handed to the prior; `residual`, the root mean
             square of A x - y after each step in units of the noise, and `expected`, about where it
             should end; `change`, the root mean square by which each step moved the image;
-            `seconds`.
+            `remark`, a sentence where those two differ by about half or twice, or None; `seconds`.
     """
 
     def __init__(
@@ -246,11 +246,12 @@ class HalfQuadratic(nn.Module):
                 break
         info["expected"] = residual.expected(self.denoiser, u, level, plan.weight_at(level))
         info["seconds"] = time.perf_counter() - begun
+        # at the smallest level data are taken for noisier than they are
+        told = level > 1.01 * SMALLEST_LEVEL * self.width
+        info["remark"] = _remark(info["residual"][-1], info["expected"]) if told else None
         self.info = info
-        if (
-            level > SMALLEST_LEVEL * self.width
-        ):  # below it, data are taken for noisier than they are
-            _judge(info["residual"][-1], info["expected"])
+        if info["remark"]:
+            warnings.warn(info["remark"], stacklevel=2)
         return x
 
     def plan(self, y: Any, physics: Any, start: Tensor | None = None) -> Plan:
@@ -409,12 +410,12 @@ def _check_finite(y: Any) -> None:
         )
 
 
-def _judge(found: float, expected: float) -> None:
-    """Say so where the residual is not what the noise would leave, or far more than the noise."""
-    if not LEAST_SHARE * expected <= found <= max(expected, 1) / LEAST_SHARE:
-        warnings.warn(
-            f"the restored image differs from the measurements by {found:.2g} of the noise level, "
-            f"where {expected:.2g} is to be expected: sigma or the operator seems wrong, by a "
-            "factor of about two or more",
-            stacklevel=4,
-        )
+def _remark(found: float, expected: float) -> str | None:
+    """What to say where the residual is not what the noise would leave, or far more than noise."""
+    if LEAST_SHARE * expected <= found <= max(expected, 1) / LEAST_SHARE:
+        return None
+    return (
+        f"the restored image differs from the measurements by {found:.2g} of the noise level, "
+        f"where {expected:.2g} is to be expected: sigma or the operator seems wrong, by a factor "
+        "of about two or more"
+    )
