@@ -149,7 +149,7 @@ def climb(value: Callable[[float], float], start: float) -> tuple[float, float]:
 
 
 def rounded(number: float) -> float:
-    """To three digits, as it is printed."""
+    """The number to three digits, as it is printed."""
     return float(f"{number:.3g}")
 
 

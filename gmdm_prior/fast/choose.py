@@ -75,7 +75,7 @@ class Evaluator:
         self._tables.clear()
 
     def posterior_means(
-        self, model: DensityModel, image: Tensor, noise: Tensor, fast: bool = False
+        self, model: DensityModel, image: Tensor, noise: Tensor | Covariance, fast: bool = False
     ) -> Callable[..., Tensor]:
         """Posterior means (N, a); `fast` allows the rounded levels of `mixture_maps`."""
         if isinstance(noise, Covariance):
@@ -93,7 +93,9 @@ class Evaluator:
                 return kernel.posterior_mean
         return level.posterior_mean
 
-    def scores(self, model: DensityModel, image: Tensor, noise: Tensor) -> Callable[..., Tensor]:
+    def scores(
+        self, model: DensityModel, image: Tensor, noise: Tensor | Covariance
+    ) -> Callable[..., Tensor]:
         """Gradients (N, a) of `log_probs`, of the same interpolant."""
         if isinstance(noise, Covariance):
             return _InPieces(model, noise).score
@@ -101,7 +103,9 @@ class Evaluator:
             return pixel_by_pixel(model, "score")
         return self._level(model, image, noise).score
 
-    def log_probs(self, model: DensityModel, image: Tensor, noise: Tensor) -> Callable[..., Tensor]:
+    def log_probs(
+        self, model: DensityModel, image: Tensor, noise: Tensor | Covariance
+    ) -> Callable[..., Tensor]:
         """Log-densities (N,)."""
         if isinstance(noise, Covariance):
             return _InPieces(model, noise).log_prob
@@ -109,7 +113,9 @@ class Evaluator:
             return pixel_by_pixel(model, "log_prob")
         return self._level(model, image, noise).log_prob
 
-    def posterior_variances(self, model: DensityModel, noise: Tensor) -> Callable[..., Tensor]:
+    def posterior_variances(
+        self, model: DensityModel, noise: Tensor | Covariance
+    ) -> Callable[..., Tensor]:
         """Posterior variances (N, a), always of the density itself."""
         if isinstance(noise, Covariance):
             return _InPieces(model, noise).posterior_variance
@@ -171,7 +177,7 @@ class Evaluator:
         def make() -> TabulatedLevel:
             apart = torch.tensor(float(noise), dtype=noise.dtype, device=noise.device)
             level = model.at(apart)
-            experts = TabulatedExperts(level.experts, reach=level.filters.abs().sum(1))
+            experts: Any = TabulatedExperts(level.experts, reach=level.filters.abs().sum(1))
             return TabulatedLevel(level.filters, level.norms, experts, apart, level.mean_part)
 
         key = ("level", model.experts.bound, noise.dtype, float(noise))

@@ -21,16 +21,18 @@ noise is denoised as above, at a level of at least 1.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.base import DensityModel, PatchDensity
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.gaussian_noise import Noise, NoiseCurve
 from gmdm_prior.images.half_size import halve
 from gmdm_prior.images.hqs import HalfQuadraticSplitting
-from gmdm_prior.images.planes import check_images
+from gmdm_prior.images.planes import check_images, white_shared
 from gmdm_prior.images.stabilise import stabiliser
 from gmdm_prior.images.stationary import is_believed, parts
 from gmdm_prior.sigma import compute_dtype
@@ -52,10 +54,11 @@ class NoiseDenoiser(nn.Module):
 
     def __init__(self, model: DensityModel, stride: int | None = None) -> None:
         super().__init__()
+        self.opponent: OpponentModel | None = None
         if isinstance(model, OpponentModel):
             self.opponent, model = model, model.planes[0]
-        else:
-            self.opponent = OpponentModel(model) if model.channels == 1 else None
+        elif model.channels == 1:
+            self.opponent = OpponentModel(cast(PatchDensity, model))
         self.plane = HalfQuadraticSplitting(model, stride)
         self.colour = self.plane
         if self.opponent is not None:
@@ -95,14 +98,19 @@ class NoiseDenoiser(nn.Module):
         if curve is not None and len(curve.brightness) > 1:
             return self._stabilised(image, noise, curve)
         if noise.autocovariance is None or bool(noise.white[0]):
-            restore = self.colour if len(image) == 3 else self.plane
-            return restore(image[None], noise.sigma[0])[0]
+            return self._white(image, noise.sigma[0])
         if len(image) == 3 and noise.opponent:
             return self._opponent(image, noise)
         levels = _levels(noise, REACH)[0].tolist()
         levels = levels * (len(image) // len(levels))
         noises = [noise.channel(i) for i in range(len(image))]
         return torch.stack([self._either(*p) for p in zip(image, levels, noises, strict=True)])
+
+    def _white(self, image: Tensor, level: Tensor) -> Tensor:
+        """An image (C, H, W) under white noise."""
+        if len(image) != 3:
+            return self.plane(image[None], level)[0]
+        return self.colour(image[None], white_shared(image, level))[0]
 
     def _plane(self, plane: Tensor, level: float | Noise) -> Tensor:
         return self.plane(plane[None, None], level)[0, 0]
@@ -157,10 +165,8 @@ class NoiseDenoiser(nn.Module):
         shape = 1.0
         if noise.autocovariance is not None and not bool(noise.white[0]):
             shape = float(_levels(noise, REACH)[0, 0] / noise.sigma[0])
-        level = max(1.0, shape) / wide
-        restore = self.colour if len(image) == 3 else self.plane
         flat = ((stable - low) / wide).to(image.dtype)
-        clean = restore(flat[None], level)[0]
+        clean = self._white(flat, flat.new_tensor(max(1.0, shape) / wide))
         return transform.back(clean.double() * wide + low).to(image.dtype)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def check_options(model: object, stride: int, boundary: str) -> None:
         raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}; got {boundary!r}")
 
 
-def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor, Tensor, bool]:
+def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor, Any, bool]:
     """Check images (B, C, H, W) and align the noise with them.
 
     Returns:
@@ -161,6 +162,19 @@ def check_images(model: DensityModel, images: Tensor) -> None:
             f"images must lie within ±{bound:.1g} in {images.dtype}, so that squares can be held; "
             f"got values from {least:g} to {most:g}. Scale them to [0, 1]"
         )
+
+
+def is_gray(image: Tensor) -> bool:
+    """Whether all channels of an image (C, H, W) are equal, and their noise the same, too."""
+    return len(image) > 1 and bool((image == image[:1]).all())
+
+
+def white_shared(image: Tensor, level: Tensor) -> Tensor:
+    """The white level of an image (C, H, W), as if each of three colours had noise of its own.
+
+    Where they are equal, their mean has all of it, not a third of the variance.
+    """
+    return level * math.sqrt(3) if len(image) == 3 and is_gray(image) else level
 
 
 @untraced

@@ -187,7 +187,7 @@ def misfit(sigma: float, share: float, a: float = MISFIT, b: float = TEXTURE) ->
 def _maximum(
     log_likelihood: Callable[..., float], highest: float, count: int
 ) -> tuple[float, float]:
-    """Where the log-likelihood of t = log sigma is largest, up to `highest`, and -its curvature."""
+    """The place t = log sigma of the largest log-likelihood up to `highest`, and -its curvature."""
     lowest = math.log(LEAST)
     steps = max(1, math.ceil((highest - lowest) / GRID))
     grid = [highest - i * GRID for i in range(-1, steps + 1)]

@@ -155,7 +155,7 @@ def _probe(like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where half-quadratic splitting begins and what its steps are.
+    """Says where half-quadratic splitting begins and what its steps are.
 
     Attributes:
         start: the first iterate, (B, C, H, W).
@@ -376,7 +376,7 @@ class Residual:
         return max(int(sum(real)), 1)
 
     def of(self, x: Tensor) -> float:
-        """Its value for images (B, C, H, W)."""
+        """The residual of images (B, C, H, W)."""
         found, seen = self.physics.A(x), self.seen
         parts = [(found, seen, self.y)]
         if not isinstance(self.y, Tensor):

@@ -19,7 +19,7 @@ the difference of photographs in float32 errs by 0.04 % at 1e-3 and by 3 to 14 %
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import deepinv
 import torch
@@ -29,6 +29,7 @@ import gmdm_prior as gm
 from deepinv_gmdm.noise_estimator import loaded, noise_estimator_for
 from gmdm_prior.images.blind import NoiseDenoiser
 from gmdm_prior.images.data_range import Framed, in_colour, seen_by
+from gmdm_prior.images.planes import white_shared
 from gmdm_prior.messages import nearest
 
 METHODS = {
@@ -164,19 +165,27 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         """
         planes, _ = self.frame.enter(x, 0.0)
         noise = self.frame.inside(noise)
+        level = self._white_levels(planes, noise)
         plain = noise.white.clone()
         if noise.curve is not None:
             plain &= torch.tensor([len(curve.brightness) < 2 for curve in noise.curve])
         if bool(plain.all()) or not len(x):
-            level = noise.sigma[: len(x)].to(planes)
             return self.frame.leave(self._operator_for(x)(planes, level), x)
         restored = [
-            self._operator_for(x)(image[None], noise.sigma[i].to(planes))
+            self._operator_for(x)(image[None], level[i])
             if plain[i]
             else self._real(image[None], noise[i])
             for i, image in enumerate(planes)
         ]
         return self.frame.leave(torch.cat(restored), x)
+
+    def _white_levels(self, planes: Tensor, noise: gm.Noise) -> Tensor:
+        """White levels (B,) of images in [0, 1], whose colours are looked at together or apart."""
+        level = noise.sigma[: len(planes)].to(planes)
+        if self.colour is None and self.model.channels == 1:
+            return level
+        shared = [white_shared(image, own) for image, own in zip(planes, level, strict=True)]
+        return torch.stack(shared) if shared else level
 
     def _real(self, planes: Tensor, noise: gm.Noise) -> Tensor:
         """Images in [0, 1] without noise that is not white."""
@@ -210,10 +219,10 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         if self.method == "average":
             values = self._operator_for(x).score(planes, level)
         else:
-            values = gm.WaveletLikelihood(self.model).score(planes, level)
+            values = gm.WaveletLikelihood(cast(gm.WaveletModel, self.model)).score(planes, level)
         return self.frame.gradient(values, x)
 
-    def _operator_for(self, x: Tensor) -> nn.Module:
+    def _operator_for(self, x: Tensor) -> Any:
         """What denoises images with the channels of x, or refuses them."""
         colour = isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3
         return self.colour if colour and self.colour is not None else self.operator

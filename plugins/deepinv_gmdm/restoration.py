@@ -17,8 +17,8 @@ from torch import Tensor
 
 from deepinv_gmdm.correlated_noise import CorrelatedL2
 from deepinv_gmdm.half_quadratic import HalfQuadratic
+from deepinv_gmdm.measured.noise import between_missing, picture_noise
 from deepinv_gmdm.noise import WeightedL2
-from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
 from deepinv_gmdm.open_border import OpenBorder
 from deepinv_gmdm.operators import as_picture
 from deepinv_gmdm.physics import COUNTED, data_term, physics_noise, physics_sigma
@@ -31,6 +31,13 @@ from deepinv_gmdm.solver import (
 )
 from deepinv_gmdm.solver_config import SolverConfig, read_config
 from gmdm_prior.sigma import parse
+
+BLURS = (
+    OpenBorder,
+    deepinv.physics.Blur,
+    deepinv.physics.BlurFFT,
+    deepinv.physics.SpaceVaryingBlur,
+)
 
 
 def restore_measurement(
@@ -64,13 +71,22 @@ def restore_measurement(
     config = read_config(solver)
     given = {"name": prior} if isinstance(prior, str) else dict(prior)
     if isinstance(sigma, str) and sigma == "auto":
-        sigma = float(GMDMNoiseEstimator(kind="white").to(y.device)(y).max())
+        sigma = _read_off(physics, y)
     if sigma is not None:
         physics.noise_model = deepinv.physics.GaussianNoise(parse(sigma))
     like = like_of(physics, y)
     with torch.no_grad():
         x, _ = solved(given, config, physics, y, like, progress)
     return measured_part(physics, x)
+
+
+def _read_off(physics: Any, y: Tensor) -> float:
+    """The noise level of measured pictures, the largest of a batch."""
+    if isinstance(physics, deepinv.physics.Inpainting):
+        return between_missing(y, physics.mask)
+    if type(physics) is deepinv.physics.Denoising:
+        return picture_noise(y, "auto")[0]
+    return picture_noise(y, "white", isinstance(physics, BLURS))[0]
 
 
 def like_of(physics: Any, y: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def test_shipped_configs_are_found_by_bare_name(name, tmp_path, monkeypatch):
         (["prior.solver.max_itr=3"], r"unknown config key 'prior\.solver\.max_itr'.*'max_iter'"),
         (["prior.solver=3"], r"'prior\.solver' must be a mapping"),
         (["prior"], "write key=value"),
-        (["out={"], "quote it"),
+        (["key={"], "quote it"),
         (["image=nothing.png"], r"image 'nothing\.png' does not exist.*camera"),
         (["image=camer"], "did you mean 'camera'"),
         (["out=???"], r"'out': '\?\?\?' is no value"),

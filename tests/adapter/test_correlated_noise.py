@@ -14,8 +14,8 @@ from deepinv_gmdm import (
     build_solver,
     physics_noise,
     physics_sigma,
+    restoration,
 )
-from deepinv_gmdm.command import restore as restoring
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.correlated_noise import LEAST_SHARE
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, data_term
@@ -309,7 +309,7 @@ def test_stabilising_beats_a_level_for_each_pixel(command, gain, sigma, tmp_path
         return json.loads((tmp_path / out / "metrics.json").read_text())["psnr_restored"]
 
     stable = restored("stable")
-    monkeypatch.setattr(restoring, "takes_stabilised", lambda *_: False)
+    monkeypatch.setattr(restoration, "takes_stabilised", lambda *_: False)
     assert stable > restored("weighted") + 0.5
 
 

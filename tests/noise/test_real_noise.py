@@ -168,6 +168,19 @@ def test_several_levels_are_said(model):
     assert "several levels" in " ".join(gm.estimate_noise(y, model).notes)
 
 
+@pytest.mark.parametrize("kernel", [None, BINOMIAL])
+def test_a_gray_picture_in_three_channels_is_read_and_denoised_as_in_one(denoiser, kernel):
+    """Its channels share their noise: it is not a third of it in each of three planes."""
+    y = scene() + 0.1 * (white(1, 1, 128, 128) if kernel is None else coloured((128,) * 2, kernel))
+    one = gm.estimate_noise(y, denoiser.reader)
+    three = gm.estimate_noise(y.expand(-1, 3, -1, -1), denoiser.reader)
+    torch.testing.assert_close(three.sigma, one.sigma, rtol=1e-4, atol=0)
+    assert torch.equal(three.white, one.white)
+    clean = denoiser(y.expand(-1, 3, -1, -1), three)
+    torch.testing.assert_close(clean, denoiser(y, one).expand_as(clean), rtol=0, atol=0.02)
+    assert psnr(clean, scene()) > psnr(denoiser(y, one), scene()) - 0.1
+
+
 def test_two_frames_need_no_flat_areas(model):
     x = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(3))
     frames = [x + 0.05 * white(1, 1, 128, 128, seed=i) for i in (1, 2)]

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from gmdm_prior.noise.estimate.autocovariance import Autocovariance
+from gmdm_prior.noise.estimate.found import next_to_none
 from gmdm_prior.noise.estimate.whiteness import BLUE, UNEVEN, Whiteness
 from gmdm_prior.noise.level import LEAST
 
@@ -65,7 +66,7 @@ def of_colour(read: list[Autocovariance | None], test: Whiteness, unit: float) -
     known = [r for r in read if r is not None]
     rough = [r is not None and max(r.plateau, read[0].plateau) > PLATEAU for r in read]
     lags = [
-        r.lags * (TEXTURED if t else 1.0) ** 2 if r is not None else little(read[0].lags)
+        r.lags * (TEXTURED if t else 1.0) ** 2 if r is not None else next_to_none(read[0].lags)
         for r, t in zip(read, rough, strict=True)
     ]
     lags[0] = agreed(replace(read[0], lags=lags[0]), test, unit, only=len(known) == 1)
@@ -83,11 +84,3 @@ def low_level(lags: Tensor) -> float:
     place = torch.arange(-m, m + 1, device=lags.device)
     window = (1 - place.abs() / LOW_FREQUENCIES).clamp(min=0).to(lags)
     return math.sqrt(max(0.0, float((lags * torch.outer(window, window)).sum())))
-
-
-def little(like: Tensor) -> Tensor:
-    """The lags of white noise that is next to none beside others."""
-    lags = torch.zeros_like(like)
-    m = len(lags) // 2
-    lags[m, m] = 1e-6 * float(like[m, m])
-    return lags

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.gaussian_noise import Noise
-from gmdm_prior.images.planes import check_images
-from gmdm_prior.noise.estimate.agreement import agreed, little, of_colour
+from gmdm_prior.images.planes import check_images, is_gray
+from gmdm_prior.noise.estimate.agreement import agreed, of_colour
 from gmdm_prior.noise.estimate.autocovariance import (
     SIDE,
     Autocovariance,
@@ -33,7 +34,7 @@ from gmdm_prior.noise.estimate.autocovariance import (
 )
 from gmdm_prior.noise.estimate.colour import Plane, alike, colour_planes, common, opponent
 from gmdm_prior.noise.estimate.curve import Line, grows, line_of_groups, line_of_image
-from gmdm_prior.noise.estimate.found import Found, joined
+from gmdm_prior.noise.estimate.found import Found, joined, next_to_none
 from gmdm_prior.noise.estimate.frames import of_two_frames
 from gmdm_prior.noise.estimate.ladder import Ladder
 from gmdm_prior.noise.estimate.lying_pixels import lying_pixels
@@ -95,7 +96,7 @@ def estimate_noise(
 
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    frames = list(images) if isinstance(images, (list, tuple)) else [images]
+    frames: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
     if len(frames) not in (1, 2):
         raise ValueError(f"images must be one batch or two of the same scenes; got {len(frames)}")
     first = frames[0]
@@ -135,12 +136,16 @@ def _of_one(scene: list[Tensor], model: DensityModel, hidden: Tensor, kind: str)
     if bool(lying.all()):
         lying = hidden
     if len(scene) == 2:
-        sigma, bounds, lags, curve, notes = of_two_frames(*scene, lying, kind)
+        sigma, bounds, lags, curve, notes = of_two_frames(scene[0], scene[1], lying, kind)
         return Found(sigma, bounds, lags, curve, notes, opponent=len(lags) == 3)
     image, (scale, shift) = scene[0], _units(scene[0][~lying])
     if scale != 1:
         image = (image - shift) / scale
-    found = _Reader(model, image, lying, kind).read()
+    if len(image) > 1 and is_gray(image):
+        gray = _Reader(model, image[:1], lying.any(0, keepdim=True), kind).read()
+        found = gray.repeated(len(image))
+    else:
+        found = _Reader(model, image, lying, kind).read()
     return found if scale == 1 else found.scaled(scale, shift)
 
 
@@ -265,7 +270,9 @@ class _Reader:
         if colour:
             lags = of_colour(read, test, unit)
         else:
-            lags = [little(read[0].lags) if r is None else agreed(r, test, unit) for r in read]
+            lags = [
+                next_to_none(read[0].lags) if r is None else agreed(r, test, unit) for r in read
+            ]
         m = len(lags[0]) // 2
         sigma = math.sqrt(sum(float(r[m, m]) for r in lags) / len(lags))
         across, along = read[0].lag1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class Found:
     opponent: bool = False
 
     def scaled(self, factor: float, shift: float) -> Found:
-        """For the image times a factor plus a shift."""
+        """What was found, for the image times a factor plus a shift."""
         curve = self.curve
         if curve is not None:
             curve = NoiseCurve(curve.brightness * factor + shift, curve.level * factor)
@@ -37,11 +37,24 @@ class Found:
             self.opponent,
         )
 
+    def repeated(self, channels: int) -> Found:
+        """For an image of equal channels, of which this is the noise of one.
+
+        Three are turned into planes: the noise of all is in the first of them.
+        """
+        if not self.lags:
+            return self
+        r = self.lags[0]
+        if channels != 3:
+            return replace(self, lags=(r,) * channels)
+        none = next_to_none(r)
+        return replace(self, lags=(3 * r - 2 * none, none, none), opponent=True)
+
 
 def joined(found: list[Found]) -> Noise:
     """The noise of a batch."""
     sigma = torch.tensor([f.sigma for f in found], dtype=torch.float64)
-    bounds = tuple(torch.tensor([f.bounds[i] for f in found], dtype=torch.float64) for i in (0, 1))
+    low, high = (torch.tensor([f.bounds[i] for f in found], dtype=torch.float64) for i in (0, 1))
     notes = [
         f"image {i}: {n}" if len(found) > 1 else n for i, f in enumerate(found) for n in f.notes
     ]
@@ -55,11 +68,20 @@ def joined(found: list[Found]) -> Noise:
         curves = tuple(f.curve or NoiseCurve([0.5], [f.sigma]) for f in found)
     white = torch.tensor([not f.lags for f in found])
     opponent = bool(correlated) and correlated[0].opponent
-    return Noise(None if correlated else sigma, lags, curves, white, bounds, tuple(notes), opponent)
+    level = None if correlated else sigma
+    return Noise(level, lags, curves, white, (low, high), tuple(notes), opponent)
 
 
 def _white_lags(found: Found, like: Tensor) -> Tensor:
     lags = torch.zeros_like(like)
     m = like.shape[-1] // 2
     lags[:, m, m] = max(found.sigma, LEAST) ** 2
+    return lags
+
+
+def next_to_none(like: Tensor) -> Tensor:
+    """The lags of white noise that is next to none beside others."""
+    lags = torch.zeros_like(like)
+    m = len(lags) // 2
+    lags[m, m] = 1e-6 * float(like[m, m])
     return lags

@@ -67,7 +67,7 @@ class Results:
 
     @property
     def aside(self) -> Path:
-        """Where files are written for now."""
+        """The folder where files are written for now."""
         return self.folder.aside
 
     def add(self, picture: Picture, pages: Sequence[Tensor]) -> None:
@@ -137,7 +137,7 @@ def written_config(config: DictConfig) -> dict[str, Any]:
     for key in (name.removeprefix("physics.") for name in FILES):
         if isinstance(everything["physics"].get(key), str):
             everything["physics"][key] = _relative(everything["physics"][key], folder)
-    return {key: value for key, value in everything.items() if value is not None}
+    return {str(key): value for key, value in everything.items() if value is not None}
 
 
 def _relative(path: str, folder: Path) -> str:
