@@ -51,4 +51,5 @@ class Problem:
     def restored(self, words: Sequence[str]) -> Tensor:
         """The image that the config restores, with these overrides."""
         config = load_config(self.name, words)
-        return visible(solve(config, self.physics, self.measured, self.scene), self.truth)
+        image, _ = solve(config, self.physics, self.measured, self.scene)
+        return visible(image, self.truth)

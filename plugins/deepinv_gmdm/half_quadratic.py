@@ -47,12 +47,12 @@ from gmdm_prior.sigma import parse
 CONTRAST = 0.1  # c, as a share of the data range
 SHARPEST = 0.5  # of c: the least noise level that the first iterate is told of
 FIRST, LAST, LEFT, WEIGHT = 2.0, 0.55, 1 / 8, 0.3
-LEAST_WEIGHT = 1e-4  # of `WEIGHT`: what keeps data steps solvable
+STIFFEST = 1e4  # the largest curvature of data beside 1 of the prior in a data step
 FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 100
 MOMENTUM = 0.75
 SETTLED = 0.1  # of the last level
 GUESSED_FIRST = 0.2  # of the data range, where the operator is not linear
-LEAST_SHARE = 0.55  # of the expected residual, or its inverse, that is not remarked on
+LEAST_SHARE = 0.62  # of the expected residual, or its inverse, that is not remarked on
 EXACT = 0.05  # of a level: how far a data step may be off
 POWER_STEPS, CG_STEPS, CG_TOLERANCE = 12, 60, 1e-3
 
@@ -161,6 +161,7 @@ class Plan:
         start: the first iterate, (B, C, H, W).
         levels: noise levels handed to the denoiser, falling.
         weight: λ.
+        sigma: σ / ‖A‖.
         fidelity: the data term.
         settle: how many steps at the last level may follow.
     """
@@ -168,8 +169,13 @@ class Plan:
     start: Tensor
     levels: list[float]
     weight: float
+    sigma: float
     fidelity: Any
     settle: int
+
+    def weight_at(self, level: float) -> float:
+        """λ, or what single precision needs: a data step that trusts data still more loses x."""
+        return max(self.weight, (level / self.sigma) ** 2 / STIFFEST)
 
 
 class HalfQuadratic(nn.Module):
@@ -189,7 +195,7 @@ class HalfQuadratic(nn.Module):
         info: of the last call, what it did: `levels` handed to the prior; `residual`, the root mean
             square of A x - y after each step in units of the noise, and `expected`, about where it
             should end; `change`, the root mean square by which each step moved the image;
-            `seconds`.
+            `remark`, a sentence where those two differ by about half or twice, or None; `seconds`.
     """
 
     def __init__(
@@ -231,20 +237,21 @@ class HalfQuadratic(nn.Module):
         levels = plan.levels + plan.settle * plan.levels[-1:]
         for i, level in enumerate(tqdm(levels, disable=not self.progress)):
             ahead = x + MOMENTUM * (x - before)
-            u = data_step(plan.fidelity, ahead, y, physics, level, plan.weight)
+            u = data_step(plan.fidelity, ahead, y, physics, level, plan.weight_at(level))
             before, x = x, self.denoiser(u, level)
             info["levels"].append(level)
             info["residual"].append(residual.of(x))
             info["change"].append(float((x - before).square().mean().sqrt()))
             if i + 1 >= len(plan.levels) and info["change"][-1] < SETTLED * level:
                 break
-        info["expected"] = residual.expected(self.denoiser, u, level, plan.weight)
+        info["expected"] = residual.expected(self.denoiser, u, level, plan.weight_at(level))
         info["seconds"] = time.perf_counter() - begun
+        # at the smallest level data are taken for noisier than they are
+        told = level > 1.01 * SMALLEST_LEVEL * self.width
+        info["remark"] = _remark(info["residual"][-1], info["expected"]) if told else None
         self.info = info
-        if (
-            level > SMALLEST_LEVEL * self.width
-        ):  # below it, data are taken for noisier than they are
-            _judge(info["residual"][-1], info["expected"])
+        if info["remark"]:
+            warnings.warn(info["remark"], stacklevel=2)
         return x
 
     def plan(self, y: Any, physics: Any, start: Tensor | None = None) -> Plan:
@@ -278,6 +285,7 @@ class HalfQuadratic(nn.Module):
             start=like if start is None else start,
             levels=schedule(last, steps, first, last),
             weight=_weight(found.share) if self.weight is None else self.weight,
+            sigma=sigma / norm,
             fidelity=fidelity,
             settle=settle,
         )
@@ -310,6 +318,8 @@ def data_step(
     """
     gamma = level * level / weight
     known = type(physics).prox_l2 is not deepinv.physics.LinearPhysics.prox_l2
+    if isinstance(physics, deepinv.physics.Upsampling):
+        known = False  # it inherits that of its adjoint
     if known or type(fidelity) is not deepinv.optim.L2:
         return fidelity.prox(z, y, physics, gamma=gamma)
     nothing = y * 0
@@ -327,7 +337,7 @@ def data_step(
 
 def _weight(share: float) -> float:
     seen, rest = share**2, (1 - share) ** 2
-    return WEIGHT * max(seen / (seen + rest), LEAST_WEIGHT)
+    return WEIGHT * seen / (seen + rest)
 
 
 @dataclass(frozen=True)
@@ -366,9 +376,13 @@ class Residual:
         return max(int(sum(real)), 1)
 
     def of(self, x: Tensor) -> float:
-        """Value of the operator for images (B, C, H, W)."""
-        value = self.fidelity(x, self.seen * self.y, self.physics).sum()
-        return math.sqrt(2 * float(value) / self.count)
+        """The residual of images (B, C, H, W)."""
+        found, seen = self.physics.A(x), self.seen
+        parts = [(found, seen, self.y)]
+        if not isinstance(self.y, Tensor):
+            parts = list(zip(found, seen, self.y, strict=True))
+        value = sum(float(self.fidelity.d(a, s * b).sum()) for a, s, b in parts)
+        return math.sqrt(2 * value / self.count)
 
     def expected(self, denoiser: nn.Module, u: Tensor, level: float, weight: float) -> float:
         """What a right noise level and operator leave after a last step from u, about.
@@ -376,8 +390,8 @@ class Residual:
         The data step takes a share h of the measurements and the denoiser lets a share d of the
         noise pass, which leaves (1 - d) / (1 - d (1 - h)) of it. Both are measured with probes.
         """
-        probe, gamma = _probe(u), level * level / weight
-        kept = self.fidelity.prox(probe, self.y * 0, self.physics, gamma=gamma)
+        probe = _probe(u)
+        kept = data_step(self.fidelity, probe, self.y * 0, self.physics, level, weight)
         taken = float((probe * (probe - kept)).sum()) / self.count
         small = 0.1 * level
         moved = denoiser(u + small * probe, level) - denoiser(u, level)
@@ -396,12 +410,12 @@ def _check_finite(y: Any) -> None:
         )
 
 
-def _judge(found: float, expected: float) -> None:
-    """Say so where the residual is not what the noise would leave, or far more than the noise."""
-    if not LEAST_SHARE * expected <= found <= max(expected, 1) / LEAST_SHARE:
-        warnings.warn(
-            f"the restored image differs from the measurements by {found:.2g} of the noise level, "
-            f"where {expected:.2g} is to be expected: sigma or the operator seems wrong, by a "
-            "factor of about two or more",
-            stacklevel=4,
-        )
+def _remark(found: float, expected: float) -> str | None:
+    """What to say where the residual is not what the noise would leave, or far more than noise."""
+    if LEAST_SHARE * expected <= found <= max(expected, 1) / LEAST_SHARE:
+        return None
+    return (
+        f"the restored image differs from the measurements by {found:.2g} of the noise level, "
+        f"where {expected:.2g} is to be expected: sigma or the operator seems wrong, by a factor "
+        "of about two or more"
+    )

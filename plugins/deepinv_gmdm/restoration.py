@@ -76,7 +76,7 @@ def restore_measurement(
         physics.noise_model = deepinv.physics.GaussianNoise(parse(sigma))
     like = like_of(physics, y)
     with torch.no_grad():
-        x = solved(given, config, physics, y, like, progress)
+        x, _ = solved(given, config, physics, y, like, progress)
     return measured_part(physics, x)
 
 
@@ -108,8 +108,12 @@ def solved(
     y: Tensor,
     like: Tensor,
     progress: bool = False,
-) -> Tensor:
-    """Solve once, or twice where photons were counted; `like` only tells shape and device."""
+) -> tuple[Tensor, dict[str, Any]]:
+    """Solve once, or twice where photons were counted; `like` only tells shape and device.
+
+    Returns:
+        Images, and what the solver tells of its last run (`HalfQuadratic.info`; of others nothing).
+    """
     fidelity = data_term(physics, y)
     solver = make_solver(prior, config, physics, like, progress, fidelity)
     start, init = as_picture(physics, y, like), {}
@@ -121,7 +125,7 @@ def solved(
         fidelity = data_term(physics, y, result)
         solver = make_solver(prior, config, physics, like, progress, fidelity)
         result = solver(y, physics, **init)
-    return result
+    return result, getattr(solver, "info", {})
 
 
 def make_solver(

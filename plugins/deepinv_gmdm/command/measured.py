@@ -48,6 +48,7 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
     with Results(config, suffix, configs) as results, torch.no_grad():
         physics = _shared(config, measured, physics, given, device)
         done: list[tuple[Problem, Tensor, Tensor]] = []
+        told: list[dict[str, Any]] = []
         start = time.perf_counter()
         for index in range(len(measured)):
             posed, found = problem(
@@ -65,7 +66,9 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
             page = f"page {index + 1}: " if len(measured) > 1 else ""
             for note in found:
                 print(f"{page}{note}", flush=True)
-            done.append((posed, shown, solve(config, posed.physics, posed.y, like, progress)))
+            solution, info = solve(config, posed.physics, posed.y, like, progress)
+            done.append((posed, shown, solution))
+            told.append(info)
         metrics: dict[str, Any] = {"sigma": [posed.sigma for posed, _, _ in done]}
         if any(posed.gain is not None for posed, _, _ in done):
             metrics["gain"] = [posed.gain for posed, _, _ in done]
@@ -83,6 +86,7 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
             results.aside / "comparison.png",
             picture_title(posed.physics),
         )
+        results.add_progress(told[len(done) // 2])
         results.publish(metrics)
     score = f"{metrics['psnr_restored']:6.2f} dB  " if scores else ""
     print(f"restored     {score}({metrics['seconds']:.1f} s)")

@@ -24,7 +24,7 @@ examples:
 RESTORE = f"""\
 Of your own measurement (measurement=) or of a picture that is measured first (image=, to try out).
 Writes to the folder `out` the restored picture in the format of the measurement, restored.png and
-comparison.png to look at, config.yaml and metrics.json.
+comparison.png to look at, progress.png (what solver=hqs did), config.yaml and metrics.json.
 
 main keys (gmdm restore NAME --show lists all of them):
   measurement    your file: a picture; .npy, .npz or HDF5 (.h5, with key=) of k-space or a sinogram
