@@ -54,7 +54,11 @@ def restore(source: str, words: Sequence[str] = (), progress: bool | None = None
         ValueError: for bad input, in one sentence.
         OSError: where the results cannot be written.
     """
-    config = load_config(source, words)
+    return restore_config(load_config(source, words), source, progress)
+
+
+def restore_config(config: DictConfig, source: str, progress: bool | None = None) -> dict[str, Any]:
+    """The same of a config that `source` gave."""
     progress = seen() if progress is None else progress
     configs = [Path(source)] if Path(source).suffix else []
     if config.measurement:

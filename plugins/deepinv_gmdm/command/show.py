@@ -8,8 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from deepinv_gmdm.command.config import load_config, shipped
-from deepinv_gmdm.operator_config import MEANINGS, USES
-from deepinv_gmdm.physics import NOISES
+from deepinv_gmdm.operator_config import MEANINGS, NOISES, USES
 from deepinv_gmdm.solver_config import SOLVERS
 
 KEYS = {

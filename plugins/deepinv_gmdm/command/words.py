@@ -24,6 +24,8 @@ DENOISE = (
     "overwrite",
 )
 NOISE = ("map", "noise", "weights", "out", "data_range", "pages", "axis", "key", "overwrite")
+PAGES = ("each", "shared")
+KINDS = ("auto", "white", "correlated", "poisson")  # of noise
 SWITCH = {"true": True, "false": False}
 
 
