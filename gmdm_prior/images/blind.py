@@ -125,7 +125,7 @@ class NoiseDenoiser(nn.Module):
         noises = [noise.channel(i) for i in range(len(image))]
         return torch.stack([self._either(*p) for p in zip(image, levels, noises, strict=True)])
 
-    def _plane(self, plane: Tensor, level: float | Noise) -> Tensor:
+    def _plane(self, plane: Tensor, level: float | Tensor | Noise) -> Tensor:
         return self.plane(plane[None, None], level)[0, 0]
 
     def _either(self, plane: Tensor, level: float, noise: Noise) -> Tensor:
