@@ -47,7 +47,7 @@ def picture_noise(
             warnings.filterwarnings("ignore", ".*not told from texture")
         found = estimator.with_error(y)
     level, upper = float(found.sigma.max()), float(found.interval()[1].max())
-    if blurred and (lossy or not math.isfinite(upper)):
+    if blurred and (lossy or not bool(found.told.all())):
         seen = float(GMDMNoiseEstimator(kind="auto").to(y.device).noise(y).sigma.max())
         level = math.hypot(max(seen, level), UNTOLD)
         why = "the file's compression hides it" if lossy else "less is not told from texture"
