@@ -2,18 +2,29 @@
 
 *White*: half-quadratic splitting (`hqs`) at the level.
 
-*Correlated*: where the picture bears its autocovariance out (`stationary`), it is restored under
-that (`correlated`), to whose variance some white noise is added where low frequencies prevail.
-Otherwise what matters is what such noise does to structures as wide as a patch, which is its
-spectrum around frequency 0: white noise of that level is restored instead. For noise without low
-frequencies it is the level itself. In colour each opponent plane has a level of its own. Luminance
-comes first, and is all that is restored under an autocovariance. Of the differences, what follows
-it by local lines is kept, and the rest is restored; their noise is wide, so that is done at three
-sizes, u_0 the rest and u_{s+1} the means of 2×2 pixels of u_s,
+*Correlated, gray*: where the picture bears its autocovariance out (`stationary`), it is restored
+under that (`correlated`), to whose variance some white noise is added where low frequencies
+prevail, at three sizes as below: real noise is wider than a few lags say. Otherwise what matters is
+what such noise does to structures as wide as a patch, which is its spectrum around frequency 0:
+white noise of that level is restored instead. For noise without low frequencies it is the level
+itself.
+
+*Correlated, colour*: each opponent plane has a level of its own. How wide the noise of differences
+is tells what happened to it: noise of a mosaic of colours is narrow, that of a camera which
+smoothed its colours or stored fewer of them wide, and such noise is stronger in places than
+anything says. With w_i from 0, narrow, to 1 where low frequencies have `WIDE` times the level s_i
+of difference i, and w their mean, the levels are
+
+    brightness   ((a + b w)² s_0² + (w `HIDDEN`)²)^½,                a, b = `LIGHT`,
+    differences  (c + d w_i) times that of low frequencies,          c, d = `COLOUR`,
+
+the latter at least w `SHARED` of the former. Luminance comes first. Of the differences, what
+follows it by local lines is kept, and the rest is restored; their noise is wide, so that is done at
+three sizes, u_0 the rest and u_{s+1} the means of 2×2 pixels of u_s,
 
     x_s = D(u_s; level at that size),     x_s <- x_s + share · up(x_{s+1} - down(x_s)),
 
-with D the splitting.
+with D the splitting. The constants are fitted with those of `noise.estimate.agreement`.
 
 *Growing with brightness*: a transform makes the level the same everywhere (`stabilise`), where the
 noise is denoised as above, at a level of at least 1.
@@ -21,6 +32,7 @@ noise is denoised as above, at a level of at least 1.
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -32,13 +44,17 @@ from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.gaussian_noise import Noise, NoiseCurve
 from gmdm_prior.images.half_size import halve
 from gmdm_prior.images.hqs import HalfQuadraticSplitting
-from gmdm_prior.images.planes import check_images, white_shared
+from gmdm_prior.images.planes import check_images, is_gray
 from gmdm_prior.images.stabilise import stabiliser
 from gmdm_prior.images.stationary import is_believed, parts
 from gmdm_prior.sigma import compute_dtype
 
-REACH, NEAR = 3, 2  # pixels whose means count: of gray and differences of colours, of luminance
-SIZES, SMALLEST = 3, 32  # of differences of colours; a plane smaller than this is not halved
+REACH = 3  # pixels whose means count as low frequencies
+LIGHT, COLOUR = (0.85, 0.8), (0.7, 0.55)
+WIDE = (2.2, 2.6)  # level at low frequencies over the level: where noise begins to be wide, and is
+HIDDEN, SHARED = 5 / 255, 0.18
+NIL = 0.3 / 255  # level of differences that says nothing of their noise
+SIZES, SMALLEST = 3, 32  # of what has wide noise; a plane smaller than this is not halved
 WINDOW, STIFF = 25, 0.5  # of local lines: pixels, and share of the noise's level
 WHITE = 0.1  # of the variance of noise with an autocovariance
 SHARE = 0.7  # of the coarser size's correction
@@ -94,11 +110,14 @@ class NoiseDenoiser(nn.Module):
 
     def _one(self, image: Tensor, noise: Noise) -> Tensor:
         """An image (C, H, W) under the noise of one."""
+        if self.opponent is not None and is_gray(image):
+            return self._one(image[:1], _shared(noise)).expand_as(image)
         curve = None if noise.curve is None else noise.curve[0]
         if curve is not None and len(curve.brightness) > 1:
             return self._stabilised(image, noise, curve)
         if noise.autocovariance is None or bool(noise.white[0]):
-            return self._white(image, noise.sigma[0])
+            restore = self.colour if len(image) == 3 else self.plane
+            return restore(image[None], noise.sigma[0])[0]
         if len(image) == 3 and noise.opponent:
             return self._opponent(image, noise)
         levels = _levels(noise, REACH)[0].tolist()
@@ -106,13 +125,7 @@ class NoiseDenoiser(nn.Module):
         noises = [noise.channel(i) for i in range(len(image))]
         return torch.stack([self._either(*p) for p in zip(image, levels, noises, strict=True)])
 
-    def _white(self, image: Tensor, level: Tensor) -> Tensor:
-        """An image (C, H, W) under white noise."""
-        if len(image) != 3:
-            return self.plane(image[None], level)[0]
-        return self.colour(image[None], white_shared(image, level))[0]
-
-    def _plane(self, plane: Tensor, level: float | Noise) -> Tensor:
+    def _plane(self, plane: Tensor, level: float | Tensor | Noise) -> Tensor:
         return self.plane(plane[None, None], level)[0, 0]
 
     def _either(self, plane: Tensor, level: float, noise: Noise) -> Tensor:
@@ -122,29 +135,27 @@ class NoiseDenoiser(nn.Module):
         white = [self._plane(p, level) for p in noisy]
         correlated = [self._plane(p, noise) for p in noisy]
         believed = is_believed(noisy, white, correlated)
-        if len(noisy) == 1:
-            return correlated[0] if believed else white[0]
-        return self._plane(plane, noise if believed else level)
+        if not believed:
+            return white[0] if len(noisy) == 1 else self._plane(plane, level)
+        return self._pyramid(plane, _sizes(noise), correlated[0] if len(noisy) == 1 else None)
 
     def _opponent(self, image: Tensor, noise: Noise) -> Tensor:
         """Colour, luminance at one size and differences at several."""
         planes, scales = self.opponent.enter(image[None])[0], self.opponent.scales
-        level = float(_levels(noise, NEAR)[0, 0]) / scales[0]
-        light = self._either(planes[0], level, noise.channel(0).scaled(1 / scales[0]))
-        out, sizes = [light], noise
-        levels = []
-        for _ in range(SIZES):
-            levels.append(_levels(sizes, REACH)[0])
-            sizes = sizes.halved()
+        level, factors = _strengths(noise)
+        light = self._plane(planes[0], planes.new_tensor(level / scales[0]))
+        out, levels = [light], [_levels(size, REACH)[0] for size in _sizes(noise)]
         for i in (1, 2):
-            sigmas = [float(v[i]) / scales[i] for v in levels]
+            sigmas = [factors[i - 1] * float(v[i]) / scales[i] for v in levels]
             like = predicted(planes[i], light, sigmas[0])
             out.append(like + self._pyramid(planes[i] - like + 0.5, sigmas) - 0.5)
         return self.opponent.leave(torch.stack(out)[None])[0]
 
-    def _pyramid(self, plane: Tensor, levels: list[float]) -> Tensor:
-        """A plane (H, W) at as many sizes as there are levels."""
-        x = self._plane(plane, levels[0])
+    def _pyramid(
+        self, plane: Tensor, levels: list[float] | list[Noise], x: Tensor | None = None
+    ) -> Tensor:
+        """A plane (H, W) at as many sizes as there are levels; `x` is what the first gives."""
+        x = self._plane(plane, levels[0]) if x is None else x
         height, width = plane.shape
         if len(levels) == 1 or min(height, width) < SMALLEST:
             return x
@@ -165,9 +176,26 @@ class NoiseDenoiser(nn.Module):
         shape = 1.0
         if noise.autocovariance is not None and not bool(noise.white[0]):
             shape = float(_levels(noise, REACH)[0, 0] / noise.sigma[0])
+        level = max(1.0, shape) / wide
+        restore = self.colour if len(image) == 3 else self.plane
         flat = ((stable - low) / wide).to(image.dtype)
-        clean = self._white(flat, flat.new_tensor(max(1.0, shape) / wide))
+        clean = restore(flat[None], level)[0]
         return transform.back(clean.double() * wide + low).to(image.dtype)
+
+
+def _strengths(noise: Noise) -> tuple[float, list[float]]:
+    """The level of the luminance of colours, and factors of those of the differences."""
+    own = noise.autocovariance[0, :, noise.reach, noise.reach].sqrt().tolist()
+    low = noise.low_frequency_sigma(REACH)[0].tolist()
+    wide = [
+        min(max((a / b - WIDE[0]) / (WIDE[1] - WIDE[0]), 0.0), 1.0) if b > NIL else 1.0
+        for a, b in zip(low[1:], own[1:], strict=True)
+    ]
+    mean = sum(wide) / len(wide)
+    level = math.hypot((LIGHT[0] + LIGHT[1] * mean) * own[0], HIDDEN * mean)
+    least = SHARED * mean * level
+    factors = [COLOUR[0] + COLOUR[1] * w for w in wide]
+    return level, [max(f, least / s) for f, s in zip(factors, own[1:], strict=True)]
 
 
 def predicted(plane: Tensor, light: Tensor, level: float) -> Tensor:
@@ -190,6 +218,20 @@ def predicted(plane: Tensor, light: Tensor, level: float) -> Tensor:
     alike = (both * both / (own * other).clamp(min=1e-12)).clamp(0, 1)
     slope = alike * both / (own + (level * STIFF) ** 2).clamp(min=1e-12)
     return mean(slope) * light + mean(y - slope * x)
+
+
+def _shared(noise: Noise) -> Noise:
+    """The noise of one channel of an image of equal channels."""
+    one = noise.channel(0)
+    return one.scaled(1 / math.sqrt(3)) if noise.opponent else one
+
+
+def _sizes(noise: Noise) -> list[Noise]:
+    """The noise at all sizes."""
+    sizes = [noise]
+    while len(sizes) < SIZES:
+        sizes.append(sizes[-1].halved())
+    return sizes
 
 
 def _with_white(noise: Noise) -> Noise:

@@ -59,6 +59,7 @@ def local_levels(image: Tensor, window: int = WINDOW) -> Tensor:
         parts = [detail[:, top : top + side[0], left : left + side[1]] for left in starts[1]]
         rows.append(_size(torch.stack([part.flatten() for part in parts]), 1))
     down, across = (torch.tensor(s) + (n + 1) / 2 for s, n in zip(starts, side, strict=True))
+    height, width = image.shape[1:]
     return to_pixels(torch.stack(rows), down, across, (height, width))[None]
 
 

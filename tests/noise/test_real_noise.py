@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 import gmdm_prior as gm
+from gmdm_prior.autocovariance import taper
 from gmdm_prior.files.safetensors import load
+from gmdm_prior.images.blind import HIDDEN, LIGHT, _strengths
 from gmdm_prior.images.stabilise import anscombe, integral, line_of, stabiliser
 from gmdm_prior.noise.estimate import READER
 from gmdm_prior.noise.estimate.autocovariance import (
@@ -140,6 +142,19 @@ def test_a_fifth_of_the_pixels_masked_here_and_there(model):
         assert low.item() <= 0.1 <= high.item()
 
 
+def test_zeros_that_most_patches_touch_are_not_called_nearly_all(model):
+    """Counts of few electrons, correlated along rows: an eighth of the pixels is 0."""
+    y = (0.12 + 0.1 * (scene() - 0.45) + 0.1 * coloured((128, 128), ROW)).clamp(min=0)
+    share = float((y == 0).double().mean())
+    assert 0.08 < share < 0.2
+    noise = gm.estimate_noise(y, model)
+    notes = " ".join(noise.notes)
+    assert f"{100 * share:.2g} % of the pixels are clipped" in notes
+    assert "of the patches are free of them" in notes
+    low, high = noise.interval()
+    assert low.item() <= 0.1 <= high.item() < 0.3
+
+
 def test_bright_stars_do_not_hide_the_noise(model):
     """The range is that of the stars; units are counts."""
     y = 1000 + 65.5 * white(1, 1, 128, 128)
@@ -228,6 +243,15 @@ def test_positive_is_a_projection_onto_autocovariances():
         gm.Noise(autocovariance=lags)
 
 
+def test_a_spectrum_is_nowhere_negative_between_frequencies_either():
+    """1 + 1.05 cos(4 ω) is positive on a grid of 28 frequencies and dips to -0.05 beside."""
+    lags = torch.zeros(13, 13, dtype=torch.float64)
+    window = taper(torch.ones_like(lags), 6)
+    lags[6, 6], lags[6, 2], lags[6, 10] = 1.0, 0.525, 0.525
+    noise = gm.Noise(autocovariance=positive(lags / window.clamp(min=1e-9)))
+    assert noise.sigma.item() == pytest.approx(1, abs=0.05)
+
+
 @pytest.mark.parametrize(("gain", "offset"), [(0.05, 0.0), (0.02, 0.001), (0.03, -0.001)])
 def test_anscombe_is_undone_without_bias_and_has_level_one(gain, offset):
     transform = anscombe(gain, offset)
@@ -308,6 +332,19 @@ def test_weak_camera_noise_in_textured_colour_is_not_made_worse(denoiser):
     noise = torch.cat([coloured(x.shape[2:], BINOMIAL, seed=i) for i in range(3)], 1)
     y = x + (0.3 + 1.4 * x).sqrt() * noise * 3 / 255  # 39 dB
     assert psnr(denoiser(y), x) > psnr(y, x) - 0.1
+
+
+def test_colours_that_a_camera_smoothed_have_more_noise_than_flat_areas_say():
+    """At the same levels, wide noise of differences raises all that are restored at."""
+    lags = torch.zeros(3, 37, 37, dtype=torch.float64)
+    lags[:, 18, 18] = (3 / 255) ** 2
+    narrow = _strengths(gm.Noise(autocovariance=lags, opponent=True))
+    place = torch.arange(-18.0, 19, dtype=torch.float64)
+    lags[1:] = (3 / 255) ** 2 * taper((-(place**2 + place[:, None] ** 2) / 18).exp(), 18)
+    wide = _strengths(gm.Noise(autocovariance=lags, opponent=True))
+    assert narrow[0] == pytest.approx(LIGHT[0] * 3 / 255)
+    assert wide[0] == pytest.approx(math.hypot(sum(LIGHT) * 3 / 255, HIDDEN))
+    assert min(wide[1]) > 1.5 * max(narrow[1])
 
 
 def test_weak_white_noise_in_textured_colour_is_white(model):

@@ -155,3 +155,10 @@ def test_messages_that_troubleshooting_explains_are_those_of_the_sources():
     assert len(quoted) > 20
     missing = [q for q in quoted if q.replace("FILE", "…") not in said and q not in said]
     assert not missing
+
+
+def test_the_gallery_runs_fourteen_examples_or_more():
+    text = (ROOT / "docs" / "tools" / "gallery.py").read_text(encoding="utf-8")
+    (slow,) = re.findall(r"^SLOW = (\(.*?\))", text, re.MULTILINE)
+    examples = {p.stem.removeprefix("demo_") for p in (ROOT / "examples").glob("demo_*.py")}
+    assert len(examples - set(ast.literal_eval(slow))) >= 14

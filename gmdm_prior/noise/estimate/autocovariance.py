@@ -30,6 +30,7 @@ BLOCKS = 3_000  # looked at in one image
 ROUNDS = 5  # of correction
 CLEAN, WHOLE = 0.98, 0.5  # share of the pixels of a block that do not lie: best, and at least
 LEFT = 0.1  # share of the blocks that must be clean, for only those to be looked at
+FINER, MARGIN = 4, 0.05  # grid on which the spectrum's dips are looked for, and what it may miss
 QUANTILES = (0.02, 0.2)  # of the blocks' variances, for the plateau
 
 
@@ -148,17 +149,29 @@ def lags_of(blocks: Blocks, reach: int = REACH) -> Tensor:
 
 
 def positive(lags: Tensor) -> Tensor:
-    """The nearest autocovariance of its reach that is one: symmetric, no negative spectrum."""
+    """The nearest autocovariance of its reach that is one: symmetric, no negative spectrum.
+
+    A spectrum that is positive on a grid may dip below 0 between its points, by little. White noise
+    as strong as the dip is added.
+    """
     m = len(lags) // 2
     lags = taper((lags + lags.flip(0, 1)) / 2, m)
     side = 4 * m + 4
-    grid = F.pad(lags, (0, side - 2 * m - 1) * 2).roll((-m, -m), (0, 1))
-    spectrum = torch.fft.fft2(grid).real
+    spectrum = _spectrum(lags, side)
     if float(spectrum.min()) >= 0:
+        dip = float(_spectrum(lags, FINER * side).min())
+        lags[m, m] -= (1 + MARGIN) * min(dip, 0.0)
         return lags
     spectrum = spectrum.clamp(min=1e-6 * float(spectrum.max()))
     wide = torch.fft.ifft2(spectrum).real.roll((m, m), (0, 1))[: 2 * m + 1, : 2 * m + 1]
     return taper((wide + wide.flip(0, 1)) / 2, m)
+
+
+def _spectrum(lags: Tensor, side: int) -> Tensor:
+    """The spectrum (side, side) of lags (2m+1, 2m+1)."""
+    m = len(lags) // 2
+    grid = F.pad(lags, (0, side - 2 * m - 1) * 2).roll((-m, -m), (0, 1))
+    return torch.fft.fft2(grid).real
 
 
 def simulated(lags: Tensor, shape: tuple[int, int], seed: int = 0) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.gaussian_noise import Noise
 from gmdm_prior.images.planes import check_images, is_gray
-from gmdm_prior.noise.estimate.agreement import agreed, of_colour
+from gmdm_prior.noise.estimate.agreement import START, agreed, of_colour
 from gmdm_prior.noise.estimate.autocovariance import (
     SIDE,
     Autocovariance,
@@ -38,7 +38,7 @@ from gmdm_prior.noise.estimate.found import Found, joined, next_to_none
 from gmdm_prior.noise.estimate.frames import of_two_frames
 from gmdm_prior.noise.estimate.ladder import Ladder
 from gmdm_prior.noise.estimate.lying_pixels import lying_pixels
-from gmdm_prior.noise.estimate.whiteness import Whiteness, whiteness
+from gmdm_prior.noise.estimate.whiteness import Whiteness, half_size, whiteness
 from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
 from gmdm_prior.noise.patches import Patches, clipped_pixels, spread_patches
 from gmdm_prior.sigma import compute_dtype
@@ -48,6 +48,7 @@ KINDS = ("auto", "white", "correlated", "poisson")
 GROUPED = 2_000  # patches for what depends on brightness and place
 FEWEST = 64  # patches, for the likelihood to be asked
 SMALL, SMALL_SIDE = 30_000, 12  # pixels of an image whose blocks are smaller
+TWO = 2  # colours of a pixel that lie, for its luminance to
 CHROMA_SIDE = 32  # of the blocks of differences of colours, whose noise is wide
 TOUCHED = 0.5  # share of the patches with pixels that lie from which on a note says so
 SEVERAL, SURE = 1.3, 5.0  # level of one half over the other, and by how many standard errors
@@ -58,10 +59,12 @@ WIDTH = 1.96  # standard errors on each side of an interval
 # Ends of intervals, fitted to simulated noise on every fourth of 52 free photographs (256² pixels,
 # `data/free`): HEAVY lets 36 of 39 white ones (15, 25 and 50 / 255) in; GROWING all 22 whose growth
 # was seen (gains 0.002 and 0.02); FLAT 38 of 39 (5, 15 and 50 / 255, a fifth of the pixels masked),
-# low ends far away as texture is read as noise.
+# low ends far away as texture is read as noise. Where a tenth of the pixels is clipped, flat areas
+# have lost up to a third of their noise: CLIPPED.
 HEAVY = 1.6
 GROWING = (1 / 1.65, 1.3)
 FLAT = (1 / 2.6, 1.15)
+CLIPPED = 5.0
 
 
 @torch.no_grad()
@@ -195,9 +198,7 @@ class _Reader:
         if len(planes) == 3:
             white &= best.full.error < SEEN and alike(planes, common(planes).sigma)
         if self.kind == "correlated" or not white:
-            if best is not light:
-                test = whiteness(self.model, light.values, light.full, light.lying)
-            return self._correlated(light.unit, test)
+            return self._correlated(light, test if best is light else None)
         self._say_where(ladder, some)
         return self._white(common(planes), test.half * common(planes).sigma / best.full.sigma)
 
@@ -256,23 +257,32 @@ class _Reader:
             level, (level * GROWING[0], level * GROWING[1]), curve=curve, notes=self._said()
         )
 
-    def _correlated(self, unit: float, test: Whiteness) -> Found:
-        """An autocovariance of each plane, at a level that other evidence agrees to."""
+    def _correlated(self, light: Plane, test: Whiteness | None) -> Found:
+        """An autocovariance of each plane, at a level that other evidence agrees to.
+
+        Args:
+            light: the brightness.
+            test: of it, if that was asked.
+        """
         colour = len(self.image) == 3
-        planes = opponent(self.image) if colour else self.image
-        lying = self.gray_lying.expand(planes.shape) if colour else self.lying
-        read = []
-        for i, (plane, hidden) in enumerate(zip(planes, lying, strict=True)):
-            side = CHROMA_SIDE if colour and i else None
-            read.append(_autocovariance(plane, hidden, side))
+        planes, lying, seen = self.image, self.lying, light.lying
+        if colour:  # luminance has most of its noise where one colour is clipped
+            seen = self.lying.sum(0, keepdim=True) >= TWO
+            planes, lying = opponent(self.image), seen.expand(self.image.shape)
+        if test is None or not torch.equal(seen, light.lying):
+            test = whiteness(self.model, light.values, light.full, seen)
+        read = [
+            _autocovariance(plane, hidden, CHROMA_SIDE if colour and i else None)
+            for i, (plane, hidden) in enumerate(zip(planes, lying, strict=True))
+        ]
         if read[0] is None:
             return self._of_blocks("flat areas hold no noise")
         if colour:
-            lags = of_colour(read, test, unit)
+            half = [half_size(self.model, p[None], START, seen) for p in planes[1:]]
+            lags = of_colour(read, test, light.unit, half)
         else:
-            lags = [
-                next_to_none(read[0].lags) if r is None else agreed(r, test, unit) for r in read
-            ]
+            none = next_to_none(read[0].lags)
+            lags = [none if r is None else agreed(r, test, light.unit) for r in read]
         m = len(lags[0]) // 2
         sigma = math.sqrt(sum(float(r[m, m]) for r in lags) / len(lags))
         across, along = read[0].lag1
@@ -281,7 +291,8 @@ class _Reader:
             f"horizontally (full size reads {test.ratio:.2g} times the level of half the size)"
         )
         error = math.hypot(0.06, 0.5 * math.log(max(read[0].plateau, 1.0)))
-        bounds = (sigma * math.exp(-WIDTH * min(error, 0.7)), sigma * math.exp(WIDTH * 0.06))
+        high = sigma * math.exp(WIDTH * 0.06) * self._lost()
+        bounds = (sigma * math.exp(-WIDTH * min(error, 0.7)), high)
         return Found(sigma, bounds, tuple(lags), notes=self._said(), opponent=colour)
 
     def _of_blocks(self, why: str) -> Found:
@@ -295,7 +306,12 @@ class _Reader:
         levels = [r.sigma**2 for r in read if r is not None] or levels
         sigma = math.sqrt(sum(levels) / len(levels))
         self.notes.append(f"{why}: the level is that of the flattest areas, and uncertain")
-        return Found(sigma, (sigma * FLAT[0], sigma * FLAT[1]), notes=self._said())
+        bounds = (sigma * FLAT[0], sigma * FLAT[1] * self._lost())
+        return Found(sigma, bounds, notes=self._said())
+
+    def _lost(self) -> float:
+        """By how much flat areas may show too little, as pixels are clipped."""
+        return 1 + CLIPPED * float(clipped_pixels(self.image).double().mean())
 
     def _say_what_lies(self, left: int) -> None:
         share = float(self.lying.double().mean())

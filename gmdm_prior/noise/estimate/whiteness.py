@@ -11,8 +11,12 @@ full size more than at half: rho falls to 0.3 and less. Noise without low freque
 Texture that is finer than the density knows lowers rho too, to 0.45 for weak noise, but both levels
 are uncertain then. Hence noise is called correlated
 
-    where rho < `DOUBT` by more than `SURE` standard errors of log rho, or < `RED` by more than
-    `LESS_SURE`, or < `RED` and full size sees no white noise at all (`UNSEEN`),
+    where rho < `RED` by more than `LESS_SURE` standard errors of log rho, or < `RED` and full size
+    sees no white noise at all (`UNSEEN`),
+    where rho < `DOUBT` by more than `SURE`, and the flattest blocks are alike (`PLATEAU`), as
+    texture's are not,
+    where pixels that lie leave nothing of half the size, and flat blocks that are alike hold `MORE`
+    times what full size reads,
     where rho > `BLUE` and half size sees noise,
     where rho < `TEXTURE` and the flattest blocks have `UNEVEN` times as much noise along one axis
     as along the other, as neighbours in rows that are correlated make it.
@@ -39,8 +43,9 @@ from gmdm_prior.noise.level import Reading
 from gmdm_prior.noise.patches import Patches, spread_patches
 
 RED, DOUBT, TEXTURE, BLUE = 0.33, 0.6, 0.9, 1.2
-SURE, LESS_SURE, UNEVEN = 5.0, 3.5, 2.0
+SURE, LESS_SURE, UNEVEN, PLATEAU = 5.0, 3.5, 2.0, 1.5
 UNSEEN = 0.5  # relative standard error of a level that may as well be none
+MORE = 1.6
 PATCHES, FEWEST = 1_000, 16  # at half the size
 LADDERS, BELOW, ABOVE = 4, 0.6, 1.65  # one above the other, each so far in log sigma
 LEAST = 0.002  # level around which the half-size image's is looked for, at least
@@ -67,26 +72,46 @@ def whiteness(
     model: DensityModel, plane: Tensor, full: Reading, lying: Tensor | None = None
 ) -> Whiteness:
     """Whether the noise of a plane (1, H, W), of which the likelihood read `full`, is white."""
+    half = half_size(model, plane, max(full.sigma / 2, LEAST), lying)
+    if half is None:
+        return Whiteness(not _more_in_blocks(plane, full, lying), 1.0, full.sigma)
+    ratio = full.sigma / (2 * half.sigma)
+    error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
+    below = -math.log(ratio) / error
+    doubt = ratio < DOUBT and below > SURE
+    red = ratio < RED and (doubt or below > LESS_SURE or full.error > UNSEEN)
+    white = not red and (ratio < BLUE or half.error > UNSEEN)
+    if white and ratio < TEXTURE:
+        blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
+        white = blocks is None or (
+            blocks.anisotropy < UNEVEN and not (doubt and blocks.plateau < PLATEAU)
+        )
+    return Whiteness(white, ratio, 2 * half.sigma, half.error)
+
+
+def _more_in_blocks(plane: Tensor, full: Reading, lying: Tensor | None) -> bool:
+    """Whether flat blocks that are alike hold more noise than full size sees, between what lies."""
+    if lying is None or not bool(lying.any()):
+        return False
+    blocks = read_autocovariance(plane[0], lying[0])
+    return blocks is not None and blocks.plateau < PLATEAU and blocks.sigma > MORE * full.sigma
+
+
+def half_size(
+    model: DensityModel, plane: Tensor, sigma: float, lying: Tensor | None = None
+) -> Reading | None:
+    """The level of means of 2×2 pixels of a plane (1, H, W), looked for from about sigma upwards.
+
+    None where there are too few of them.
+    """
     small = F.avg_pool2d(plane[None], 2)[0]
     if min(small.shape[1:]) < 2 * model.patch_size:
-        return Whiteness(True, 1.0, full.sigma)
+        return None
     hidden = torch.zeros_like(small, dtype=torch.bool)
     if lying is not None and bool(lying.any()):
         hidden = F.max_pool2d(lying[None].to(plane), 2)[0] > 0
     patches = spread_patches(small, model, hidden, PATCHES)
-    if len(patches) < FEWEST:
-        return Whiteness(True, 1.0, full.sigma)
-    half = _read(model, patches, max(full.sigma / 2, LEAST))
-    ratio = full.sigma / (2 * half.sigma)
-    error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
-    below = -math.log(ratio) / error
-    red = ratio < DOUBT and below > SURE
-    red |= ratio < RED and (below > LESS_SURE or full.error > UNSEEN)
-    white = not red and (ratio < BLUE or half.error > UNSEEN)
-    if white and ratio < TEXTURE:
-        blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
-        white = blocks is None or blocks.anisotropy < UNEVEN
-    return Whiteness(white, ratio, 2 * half.sigma, half.error)
+    return _read(model, patches, sigma) if len(patches) >= FEWEST else None
 
 
 def _read(model: DensityModel, patches: Patches, sigma: float) -> Reading:

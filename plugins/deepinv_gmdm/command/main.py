@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from deepinv_gmdm.command import usage
 from deepinv_gmdm.command.words import (
@@ -53,7 +54,7 @@ def _warnings_as_notes() -> Iterator[None]:
     """What a library warns of is one sentence, said once."""
     said: set[str] = set()
 
-    def show(message: Warning | str, *_: object) -> None:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
         text = one_line(message)
         if text not in said:
             said.add(text)

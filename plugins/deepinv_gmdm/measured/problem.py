@@ -94,7 +94,7 @@ def _of_image(
     fills = config.name == "inpainting"
     y, notes = measured.picture.page(index, 0.0 if fills else None).to(device), []
     if fills:
-        config, said = _without_missing(config, measured.picture.missing(index).any(0))
+        config, said = _without_missing(config, np.asarray(measured.picture.missing(index).any(0)))
         notes.append(said)
     blurs = "blur" in config.name
     if blurs and config.boundary is None:
