@@ -14,7 +14,7 @@ that, flat blocks are wrong in its direction and so is it, which texture mislead
     brightness  t^`BOLD` times what its flat blocks say,
     differences t^`MEEK` p^-`ROUGH` times what theirs say,  p their plateau.
 
-Differences of colours have less texture. Where half the size sees noise in them, sigma, noise of
+Differences of colours have less texture. Where half the size sees noise in both, sigma, noise of
 all planes is at most (sigma² - `GRAIN`²)^½, and narrow: further lags are texture's. Cameras smooth
 differences or store fewer of them, of which half the size then sees nothing.
 
@@ -84,8 +84,9 @@ def of_colour(
             continue
         smooth = min(max(r.plateau, 1.0), ROUGHEST) ** -ROUGH
         lags.append(r.lags * (told**MEEK * smooth) ** 2)
-    seen = [d for d in differences if d is not None and 2 * d.sigma > FAINT]
-    if min((d.error for d in seen), default=math.inf) > UNSURE or None in differences:
+    if not all(d is not None and 2 * d.sigma > FAINT for d in differences):
+        return lags
+    if min(d.error for d in differences) > UNSURE:
         return lags
     most = [2 * d.sigma for d in differences]
     most = [math.sqrt(most[0] * most[1]), *most]
