@@ -42,7 +42,7 @@ from gmdm_prior.noise.estimate.ladder import STEP, Ladder
 from gmdm_prior.noise.level import Reading
 from gmdm_prior.noise.patches import Patches, spread_patches
 
-RED, DOUBT, TEXTURE, BLUE = 0.33, 0.6, 0.9, 1.2
+RED, DOUBT, TEXTURE, BLUE = 0.33, 0.5, 0.9, 1.2
 SURE, LESS_SURE, UNEVEN, PLATEAU = 5.0, 3.5, 2.0, 1.5
 UNSEEN = 0.5  # relative standard error of a level that may as well be none
 MORE = 1.6
