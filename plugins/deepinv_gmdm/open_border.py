@@ -73,7 +73,8 @@ class OpenBorder(deepinv.physics.LinearPhysics):
                 return self.inner.prox_l2(r, nothing, gamma)
             return r
 
-        return preconditioned(normal, right, torus, z, self.max_iter, self.tol)
+        # of a blur, whose norm is 1, `right` is up to 1 + gamma times as large as u
+        return preconditioned(normal, right, torus, z, self.max_iter, self.tol / (1 + gamma))
 
 
 def preconditioned(

@@ -301,7 +301,8 @@ def test_a_blurred_picture_whose_noise_cannot_be_told(command, blurred, photo, t
     assert status == 0
     why = "the file's compression hides it" if suffix == "jpg" else "less is not told from texture"
     assert f"/255, as {why} (physics.noise.sigma says otherwise)" in printed
-    assert 2.5 <= 255 * metrics(tmp_path / "o")["sigma"][0] < 4
+    least, most = (2.5, 4) if suffix == "jpg" else (1, 2)
+    assert least <= 255 * metrics(tmp_path / "o")["sigma"][0] < most
     x, y = (torch.from_numpy(a) for a in (photo[16:80, 12:84] / 255, clean / 255))
     assert metrics(tmp_path / "o")["psnr_restored"] > psnr(y, x) + 3
 
@@ -458,16 +459,18 @@ def test_the_open_border_is_a_plain_convolution():
     assert float(physics.adjointness_test(u).abs()) < 1e-3
 
 
-@pytest.mark.parametrize("gamma", [0.5, 1000.0])
-def test_the_proximal_map_of_the_open_border_solves_its_equation(gamma):
+@pytest.mark.parametrize(("gamma", "left"), [(0.5, 1e-3), (1000.0, 5e-3), (10000.0, 0.06)])
+def test_the_proximal_map_of_the_open_border_solves_its_equation(photo, gamma, left):
+    """What is left of it is small beside the image, also where data hold hard."""
     config = PhysicsConfig(name="gaussian_blur", boundary="open")
     physics = build_physics(config, (1, 20, 24))
     generator = torch.Generator().manual_seed(0)
-    y = torch.randn(2, 1, 20, 24, generator=generator)
-    z = torch.randn(2, 1, 30, 34, generator=generator)
+    x = torch.from_numpy(photo[:30, :34] / 255).float().expand(2, 1, -1, -1)
+    y = physics.A(x)
+    z = x + 0.1 * torch.randn(x.shape, generator=generator)
     u = physics.prox_l2(z, y, gamma)
     residual = u + gamma * physics.A_adjoint(physics.A(u)) - z - gamma * physics.A_adjoint(y)
-    assert float(residual.norm() / (gamma * physics.A_adjoint(y) + z).norm()) < 1e-3
+    assert float(residual.norm() / u.norm()) < left
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (4, 4), (4, 5), (1, 6)])

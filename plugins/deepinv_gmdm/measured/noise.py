@@ -14,7 +14,8 @@ from gmdm_prior.noise.one_level import slope_and_offset
 from gmdm_prior.noise.poisson_gaussian import estimate_poisson_gaussian
 
 SMALLEST_COUNTED = 32  # pixels on a side, from which gain and sigma can be told
-UNTOLD = 2.5 / 255  # of 1 to 6, the best where a blurred JPEG of quality 75 to 95 is restored
+COMPRESSED = 2.5 / 255  # of 1 to 6, the best where a blurred JPEG of quality 75 to 95 is restored
+FAINT = 1 / 255  # at least, of files that hold what was measured: kernels are not known exactly
 BLOCK = 24  # pixels, for the noise between missing ones
 LEAST = 20  # places in a corner of k-space
 MAD = 0.6745  # median of |n| for a standard normal n
@@ -31,7 +32,8 @@ def picture_noise(
     """The level of the noise of pictures in [0, 1], and the sentence on it.
 
     Too low a level is what undoing a blur suffers from most: the upper end of the interval is
-    taken, and where that is not known, or compression took the noise away, `UNTOLD` is added.
+    taken, at least `FAINT` where that is not told, and where compression took the noise away
+    `COMPRESSED` is added.
 
     Args:
         y: (B, C, H, W).
@@ -47,12 +49,15 @@ def picture_noise(
             warnings.filterwarnings("ignore", ".*not told from texture")
         found = estimator.with_error(y)
     level, upper = float(found.sigma.max()), float(found.interval()[1].max())
-    if blurred and (lossy or not bool(found.told.all())):
+    otherwise = "(physics.noise.sigma says otherwise)"
+    if blurred and lossy:
         seen = float(GMDMNoiseEstimator(kind="auto").to(y.device).noise(y).sigma.max())
-        level = math.hypot(max(seen, level), UNTOLD)
-        why = "the file's compression hides it" if lossy else "less is not told from texture"
-        return level, f"noise {255 * level:.2f}/255, as {why} (physics.noise.sigma says otherwise)"
+        level = math.hypot(max(seen, level), COMPRESSED)
+        return level, f"noise {255 * level:.2f}/255, as the file's compression hides it {otherwise}"
     level = max(upper if blurred else level, step / math.sqrt(12))  # values are rounded
+    if blurred and not bool(found.told.all()):
+        level = max(level, FAINT)
+        return level, f"noise {255 * level:.2f}/255, as less is not told from texture {otherwise}"
     return level, f"noise {255 * level:.2f}/255, read off the measurement"
 
 
