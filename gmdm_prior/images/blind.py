@@ -45,7 +45,7 @@ from gmdm_prior.images.half_size import halve
 from gmdm_prior.images.hqs import HalfQuadraticSplitting
 from gmdm_prior.images.planes import check_images, is_gray
 from gmdm_prior.images.stabilise import stabiliser
-from gmdm_prior.images.stationary import is_believed, parts
+from gmdm_prior.images.stationary import is_believed, is_directed, parts
 from gmdm_prior.sigma import compute_dtype
 
 REACH = 3  # pixels whose means count as low frequencies
@@ -132,7 +132,7 @@ class NoiseDenoiser(nn.Module):
         noisy = list(parts(plane))
         white = [self._plane(p, level) for p in noisy]
         correlated = [self._plane(p, noise) for p in noisy]
-        believed = is_believed(noisy, white, correlated)
+        believed = is_believed(noisy, white, correlated, is_directed(noise))
         if not believed:
             return white[0] if len(noisy) == 1 else self._plane(plane, level)
         return self._pyramid(plane, _sizes(noise), correlated[0] if len(noisy) == 1 else None)
