@@ -1,7 +1,7 @@
 # What a contributor does often. PYTHON=… takes another interpreter than that of .venv.
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
 
-.PHONY: setup test lint types docs bench
+.PHONY: setup test lint types docs bench coverage
 
 setup:
 	python3 -m venv .venv
@@ -16,6 +16,10 @@ lint:
 
 types:
 	$(PYTHON) -m mypy
+
+coverage:
+	$(PYTHON) -m coverage run --source=gmdm_prior,deepinv_gmdm -m pytest -n 0
+	$(PYTHON) -m coverage report --skip-covered --sort=cover
 
 docs:
 	$(MAKE) -C docs html PYTHON="$(abspath $(PYTHON))" FAST=1

@@ -87,7 +87,7 @@ def digest(file: Path) -> bytes:
 
 
 def remembered(denoise: rivals.Denoise, version: bytes) -> rivals.Denoise:
-    """The same, its results kept on disk by what they depend on."""
+    """The denoiser, with its results kept on disk by what they depend on."""
 
     def run(y: Tensor, sigma: float) -> Tensor:
         known = version + str(sigma).encode() + y.contiguous().numpy().tobytes()

@@ -156,7 +156,7 @@ def network_methods(folder: Path) -> list[Method]:
 
 
 def key(method: Method, level: float, picture: Picture) -> tuple[str, ...]:
-    """Of a line of images.csv: all that its values depend on."""
+    """The key of a line of images.csv: all that its values depend on."""
     place = f"{level:g}", str(picture.index), picture.name, picture.digest
     return method.name, method.version, *place
 

@@ -199,7 +199,7 @@ class Kept:
         self.cache = table.Cache(folder / "rivals.csv", ("key", "psnr", "ssim", "sec", "s"), 4)
 
     def get(self, case: Case, method: str, run: Callable[[], Result]) -> Result:
-        """That of a method, run if it has to be."""
+        """The result of a method, which runs if it has to."""
         key = f"{digest(case.noisy)}-{digest(case.clean)}-{method}".replace(" ", "_")
         path = self.folder / f"{key.replace(',', '')}.npy"
         if (key,) in self.cache and path.is_file():

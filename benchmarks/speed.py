@@ -53,7 +53,7 @@ SHOWN = ("row", "ours", "rival", "ours, s", "rival, s", *HEADS[5:], "note")
 
 
 def versions() -> str:
-    """Of what is compared."""
+    """Versions of what is compared."""
     found = []
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -104,7 +104,7 @@ def number(text: str) -> float | None:
 
 
 def in_order(found: list[Measurement]) -> list[Measurement]:
-    """In the order of `ROWS`."""
+    """The rows in the order of `ROWS`."""
     return sorted(found, key=lambda m: list(ROWS).index(m.row))
 
 

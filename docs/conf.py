@@ -38,9 +38,15 @@ html_theme = "pydata_sphinx_theme"
 html_title = "gmdm-prior"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_show_sourcelink = False
-html_theme_options = {"navigation_with_keys": False, "show_prev_next": False}
-html_sidebars = {"index": []}
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_prev_next": False,
+    "header_links_before_dropdown": 8,
+    "navbar_persistent": ["search-button"],
+}
+html_sidebars = {"index": [], "paper/index": [], "design/index": []}
 
 sphinx_gallery_conf = gallery.settings()
 

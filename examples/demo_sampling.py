@@ -36,7 +36,7 @@ def photographs(size: int, count: int) -> torch.Tensor:
 
 
 def noisy(patches: torch.Tensor, sigma: float) -> torch.Tensor:
-    """With noise, less its mean."""
+    """Patches with noise, less its mean."""
     noise = torch.randn(patches.shape, generator=seeded(1))
     return patches + sigma * (noise - noise.mean((-2, -1), keepdim=True))
 

@@ -16,7 +16,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")  # kinds of devices that have it
 
 

@@ -30,7 +30,7 @@ def taper(autocovariance: Tensor, reach: int) -> Tensor:
 
 
 def checked_autocovariance(value: object) -> Tensor:
-    """(B, C, 2m+1, 2m+1), checked."""
+    """Return the autocovariance (B, C, 2m+1, 2m+1) after checks."""
     r = torch.as_tensor(value).double()
     if not 2 <= r.ndim <= 4 or r.shape[-1] != r.shape[-2] or r.shape[-1] % 2 == 0 or not r.numel():
         raise ValueError(

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,12 @@ class NoiseCurve:
 
     brightness: Tensor
     level: Tensor
+
+    if TYPE_CHECKING:  # what may be given is wider than what the fields hold
+
+        def __init__(
+            self, brightness: Tensor | Sequence[float], level: Tensor | Sequence[float]
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         """Check the values and make them float64."""
@@ -99,13 +106,26 @@ class Noise:
             or the latter is not symmetric, not positive, or has a negative spectrum.
     """
 
-    sigma: Tensor | float | None = None
+    sigma: Tensor = None
     autocovariance: Tensor | None = None
-    curve: tuple[NoiseCurve, ...] | NoiseCurve | None = None
-    white: Tensor | bool | None = None
-    bounds: tuple[Tensor, Tensor] | None = None
+    curve: tuple[NoiseCurve, ...] | None = None
+    white: Tensor = None
+    bounds: tuple[Tensor, Tensor] = None
     notes: tuple[str, ...] = ()
     opponent: bool = False
+
+    if TYPE_CHECKING:  # what may be given is wider than what the fields hold
+
+        def __init__(
+            self,
+            sigma: Tensor | float | None = None,
+            autocovariance: Tensor | None = None,
+            curve: Sequence[NoiseCurve] | NoiseCurve | None = None,
+            white: Tensor | bool | None = None,
+            bounds: tuple[Tensor | float, Tensor | float] | None = None,
+            notes: Sequence[str] = (),
+            opponent: bool = False,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         """Check the values and bring them to their shapes, in float64."""
@@ -122,7 +142,7 @@ class Noise:
             )
         count = len(sigma)
         bounds = (sigma, sigma) if self.bounds is None else self.bounds
-        bounds = tuple(of_images("bounds", _level("bounds", b), count) for b in bounds)
+        low, high = (of_images("bounds", _level("bounds", b), count) for b in bounds)
         white = is_white(r, sigma) if self.white is None else torch.as_tensor(self.white)
         curve = (self.curve,) * count if isinstance(self.curve, NoiseCurve) else self.curve
         if curve is not None and len(curve) != count:
@@ -133,7 +153,7 @@ class Noise:
             "autocovariance": r,
             "curve": None if curve is None else tuple(curve),
             "white": of_images("white", white.bool().reshape(-1), count),
-            "bounds": bounds,
+            "bounds": (low, high),
             "notes": notes,
         }
         for name, value in values.items():
@@ -154,7 +174,7 @@ class Noise:
             autocovariance=None if self.autocovariance is None else self.autocovariance[one],
             curve=None if self.curve is None else self.curve[one],
             white=self.white[one],
-            bounds=tuple(b[one] for b in self.bounds),
+            bounds=(self.bounds[0][one], self.bounds[1][one]),
         )
 
     def channel(self, index: int) -> Noise:
@@ -254,9 +274,14 @@ class Noise:
                 f"shape must be that of {len(self)} images of {self.channels} channels; got "
                 f"{tuple(shape)}"
             )
-        m, place = self.reach, {"dtype": torch.float64, "device": self.sigma.device}
+        m = self.reach
         side = max(height + m, 2 * m + 1), max(width + m, 2 * m + 1)
-        white = torch.randn(count, channels, *side, generator=generator, **place)
+        white = torch.randn(
+            (count, channels, *side),
+            generator=generator,
+            dtype=torch.float64,
+            device=self.sigma.device,
+        )
         if self.autocovariance is None:
             return white * self.sigma[:, None, None, None]
         coloured = torch.fft.ifft2(torch.fft.fft2(white) * self.spectrum(*side).sqrt()).real
@@ -271,15 +296,15 @@ class Noise:
         return F.pad(r, (reach - r.shape[-1] // 2,) * 4)  # a negative number crops
 
     def _with(self, autocovariance: Tensor | None, factor: float | Tensor | None) -> Noise:
-        """With another autocovariance, or where the noise is white with levels times a factor."""
+        """The noise with another autocovariance or, where it is white, with scaled levels."""
         if autocovariance is not None:
             m = autocovariance.shape[-1] // 2
             sigma = autocovariance[:, :, m, m].mean(1).sqrt()
             factor = torch.where(self.sigma > 0, sigma / self.sigma, 1.0)
         else:
             sigma = self.sigma * factor
-        bounds = tuple(b * factor for b in self.bounds)
-        return replace(self, sigma=sigma, autocovariance=autocovariance, bounds=bounds)
+        low, high = (b * factor for b in self.bounds)
+        return replace(self, sigma=sigma, autocovariance=autocovariance, bounds=(low, high))
 
 
 def _level(name: str, value: object) -> Tensor:

@@ -21,8 +21,10 @@ def nearest(name: object, names: Iterable[str], cutoff: float = 0.5) -> str:
 def unknown(what: str, name: object, names: Iterable[str]) -> str:
     """The sentence for a name that is not known: the nearest names, then all of them."""
     names = sorted(names)
-    near = nearest(name, names) or ";"
-    return f"unknown {what} {name!r}{near} There are: {', '.join(names) or 'none'}"
+    near, known = nearest(name, names), ", ".join(names) or "none"
+    if near:
+        return f"unknown {what} {name!r}{near} Known are {known}"
+    return f"unknown {what} {name!r}; known are {known}"
 
 
 def one_line(text: object) -> str:

@@ -16,39 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-
-def parse(value: object, name: str = "sigma", white: float | None = None) -> float:
-    """A noise level that is written as a number or a fraction, such as 25/255.
-
-    Args:
-        value: a number, of any kind (a tensor or array of one number too), or a text.
-        name: what it is called in the message of an error.
-        white: where the level is a share of the data range, the value of white, such as 255, which
-            is what a level above 1 probably was to be divided by; None allows any level.
-
-    Raises:
-        ValueError: for anything else, and where it is negative, NaN or infinite, or above 1 with
-            `white`.
-    """
-    if isinstance(value, (Tensor, np.ndarray, np.generic)) and math.prod(value.shape) == 1:
-        value = value.item()
-    text = str(value).strip()
-    try:
-        numerator, slash, denominator = text.partition("/")
-        level = float(numerator) / (float(denominator) if slash else 1)
-    except (ValueError, ZeroDivisionError):
-        level = math.nan
-    if not 0 <= level < math.inf:
-        raise ValueError(
-            f"{name}={text} is no noise level, finite and not negative; write a number or a "
-            "fraction such as 25/255"
-        )
-    if white is not None and level > 1:
-        raise ValueError(
-            f"{name}={text} is above 1, and a level is a share of the range from black to white; "
-            f"did you mean {text}/{white:g}?"
-        )
-    return level
+from gmdm_prior.sigma_text import parse as parse
 
 
 def sigma_from_time(time: float | Tensor) -> float | Tensor:

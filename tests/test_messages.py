@@ -25,10 +25,10 @@ def test_without_a_cutoff_the_least_unlike_name_is_found():
 
 def test_what_is_unknown_is_told_with_all_names():
     assert unknown("solver", "hsq", ["hqs", "gd"]) == (
-        "unknown solver 'hsq'; did you mean 'hqs'? There are: gd, hqs"
+        "unknown solver 'hsq'; did you mean 'hqs'? Known are gd, hqs"
     )
-    assert unknown("solver", "zzz", ["hqs", "gd"]) == "unknown solver 'zzz'; There are: gd, hqs"
-    assert unknown("solver", "zzz", []) == "unknown solver 'zzz'; There are: none"
+    assert unknown("solver", "zzz", ["hqs", "gd"]) == "unknown solver 'zzz'; known are gd, hqs"
+    assert unknown("solver", "zzz", []) == "unknown solver 'zzz'; known are none"
 
 
 def test_one_line():

@@ -43,6 +43,7 @@ class Made:
 
 def held_out_figures(model: gm.DensityModel, images: list[Tensor]) -> dict[str, list[float]]:
     """PSNR on the held-out images at SIGMAS; see TITLES."""
+    denoisers: dict[str, Any]
     if isinstance(model, gm.WaveletModel):
         denoisers = {"posterior": gm.WaveletDenoiser(model)}
     elif isinstance(model, gm.ConvolutionalModel):
@@ -102,7 +103,7 @@ def facts_of(made: Made, name: str, data: str, about: dict[str, str]) -> dict[st
     usual = {"gray": "as gray images", "colour": "in colour"} | about
     seen = usual["gray" if channels == 1 else "colour"]
     images = held_out_images(data, channels, made.holdout)
-    facts = {
+    facts: dict[str, Any] = {
         "name": name,
         "data": about["data"].format(seen=seen),
         **{key: about[key] for key in ("licence", "terms") if key in about},

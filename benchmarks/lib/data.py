@@ -32,7 +32,7 @@ class Picture:
     digest: str
 
     def noisy(self, sigma: float) -> Tensor:
-        """With the noise of its place, whatever part of the set is looked at."""
+        """The image with the noise of its place, whatever part of the set is looked at."""
         return noisy(self.clean, sigma, self.index)
 
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import matplotlib.axes
 import matplotlib.figure
@@ -140,7 +141,8 @@ def is_ours(row: Row) -> bool:
 
 def other(axes: matplotlib.axes.Axes, place: float | None, row: Row) -> None:
     """A named marker, hollow for what is published; a line, dotted then, for what has no place."""
-    text, hollow = {"fontsize": 7, "va": "center"}, row.source != MEASURED
+    text: dict[str, Any] = {"fontsize": 7, "va": "center"}
+    hollow = row.source != MEASURED
     if place is None:
         axes.axhline(row.psnr, color="0.4", linestyle=":" if hollow else "--", linewidth=0.9)
         text |= {"va": "bottom", "ha": "right", "transform": axes.get_yaxis_transform()}
@@ -164,8 +166,8 @@ def report(parts: list[list[Row]], name: str, pictures: Sequence[Picture], out: 
     levels = sorted({row.sigma for part in parts for row in part})
     also = published(levels, len(pictures)) if is_bsd68(pictures) else []
     parts = [part for part in (parts[0] + also, *parts[1:]) if part]
-    heads, lines = [field.name for field in fields(Row)], map(astuple, itertools.chain(*parts))
-    lines = ([f"{v:.5g}" if isinstance(v, float) else v for v in line] for line in lines)
+    heads, rows = [field.name for field in fields(Row)], map(astuple, itertools.chain(*parts))
+    lines = ([f"{v:.5g}" if isinstance(v, float) else v for v in row] for row in rows)
     table.write_csv(out / "denoising.csv", heads, lines)
     text = ""
     for part in parts:

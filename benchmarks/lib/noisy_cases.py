@@ -49,7 +49,8 @@ def real_cases(folder: Path) -> list[Case]:
         if kind == "microscope":
             group = "microscope, wide field" if "WideField" in name else "microscope, Poisson-like"
         truth = path.with_name(f"{name}-truth.png")
-        cases.append(Case(group, "-".join(rest), *(read_picture(p)[0] for p in (path, truth))))
+        noisy, clean = (read_picture(p)[0] for p in (path, truth))
+        cases.append(Case(group, "-".join(rest), noisy, clean))
     return cases
 
 

@@ -49,6 +49,7 @@ class Problem:
         return visible(self.image_of(self.measured), self.truth)
 
     def restored(self, words: Sequence[str]) -> Tensor:
-        """As the config says, with these overrides."""
+        """The image that the config restores, with these overrides."""
         config = load_config(self.name, words)
-        return visible(solve(config, self.physics, self.measured, self.scene), self.truth)
+        image, _ = solve(config, self.physics, self.measured, self.scene)
+        return visible(image, self.truth)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import math
 import statistics
 import time
@@ -41,7 +42,7 @@ def in_turns(
         for function, taken in zip(functions, samples, strict=True):
             if taken and taken[0] > long:
                 continue
-            _, seconds = timed(lambda f=function, t=turn: f(t), clock)
+            _, seconds = timed(functools.partial(function, turn), clock)
             if turn >= 0:
                 taken.append(seconds)
     return samples

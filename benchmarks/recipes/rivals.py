@@ -60,6 +60,7 @@ ADMM = ("solver.name=admm", "solver.max_iter=150", "solver.thres_conv=3e-5")
 BM3D = ("prior=pnp", "prior.denoiser.name=bm3d")
 Point = dict[str, float]  # numbers by config key
 BM3D_STEPS = {"hqs": 12, "admm": 20}  # BM3D takes seconds each time
+WEIGHT, START, STEPS = 0.2, 0.2, 24  # of HQS, where a config leaves them to the operator
 
 
 def fit_mixture(images: list[Tensor], path: Path) -> None:
@@ -149,7 +150,7 @@ def climb(value: Callable[[float], float], start: float) -> tuple[float, float]:
 
 
 def rounded(number: float) -> float:
-    """To three digits, as it is printed."""
+    """The number to three digits, as it is printed."""
     return float(f"{number:.3g}")
 
 
@@ -175,17 +176,18 @@ def climb_all(
 def searches(name: str, prior: str, weights: str, words: Sequence[str]) -> list[Search]:
     """What to climb for one prior in one config."""
     base = load_config(name, ["prior=gmdm", *words])
-    levels = f"solver.start={base.solver.start}", f"solver.max_iter={base.solver.max_iter}"
+    first, steps = base.solver.start or START, base.solver.max_iter or STEPS
+    levels = f"solver.start={first}", f"solver.max_iter={steps}"
     if prior == "gmdm":
         mine = ("prior=gmdm", f"prior.weights={weights}")
-        starts = {"prior.lambda": base.prior["lambda"], "solver.start": base.solver.start}
+        starts = {"prior.lambda": base.prior.get("lambda", WEIGHT), "solver.start": first}
         return [Search("gmdm, as it is", "hqs", mine, {}), Search(prior, "hqs", mine, starts)]
     if prior == "pnp-bm3d":
         hqs = (*BM3D, f"solver.max_iter={BM3D_STEPS['hqs']}")
         admm = (*BM3D, "solver.name=admm", f"solver.max_iter={BM3D_STEPS['admm']}")
         level = 0.04
         return [
-            Search(prior, "hqs", hqs, {"prior.lambda": 0.25, "solver.start": base.solver.start}),
+            Search(prior, "hqs", hqs, {"prior.lambda": 0.25, "solver.start": first}),
             Search(prior, "admm", admm, {"prior.sigma": level, "solver.stepsize": 4 * level**2}),
         ]
     start = {"prior.lambda": load_config(name, [f"prior={prior}"]).prior.get("lambda", 8)}

@@ -118,5 +118,5 @@ def over_images(
 
 
 def mean_psnr(results: list[Tensor], bench: Bench) -> float:
-    """In dB."""
+    """Mean PSNR in dB."""
     return statistics.fmean(map(psnr, results, bench.images))

@@ -26,7 +26,7 @@ Denoise = Callable[[Tensor], Tensor]
 
 
 def in_torch(denoise: Callable) -> Callable:
-    """The same without the compiled kernel, as without llvmlite."""
+    """The denoiser without the compiled kernel, as without llvmlite."""
 
     def run(*arguments: object) -> Tensor:
         with mock.patch.object(choose, "fused", return_value=None):
@@ -36,7 +36,7 @@ def in_torch(denoise: Callable) -> Callable:
 
 
 def exactly(denoise: Denoise) -> Denoise:
-    """The same without tables."""
+    """The denoiser without tables."""
 
     def run(y: Tensor) -> Tensor:
         with mock.patch.object(choose, "_recorded", return_value=True):

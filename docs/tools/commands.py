@@ -24,6 +24,7 @@ LINKS = {  # of benchmarks/README.md, and what the site has instead
     "](results/noise_level_skimage.md)": "](noise_level.md)",
     "](results/": "](",
     "](../docs/benchmarks/": "](",
+    "](../docs/paper/": "](../paper/",
 }
 
 

@@ -21,7 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import singledispatch
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,12 @@ class DensityModel(nn.Module, ABC):
     kind: ClassVar[str]  # its name in files
     event_shape: tuple[int, ...]
     normalised: bool
+    name: str  # that it was loaded by
+
+    if TYPE_CHECKING:  # buffers, modules, and what only some densities have
+
+        def __getattr__(self, name: str) -> Any:
+            """A buffer, a module or an attribute of a subclass."""
 
     @abstractmethod
     def pack(self) -> Packed:
@@ -74,7 +80,7 @@ class DensityModel(nn.Module, ABC):
         """The density that `pack` took apart, to the bit; `unpack` makes those inside of it."""
 
     def __repr__(self) -> str:
-        """Its kind, the name that it was loaded by, its patch and how many numbers it has."""
+        """Name its kind, what it was loaded by, its patch and how many numbers it has."""
         name = getattr(self, "name", None)
         shape = getattr(self, "event_shape", None) or ()
         size = f"patches of {' x '.join(map(str, shape))}, " if shape else ""
@@ -82,7 +88,7 @@ class DensityModel(nn.Module, ABC):
         return f"<{type(self).__name__}{called}: {size}{self.num_parameters:,} numbers>"
 
     def made_exact(self) -> DensityModel:
-        """Itself, in place, with bases that were rounded in a file orthonormal again."""
+        """Make bases that were rounded in a file orthonormal again, in place; returns itself."""
         return self
 
     def get_extra_state(self) -> Tensor:
@@ -96,10 +102,11 @@ class DensityModel(nn.Module, ABC):
         Raises:
             ValueError: the options differ; both are named.
         """
-        own, state = json.loads(json.dumps(self.pack().options)), json.loads(bytes(state.tolist()))
-        differing = [key for key in own if own[key] != state.get(key)]
+        own = json.loads(json.dumps(self.pack().options))
+        given = json.loads(bytes(state.tolist()))
+        differing = [key for key in own if own[key] != given.get(key)]
         if differing:
-            shown = ", ".join(f"{key}={state.get(key)!r}" for key in differing)
+            shown = ", ".join(f"{key}={given.get(key)!r}" for key in differing)
             has = ", ".join(f"{key}={own[key]!r}" for key in differing)
             raise ValueError(
                 f"the state is of a {self.kind} with {shown}, and this one has {has}: load it into "
@@ -169,7 +176,6 @@ class PatchDensity(DensityModel):
     A subclass sets `event_shape` and `mean_part`, and defines what is abstract here.
     """
 
-    event_shape: tuple[int, int, int]
     mean_part: MeanPart
 
     @abstractmethod
@@ -306,13 +312,17 @@ class PatchDensity(DensityModel):
         self,
         x: Tensor,
         sigma: AnyNoise,
-        method: Callable[[Diffused, Tensor], tuple[Tensor, ...]],
+        method: Callable[[Any, Tensor], tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...]:
         """`method(the density at a noise, patches (N, a))` over a batch, in bounded memory."""
-        given = self.event_shape, x, sigma
+        shape, count = self.event_shape, self.numbers_per_patch
+
+        def evaluate(y: Tensor, noise: Any) -> tuple[Tensor, ...]:
+            return method(self.at(noise), y)
+
         if isinstance(sigma, (Noise, Covariance)):
-            return on_patches_at(*given, lambda y, s: method(self.at(s), y), self.numbers_per_patch)
-        return on_patches(*given, lambda y, s: method(self.at(s), y), self.numbers_per_patch)
+            return on_patches_at(shape, x, sigma, evaluate, count)
+        return on_patches(shape, x, sigma, evaluate, count)
 
 
 def check_real(**parameters: Tensor) -> None:

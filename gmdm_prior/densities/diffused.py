@@ -26,7 +26,7 @@ class Diffused(Protocol):
         """(N, a) means of the clean patch given the noisy one."""
 
     def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """These means, and (N, a) variances of the clean patch's pixels."""
+        """(N, a) means of the clean patch given the noisy one, and variances of its pixels."""
 
     def posterior_variance(self, y: Tensor) -> Tensor:
         """The second of them."""

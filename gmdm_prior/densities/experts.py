@@ -1,10 +1,9 @@
 """One-dimensional mixtures with equidistant means, and their diffusion (paper, Eq. 6).
 
-    psi_j(z; s) = sum_l w_jl N(z; mu_l, s_j),   mu_l equidistant in [-gamma, gamma],   s_j =
-    sigma_0² + added variance
+    psi_j(z; s_j) = sum_l w_jl N(z; mu_l, s_j),     s_j = sigma_0² + added variance
 
-with sigma_0 = 2 gamma / (L - 1) and w = softmax(logits). Given a noisy response z = z_0 + noise of
-variance n,
+with mu_l equidistant in [-gamma, gamma], sigma_0 = 2 gamma / (L - 1) and w = softmax(logits).
+Given a noisy response z = z_0 + noise of variance n,
 
     E[z_0 | z]   = sum_l r_l m_l,     m_l = mu_l + sigma_0² / (sigma_0² + n) (z - mu_l)
     Var[z_0 | z] = sigma_0² n / (sigma_0² + n) + sum_l r_l (m_l - E[z_0 | z])²

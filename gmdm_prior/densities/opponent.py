@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class OpponentModel(DensityModel):
         super().__init__()
         planes = [luminance if plane is None else plane for plane in (luminance, red_blue, green)]
         _check(planes, scales)
-        self.planes = nn.ModuleList(planes)
+        self.planes: Any = nn.ModuleList(planes)  # of densities of patches
         self.scales = tuple(float(s) for s in scales)
         self.event_shape = (3, self.patch_size, self.patch_size)
 
@@ -134,8 +135,11 @@ class OpponentModel(DensityModel):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Exact samples (*shape, 3, b, b); the mean of a plane that is flat there is 0."""
-        levels = [sigma / s for s in self.scales] if not isinstance(sigma, Noise) else None
-        levels = levels or self.plane_noise(sigma)
+        levels: Sequence[AnyNoise]
+        if isinstance(sigma, Noise):
+            levels = self.plane_noise(sigma)
+        else:
+            levels = [cast(Any, sigma) / s for s in self.scales]
         parts = [
             plane.sample(shape, level, generator) + (o if plane.mean_part.variance is None else 0)
             for plane, level, o in zip(self.planes, levels, OFFSETS, strict=True)
@@ -145,17 +149,17 @@ class OpponentModel(DensityModel):
     def trainable(self) -> OpponentModel:
         """A copy whose every step of an optimiser is an exact density, as of its planes."""
         planes = [plane.trainable() for plane in self.planes]
-        return OpponentModel(*planes, scales=self.scales)
+        return OpponentModel(planes[0], planes[1], planes[2], self.scales)
 
     def frozen(self) -> OpponentModel:
         """A plain copy of the present density that requires no gradients."""
         planes = [plane.frozen() for plane in self.planes]
-        return OpponentModel(*planes, scales=self.scales)
+        return OpponentModel(planes[0], planes[1], planes[2], self.scales)
 
     def with_mean(self, variance: float) -> OpponentModel:
         """A copy whose planes have means N(1/2, variance): gray, and in differences around none."""
         planes = [plane.with_mean(variance) for plane in self.planes]
-        return OpponentModel(*planes, scales=self.scales)
+        return OpponentModel(planes[0], planes[1], planes[2], self.scales)
 
     def bits_per_dim(
         self, images: Tensor, levels: int = 256, generator: torch.Generator | None = None
@@ -182,7 +186,8 @@ class OpponentModel(DensityModel):
 
     def pack(self) -> Packed:
         """The densities of the planes one after the other: `0.filters`, …, and their options."""
-        tensors, options = {}, []
+        tensors: dict[str, Tensor] = {}
+        options: list[Options] = []
         for j, plane in enumerate(self.planes):
             packed = plane.pack()
             tensors |= {f"{j}.{key}": value for key, value in packed.tensors.items()}
@@ -192,15 +197,15 @@ class OpponentModel(DensityModel):
     @classmethod
     def unpack(cls, tensors: dict[str, Tensor], options: Options, unpack: Unpack) -> OpponentModel:
         """The density that `pack` took apart, to the bit."""
-        planes = []
+        planes: list[Any] = []
         for j, its in enumerate(options["planes"]):
             own = {k[len(f"{j}.") :]: v for k, v in tensors.items() if k.startswith(f"{j}.")}
             rest = {k: v for k, v in its.items() if k != "model"}
             planes.append(unpack(its["model"], own, rest))
-        return cls(*planes, scales=options["scales"])
+        return cls(planes[0], planes[1], planes[2], options["scales"])
 
     def made_exact(self) -> OpponentModel:
-        """Itself, in place, with planes that are exact."""
+        """Make the planes exact, in place; returns itself."""
         for plane in self.planes:
             plane.made_exact()
         return self
@@ -251,7 +256,7 @@ class OpponentModel(DensityModel):
         if isinstance(sigma, Noise):
             planes = self.enter(x.to(compute_dtype(x.dtype))).split(1, -3)
             return zip(self.planes, planes, self.plane_noise(sigma), strict=True)
-        level = event_variance(sigma, x.shape[:-3], x).sqrt()
+        level = event_variance(cast(Any, sigma), x.shape[:-3], x).sqrt()
         planes = self.enter(x.to(compute_dtype(x.dtype))).split(1, -3)
         levels = [level / s for s in self.scales]
         return zip(self.planes, planes, levels, strict=True)
@@ -259,7 +264,7 @@ class OpponentModel(DensityModel):
     def _joined(self, means: Sequence[Tensor], y: Tensor, sigma: AnyNoise) -> Tensor:
         if isinstance(sigma, Noise):
             return self.leave(torch.cat(tuple(means), -3)).to(y.dtype)
-        noiseless = (event_variance(sigma, y.shape[:-3], y) == 0)[..., None, None, None]
+        noiseless = (event_variance(cast(Any, sigma), y.shape[:-3], y) == 0)[..., None, None, None]
         return torch.where(noiseless, y, self.leave(torch.cat(tuple(means), -3)).to(y.dtype))
 
     def _column(self, values: Sequence[float], like: Tensor) -> Tensor:
@@ -275,7 +280,7 @@ def _mix(turn: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("jc,...chw->...jhw", turn, values)
 
 
-def _check(planes: Sequence[object], scales: Sequence[float]) -> None:
+def _check(planes: Sequence[PatchDensity], scales: Sequence[float]) -> None:
     for plane in planes:
         if not isinstance(plane, PatchDensity):
             raise TypeError(

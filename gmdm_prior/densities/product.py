@@ -32,8 +32,8 @@ class PatchModel(PatchDensity):
     """A diffused product of experts on orthogonal, zero-mean filters (Zach et al., 2023).
 
     Args:
-        filters: (J, C, b, b), mutually orthogonal, zero-mean, of any positive norms; J <= C (b² -
-            1).
+        filters: (J, C, b, b), mutually orthogonal, zero-mean, of any positive norms;
+            J <= C (b² - 1).
         logits: (J, L) mixture logits zeta; weights are their softmax.
         bound: gamma; the means are equidistant in [-gamma, gamma].
 
@@ -113,12 +113,12 @@ class PatchModel(PatchDensity):
 
     def stored(self) -> tuple[dict[str, Tensor], Options]:
         """The arguments of the constructor."""
-        tensors = {"filters": self.filters, "logits": self.experts.logits}
+        tensors: dict[str, Tensor] = {"filters": self.filters, "logits": self.experts.logits}
         return tensors, {"bound": self.experts.bound}
 
     @torch.no_grad()
     def made_exact(self) -> PatchModel:
-        """Itself, in place, with exactly orthogonal, zero-mean filters."""
+        """Make filters exactly orthogonal and zero-mean, in place; returns itself."""
         self.filters.copy_(project_orthogonal(self.filters, steps=50))
         return self
 

@@ -14,6 +14,8 @@ kernels; under `torch.no_grad()` they are as fast as ever. `frozen()` is the pla
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -50,18 +52,18 @@ class TrainableMixture(PatchMixture):
 
     @property
     def filters(self) -> Tensor:
-        """(G, J, C, b, b), orthonormal and zero-mean."""
+        """Bases (G, J, C, b, b), orthonormal and zero-mean."""
         turned = _rotation(self.rotation) @ self.start.flatten(2)
         return turned.reshape(self.start.shape)
 
     @property
     def variances(self) -> Tensor:
-        """(K, J), positive."""
+        """Variances (K, J), which are positive."""
         return self.log_variances.exp()
 
     @property
     def weights(self) -> Tensor:
-        """(K,), positive, of sum one."""
+        """Weights (K,), positive, of sum one."""
         return torch.softmax(self.log_weights, 0).clamp(min=LEAST_WEIGHT)
 
     @property
@@ -108,7 +110,7 @@ class TrainableProduct(PatchModel):
 
     @property
     def filters(self) -> Tensor:
-        """(J, C, b, b), orthogonal and zero-mean."""
+        """Filters (J, C, b, b), orthogonal and zero-mean."""
         turned = _rotation(self.rotation)[: len(self.log_norms)] @ self.start
         return (self.log_norms.exp()[:, None] * turned).unflatten(1, self.event_shape)
 
@@ -143,6 +145,6 @@ def _rotation(free: Tensor) -> Tensor:
     return torch.matrix_exp(free - free.mT)
 
 
-def _frozen_as(model: PatchDensity, plain: PatchDensity) -> PatchDensity:
+def _frozen_as(model: PatchDensity, plain: PatchDensity) -> Any:
     variance = model.mean_part.variance
     return (plain if variance is None else plain.with_mean(variance)).requires_grad_(False)

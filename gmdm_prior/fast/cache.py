@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,7 +16,9 @@ LIMIT = 256 * 2**20  # bytes of tables that are kept: 24 levels of a 15x15 produ
 class Table(Protocol):
     """What can be kept: it knows its `bytes`, which may grow, at no cost: they are read often."""
 
-    bytes: int
+    @property
+    def bytes(self) -> int:
+        """Bytes that it takes."""
 
 
 T = TypeVar("T", bound=Table)
@@ -65,7 +67,7 @@ class TableCache:
             self._clock += 1
             own.used[key] = self._clock
             self._drop_oldest()
-            return own.tables[key]
+            return cast(T, own.tables[key])
 
     def clear(self) -> None:
         """Drop all tables."""

@@ -2,6 +2,7 @@
 
     density   noise    wanted            evaluated by                     error in an image
     mixture   number   posterior means   kernels.mixture, where it can    1e-6, float32 rounding
+    mixture   number   scores            kernels.mixture, from 5e-3 on    1e-4 of their size
     mixture   number   anything          the density itself               none
     mixture   map      means, fast       mixture_maps                     1e-3; of steep maps 4e-3
     mixture   matrix   posterior means   covariances                      1e-2 of the noise level
@@ -49,6 +50,7 @@ from gmdm_prior.gaussian_noise import Covariance
 from gmdm_prior.sigma import concrete, readable
 
 NUMBERS = 2**24  # held at a time where the density itself is evaluated
+LEAST_NOISE = 2.5e-5  # variance from which (mean - y) / variance keeps four digits of a score
 
 
 class Evaluator:
@@ -75,7 +77,7 @@ class Evaluator:
         self._tables.clear()
 
     def posterior_means(
-        self, model: DensityModel, image: Tensor, noise: Tensor, fast: bool = False
+        self, model: DensityModel, image: Tensor, noise: Tensor | Covariance, fast: bool = False
     ) -> Callable[..., Tensor]:
         """Posterior means (N, a); `fast` allows the rounded levels of `mixture_maps`."""
         if isinstance(noise, Covariance):
@@ -83,25 +85,37 @@ class Evaluator:
         if noise.ndim:
             return self._means_of_map(model, image, noise, fast)
         level = self._level(model, image, noise)
-        if isinstance(level, DiffusedMixture):
+        kernel = self._kernel(model, level, image, noise)
+        return level.posterior_mean if kernel is None else kernel.posterior_mean
 
-            def keep(make: Callable[[], Any]) -> Any:
-                return self._tables.get(model, ("kernel", model.symmetries, float(noise)), make)
-
-            kernel = fused(level, image, keep)
-            if kernel is not None:
-                return kernel.posterior_mean
-        return level.posterior_mean
-
-    def scores(self, model: DensityModel, image: Tensor, noise: Tensor) -> Callable[..., Tensor]:
+    def scores(
+        self, model: DensityModel, image: Tensor, noise: Tensor | Covariance
+    ) -> Callable[..., Tensor]:
         """Gradients (N, a) of `log_probs`, of the same interpolant."""
         if isinstance(noise, Covariance):
             return _InPieces(model, noise).score
         if noise.ndim:
             return pixel_by_pixel(model, "score")
-        return self._level(model, image, noise).score
+        level = self._level(model, image, noise)
+        kernel = self._kernel(model, level, image, noise)
+        if kernel is None or float(noise) < LEAST_NOISE:
+            return level.score
+        means = kernel.posterior_mean
+        return lambda y: means(y).sub_(y).div_(noise)
 
-    def log_probs(self, model: DensityModel, image: Tensor, noise: Tensor) -> Callable[..., Tensor]:
+    def _kernel(self, model: DensityModel, level: Any, image: Tensor, noise: Tensor) -> Any:
+        """The kernel for a mixture at one noise variance (), where it can."""
+        if not isinstance(level, DiffusedMixture):
+            return None
+
+        def keep(make: Callable[[], Any]) -> Any:
+            return self._tables.get(model, ("kernel", model.symmetries, float(noise)), make)
+
+        return fused(level, image, keep)
+
+    def log_probs(
+        self, model: DensityModel, image: Tensor, noise: Tensor | Covariance
+    ) -> Callable[..., Tensor]:
         """Log-densities (N,)."""
         if isinstance(noise, Covariance):
             return _InPieces(model, noise).log_prob
@@ -109,7 +123,9 @@ class Evaluator:
             return pixel_by_pixel(model, "log_prob")
         return self._level(model, image, noise).log_prob
 
-    def posterior_variances(self, model: DensityModel, noise: Tensor) -> Callable[..., Tensor]:
+    def posterior_variances(
+        self, model: DensityModel, noise: Tensor | Covariance
+    ) -> Callable[..., Tensor]:
         """Posterior variances (N, a), always of the density itself."""
         if isinstance(noise, Covariance):
             return _InPieces(model, noise).posterior_variance
@@ -171,7 +187,7 @@ class Evaluator:
         def make() -> TabulatedLevel:
             apart = torch.tensor(float(noise), dtype=noise.dtype, device=noise.device)
             level = model.at(apart)
-            experts = TabulatedExperts(level.experts, reach=level.filters.abs().sum(1))
+            experts: Any = TabulatedExperts(level.experts, reach=level.filters.abs().sum(1))
             return TabulatedLevel(level.filters, level.norms, experts, apart, level.mean_part)
 
         key = ("level", model.experts.bound, noise.dtype, float(noise))

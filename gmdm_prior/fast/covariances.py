@@ -141,7 +141,7 @@ class FastCovariance:
         return out
 
     def _partners(self, oriented: Tensor, stays: bool) -> list[int | None]:
-        """For each orientation the one that is a half turn away, where the noise stays in it."""
+        """The orientation a half turn away from each, where the noise stays in it."""
         turned = oriented[..., self._turn]
         alike = (oriented[:, None] - turned[None]).abs().amax((2, 3)) < 1e-9
         places = [row.nonzero().flatten().tolist() for row in alike]

@@ -41,7 +41,8 @@ class MixtureOfMap:
             return self._at(place.round().long(), y)
         below = place.detach().floor()
         means = (self._at(below.long() + i, y) for i in (0, 1))
-        return torch.lerp(*means, (place - below)[:, None])
+        low, high = means
+        return torch.lerp(low, high, (place - below)[:, None])
 
     def _at(self, place: Tensor, y: Tensor) -> Tensor:
         """Posterior means of patches at levels of the lattice, (N,) integers."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ class ExpertSurfaces:
             (t + 1) * t * (t - 1) / 6,
         )
         left, expert = left.long(), torch.arange(z.shape[1], device=z.device)
-        centre = sum(
+        centre: Any = sum(
             w * self._read(left + i, expert, z) for w, i in zip(weights, (-1, 0, 1, 2), strict=True)
         )
         beyond = z.abs() > self._reach[left - 1, expert]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ class TabulatedLevel(DiffusedProduct):
     It works on columns, (J, N) and (a, N): patches that are views of a matrix (a, N) are taken
     without a copy and given back likewise.
     """
+
+    experts: Any  # `TabulatedExperts`, which work on columns
 
     @property
     def bytes(self) -> int:

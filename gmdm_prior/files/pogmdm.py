@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ def _wavelet_model(state: dict[str, Tensor], dtype: torch.dtype, path: Path) -> 
     logits = _whole_weights(half, means.shape[1], path).clamp(min=1e-30).log()
     bounds = torch.tensor([_bound(row, path) for row in means], dtype=torch.float64)
     experts = SubbandExperts(logits.to(dtype), (scales[:-1] / bounds).to(dtype))
-    return WaveletModel(experts.with_mean(LOW_PASS_VARIANCE), taps)
+    return WaveletModel(cast(SubbandExperts, experts.with_mean(LOW_PASS_VARIANCE)), taps)
 
 
 def _bound(means: Tensor, path: Path) -> float:

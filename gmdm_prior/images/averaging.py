@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -166,7 +167,8 @@ class Step:
         self, evaluate: Callable[..., Tensor], image: Tensor, noise: Tensor | Covariance
     ) -> Tensor:
         is_map = isinstance(noise, Tensor) and noise.ndim > 0
-        images, size = ((image, noise) if is_map else (image,)), self.model.patch_size
+        size = self.model.patch_size
+        images: Any = (image, noise) if is_map else (image,)
         return interior_average(images, size, evaluate, self.stride, self.phase, self.run)
 
 

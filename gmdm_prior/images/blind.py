@@ -34,12 +34,13 @@ noise is denoised as above, at a level of at least 1.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.base import DensityModel, PatchDensity
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.gaussian_noise import Noise, NoiseCurve
 from gmdm_prior.images.half_size import halve
@@ -70,10 +71,11 @@ class NoiseDenoiser(nn.Module):
 
     def __init__(self, model: DensityModel, stride: int | None = None) -> None:
         super().__init__()
+        self.opponent: OpponentModel | None = None
         if isinstance(model, OpponentModel):
             self.opponent, model = model, model.planes[0]
-        else:
-            self.opponent = OpponentModel(model) if model.channels == 1 else None
+        elif model.channels == 1:
+            self.opponent = OpponentModel(cast(PatchDensity, model))
         self.plane = HalfQuadraticSplitting(model, stride)
         self.colour = self.plane
         if self.opponent is not None:
@@ -124,7 +126,7 @@ class NoiseDenoiser(nn.Module):
         noises = [noise.channel(i) for i in range(len(image))]
         return torch.stack([self._either(*p) for p in zip(image, levels, noises, strict=True)])
 
-    def _plane(self, plane: Tensor, level: float | Noise) -> Tensor:
+    def _plane(self, plane: Tensor, level: float | Tensor | Noise) -> Tensor:
         return self.plane(plane[None, None], level)[0, 0]
 
     def _either(self, plane: Tensor, level: float, noise: Noise) -> Tensor:

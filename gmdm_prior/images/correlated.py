@@ -133,7 +133,7 @@ def _filtered(difference: Tensor, spectrum: Tensor, error: Tensor, boundary: str
 
 
 def _even(image: Tensor, boundary: str) -> Tensor:
-    """With a row and a column more where there is an odd number."""
+    """The image with a row and a column more where there is an odd number."""
     height, width = image.shape[1:]
     if height % 2 == 0 and width % 2 == 0:
         return image

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from gmdm_prior.densities.base import DensityModel
+from gmdm_prior.densities.base import DensityModel, PatchDensity
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.densities.product import PatchModel
@@ -143,7 +144,7 @@ def seen_by(
             "channels='opponent' is for densities of gray patches; this is a "
             f"{type(model).__name__} of {model.channels} channel(s): leave channels out"
         )
-    model = OpponentModel(model)
+    model = OpponentModel(cast(PatchDensity, model))
     return model, ImageFrame(model, data_range=data_range)
 
 
@@ -153,7 +154,9 @@ def in_colour(model: DensityModel, channels: str) -> OpponentModel | None:
     A density of gray patches takes them as luminance and two differences, images of other numbers
     of channels one channel after the other.
     """
-    return OpponentModel(model) if channels == "auto" and _is_gray(model) else None
+    if channels != "auto" or not _is_gray(model):
+        return None
+    return OpponentModel(cast(PatchDensity, model))
 
 
 def _is_gray(model: DensityModel) -> bool:

@@ -21,7 +21,8 @@ NUMBERS_PER_STRIP = 2**18  # of patches: what fits the cache best, product and m
 Run = Callable[[Callable[..., Any], Iterable[tuple]], Iterator[Any]]
 STRIPS, LEAST_NUMBERS = 8, 2**15  # so many for the threads, but none of fewer numbers
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def pad(images: Tensor, before: int, after: int, boundary: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def check_options(model: object, stride: int, boundary: str) -> None:
         raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}; got {boundary!r}")
 
 
-def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor, Tensor, bool]:
+def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor, Any, bool]:
     """Check images (B, C, H, W) and align the noise with them.
 
     Returns:
@@ -163,8 +164,6 @@ def check_images(model: DensityModel, images: Tensor) -> None:
         )
 
 
-@untraced
-@plain_modes
 def is_gray(image: Tensor) -> bool:
     """Whether all channels of an image (C, H, W) are equal, and their noise the same, too."""
     return len(image) > 1 and bool((image == image[:1]).all())
@@ -178,6 +177,8 @@ def white_shared(image: Tensor, level: Tensor) -> Tensor:
     return level * math.sqrt(3) if len(image) == 3 and is_gray(image) else level
 
 
+@untraced
+@plain_modes
 def per_plane(
     model: DensityModel,
     restore: Callable[[DensityModel, Tensor, Tensor, Run], Tensor],

@@ -91,7 +91,7 @@ def unevenness(noisy: list[Tensor], white: list[Tensor]) -> tuple[float, float]:
 
 
 def _starts(length: int) -> list[int]:
-    """Where tiles begin along an axis."""
+    """Places where tiles begin along an axis."""
     side = min(TILE, length)
     return sorted({(length - side) * (2 * i + 1) // (2 * TILES) for i in range(TILES)})
 

@@ -71,7 +71,7 @@ class Workers:
         if helpers < 1:
             yield from itertools.starmap(function, work)
             return
-        results = [Future() for _ in work]
+        results: list[Future] = [Future() for _ in work]
         left = deque(enumerate(work))
 
         def take_one() -> bool:

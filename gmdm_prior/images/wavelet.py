@@ -75,7 +75,7 @@ class WaveletLikelihood(nn.Module):
         return self.model.score(planes, level).reshape(images.shape).to(images.dtype)
 
     def dimensions(self, images: Tensor) -> float:
-        """Of the density of an image of a batch. Stretching by s subtracts it times log s."""
+        """Dimensions of the density of an image. Stretching by s subtracts them times log s."""
         return images[:1].numel()
 
     def lipschitz(self, sigma: float) -> float:

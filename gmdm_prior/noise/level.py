@@ -87,9 +87,19 @@ class NoiseLevel:
     error: Tensor
 
     def interval(self, width: float = 1.96) -> tuple[Tensor, Tensor]:
-        """Lower and upper ends (B,), `width` standard errors of log sigma away: 95 %."""
-        factor = (width * self.error / self.sigma.clamp(min=LEAST)).exp()
-        return self.sigma / factor, self.sigma * factor
+        """Lower and upper ends (B,), `width` standard errors of log sigma away: 95 %.
+
+        Where the level may as well be none, the lower end is 0; and as texture makes levels read
+        high, not low, the upper one is then no further away than it is at the last sure level.
+        """
+        relative = self.error / self.sigma.clamp(min=LEAST)
+        factor = (width * relative.clamp(max=UNSURE)).exp()
+        return (self.sigma / factor).where(relative <= UNSURE, 0), self.sigma * factor
+
+    @property
+    def told(self) -> Tensor:
+        """Whether levels are told from texture, (B,)."""
+        return (self.sigma > LEAST) & (self.error <= UNSURE * self.sigma)
 
 
 @torch.no_grad()
@@ -187,7 +197,7 @@ def misfit(sigma: float, share: float, a: float = MISFIT, b: float = TEXTURE) ->
 def _maximum(
     log_likelihood: Callable[..., float], highest: float, count: int
 ) -> tuple[float, float]:
-    """Where the log-likelihood of t = log sigma is largest, up to `highest`, and -its curvature."""
+    """The place t = log sigma of the largest log-likelihood up to `highest`, and -its curvature."""
     lowest = math.log(LEAST)
     steps = max(1, math.ceil((highest - lowest) / GRID))
     grid = [highest - i * GRID for i in range(-1, steps + 1)]

@@ -98,8 +98,9 @@ class _Field:
             found = _mean_field(
                 self.tempering * self._log_likelihoods(weights), self.ladder, radius
             )
-        centres = (starts + (self.model.patch_size - 1) / 2 for starts in (self.rows, self.columns))
-        return to_pixels(found, *centres, self.shape).exp()
+        middle = (self.model.patch_size - 1) / 2
+        height, width = self.shape
+        return to_pixels(found, self.rows + middle, self.columns + middle, (height, width)).exp()
 
     def _class_weights(self, found: Tensor, weights: Tensor | None) -> Tensor:
         """Class weights of the image, each patch at its own level."""
@@ -160,7 +161,7 @@ def _mean_field(logs: Tensor, ladder: Tensor, radius: int) -> Tensor:
 
 
 def _moved(pooled: Tensor, ladder: Tensor) -> Tensor:
-    """For the patches of each step, the level that is likeliest by a parabola, from (L, L)."""
+    """The level likeliest by a parabola for the patches of each step, from (L, L)."""
     place = pooled.argmax(1, keepdim=True).clamp(1, len(ladder) - 2)
     below, here, above = (pooled.gather(1, place + d)[:, 0] for d in (-1, 0, 1))
     bend = (2 * here - below - above).clamp(min=1e-9)

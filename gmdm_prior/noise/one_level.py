@@ -94,8 +94,8 @@ def noise_of(model: DensityModel, images: Tensor, kind: str = "auto") -> Noise:
         found = white_level(model, images)
     notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))
     sigma = found.sigma.double()
-    bounds = tuple(end.double() for end in found.interval())
-    return Noise(sigma, bounds=bounds, notes=notes)
+    low, high = (end.double() for end in found.interval())
+    return Noise(sigma, bounds=(low, high), notes=notes)
 
 
 @torch.no_grad()

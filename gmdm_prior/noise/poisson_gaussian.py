@@ -86,7 +86,8 @@ def _mean_variance_pairs(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         flat = s <= s.median()
         variance = (d[flat].median() / MEDIAN).square()
         pairs.append(torch.stack([m[flat].mean(), variance, flat.sum().to(m)]))
-    return tuple(torch.stack(pairs).unbind(1))
+    means, variances, counts = torch.stack(pairs).unbind(1)
+    return means, variances, counts
 
 
 def _line(mean: Tensor, variance: Tensor, count: Tensor) -> Tensor:

@@ -58,8 +58,9 @@ def local_levels(image: Tensor, window: int = WINDOW) -> Tensor:
     for top in starts[0]:
         parts = [detail[:, top : top + side[0], left : left + side[1]] for left in starts[1]]
         rows.append(_size(torch.stack([part.flatten() for part in parts]), 1))
-    centres = (torch.tensor(s) + (n + 1) / 2 for s, n in zip(starts, side, strict=True))
-    return to_pixels(torch.stack(rows), *centres, image.shape[1:])[None]
+    down, across = (torch.tensor(s) + (n + 1) / 2 for s, n in zip(starts, side, strict=True))
+    height, width = image.shape[1:]
+    return to_pixels(torch.stack(rows), down, across, (height, width))[None]
 
 
 def to_pixels(values: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:

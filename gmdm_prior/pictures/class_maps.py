@@ -75,11 +75,11 @@ def class_maps(model: PatchMixture, image: Tensor, sigma: float) -> ClassMaps:
             seen = model.responsibilities(strip.unsqueeze(2), sigma)  # (rows, W, |H|, K)
         classes.append(seen.sum(-2).argmax(-1))
         z.append((seen * directions).sum((-2, -1)))
-    z = torch.cat(z)
-    along_edges = (z.angle() / 2 + math.pi / 2) % math.pi
+    toward = torch.cat(z)
+    along_edges = (toward.angle() / 2 + math.pi / 2) % math.pi
     rounding = torch.finfo(along_edges.dtype).eps ** 0.5
     along_edges[along_edges > math.pi - rounding] = 0.0  # the same direction, whatever rounds
-    return ClassMaps(torch.cat(classes), along_edges, z.abs().clamp(max=1))
+    return ClassMaps(torch.cat(classes), along_edges, toward.abs().clamp(max=1))
 
 
 def class_directions(model: PatchMixture) -> Tensor:

@@ -6,7 +6,7 @@ Imports matplotlib late: only when something is drawn.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -16,16 +16,21 @@ from gmdm_prior.densities.convolutional.spectra import sample_bands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import SubFigure
+    from matplotlib.figure import Figure, SubFigure
 
 SIGMAS = (0.0, 0.05, 0.2)
 PANELS, BINS, KERNEL = 12, 120, 17  # potentials at most; of a histogram; pixels of a filter shown
 
 
+def two_parts(figure: Figure | SubFigure, *shape: int, **options: Any) -> list[SubFigure]:
+    """The two parts of a figure that is cut in rows or columns."""
+    return list(cast(Any, figure.subfigures(*shape, **options)))
+
+
 def convolutional(figure: SubFigure, model: ConvolutionalModel, patches: Tensor) -> None:
     """Draw a model beside images (N, 1, N, N) of the size of its grid."""
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.9))
-    above, below = left.subfigures(2, 1, height_ratios=(1, 1.2))
+    left, right = two_parts(figure, 1, 2, width_ratios=(1, 1.9))
+    above, below = two_parts(left, 2, 1, height_ratios=(1, 1.2))
     owners(above.subplots(), model)
     count = len(model.magnitude)
     columns = math.ceil(math.sqrt(count))
@@ -63,7 +68,7 @@ def owners(axes: Axes, model: ConvolutionalModel) -> None:
 def potential(axes: Axes, model: ConvolutionalModel, j: int, patches: Tensor) -> None:
     """−log psi_j at some noise levels, and −log of the histogram of the noisy responses."""
     x = patches.detach().double()[:, 0]
-    bands = sample_bands(model.owner, model.phase.detach().double(), tuple(x.shape[-2:]))
+    bands = sample_bands(model.owner, model.phase.detach().double(), (x.shape[-2], x.shape[-1]))
     xi = float(model.magnitude[j].detach())
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(x.shape, dtype=x.dtype, generator=generator)

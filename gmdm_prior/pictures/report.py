@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.convolutional.model import ConvolutionalModel
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel
-from gmdm_prior.pictures.convolutional import convolutional
+from gmdm_prior.pictures.convolutional import convolutional, two_parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-Curve = Sequence[dict[str, float | str]]
+Curve = Sequence[dict[str, Any]]
 
 POTENTIAL_SIGMAS = (0.025, 0.1, 0.2)
 POTENTIALS = 12  # filters whose potentials are drawn
@@ -62,10 +62,10 @@ def report(model: DensityModel, patches: Tensor, path: Path, curve: Curve = ()) 
 
     figure = Figure(figsize=(15, 11), layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2.9, 1))
+    top, bottom = two_parts(figure, 2, 1, height_ratios=(2.9, 1))
     patches = patches - patches.mean((-2, -1), keepdim=True)
     if isinstance(model, PatchModel):
-        _product(top, model, patches)
+        product(top, model, patches)
     elif isinstance(model, PatchMixture):
         _mixture(top, model, patches)
     elif isinstance(model, ConvolutionalModel):
@@ -104,17 +104,20 @@ def _show(axes: Axes, images: Tensor, columns: int) -> None:
     axes.set_axis_off()
 
 
-def _product(figure: SubFigure, model: PatchModel, patches: Tensor) -> None:
+def product(
+    figure: Figure | SubFigure, model: PatchModel, patches: Tensor, potentials: int = POTENTIALS
+) -> None:
+    """Filters by norm, and the potentials of some beside the marginals of patches."""
     norms = model.filters.detach().flatten(1).norm(dim=1)
     order = norms.argsort(descending=True)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.9))
+    left, right = two_parts(figure, 1, 2, width_ratios=(1, 1.9))
     axes = left.subplots()
     columns = math.ceil(math.sqrt(len(order)))
     _show(axes, model.filters[order], columns)
     axes.set_title(
         f"{len(order)} filters by norm, {norms.max():.3g} (top left) to {norms.min():.3g}"
     )
-    count = min(POTENTIALS, len(order))
+    count = min(potentials, len(order))
     chosen = order[torch.linspace(0, len(order) - 1, count).round().long()]
     grid = right.subplots(math.ceil(count / 4), min(4, count), squeeze=False).flatten()
     for panel in grid[count:]:
@@ -124,7 +127,9 @@ def _product(figure: SubFigure, model: PatchModel, patches: Tensor) -> None:
         _thumbnail(panel, model.filters[j])
         if rank == 0:
             panel.legend(fontsize=7, loc="lower right")
-    right.suptitle("potentials −log ψ (lines) and −log of the empirical marginals (dots), over z")
+    right.suptitle("potentials −log ψ (lines) and −log of the empirical marginals (dots)")
+    right.supxlabel("response z")
+    right.supylabel("nats")
 
 
 def _thumbnail(axes: Axes, kernel: Tensor) -> None:
@@ -169,12 +174,12 @@ def potential(
         axes.plot(middle, learned, "-", color=f"C{i}", linewidth=1.2, label=f"σ = {sigma:g}")
     room = 0.1 * (max(heights) - min(heights)) + 0.1
     axes.set_ylim(min(heights) - room, max(heights) + 4 * room)  # what rises further is cut off
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=8)
 
 
 def _mixture(figure: SubFigure, model: PatchMixture, patches: Tensor) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
-    above, below = left.subfigures(2, 1, height_ratios=(1, 1.15))
+    left, right = two_parts(figure, 1, 2, width_ratios=(1.25, 1))
+    above, below = two_parts(left, 2, 1, height_ratios=(1, 1.15))
     panels = above.subplots(1, len(model.filters), squeeze=False)[0]
     weights = model.weights.detach().double()
     for g, panel in enumerate(panels):
@@ -272,7 +277,7 @@ def _label(axes: Axes, title: str, unit: str) -> None:
     axes.set(xlabel="step", ylabel=unit)
     axes.grid(alpha=0.3)
     axes.ticklabel_format(useOffset=False)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    cast(Any, axes.xaxis.get_major_locator()).set_params(integer=True)
 
 
 def _loss_panel(axes: Axes, rows: Curve) -> None:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints, disagreement
 from gmdm_prior.training.data.noise import image_sigmas
@@ -114,7 +116,7 @@ def _steps(
     resume: Checkpoint | None,
 ) -> Iterator[StepRecord]:
     saved = 0 if resume is None else resume.step
-    kept = (trainer.step, None)
+    kept: tuple[int, dict[str, Any] | None] = (trainer.step, None)
 
     def save() -> None:
         nonlocal saved
@@ -177,7 +179,7 @@ def image_pool(images: Images, settings: FitSettings, training: bool) -> ImagePo
     size, what = settings.patch_size, KINDS[settings.model].extent
     if training and method_of(settings).whole_crops:
         size, what = 2 * size - 1, "score matching"
-    kept = usable(images, size, f"{what} with patch_size={settings.patch_size}")
+    kept: dict[Any, Tensor] = usable(images, size, f"{what} with patch_size={settings.patch_size}")
     wrong = [tuple(i.shape) for i in kept.values() if i.ndim != 3 or len(i) != settings.channels]
     if wrong:
         raise ValueError(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -130,7 +131,7 @@ def draw(pool: ImagePool, settings: FitSettings, crop: int = CROP_SIZE) -> HeldO
         noise=[torch.randn(crop.shape, generator=g) for crop in crops],
         patches=patches,
         density=_of_patches,
-        sigma=settings.noise,
+        sigma=cast(float, settings.noise),
         patch_noise=without_mean(torch.randn(patches.shape, generator=g)),
         score_sigma=settings.sigma_min + spread * torch.rand(PATCHES, generator=g),
     )

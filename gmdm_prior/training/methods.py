@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class Method:
         draw: what is measured on held-out images.
     """
 
-    make: Callable[[ImagePool, FitSettings, DensityModel | None], Trainer]
+    make: Callable[[ImagePool, FitSettings, Any], Trainer]
     steps: int
     uses: frozenset[str]
     check: Callable[[FitSettings], object] = nothing
@@ -231,7 +232,7 @@ def resolved(settings: FitSettings) -> FitSettings:
             f"{', '.join(kind.methods)}"
         )
     method = kind.methods[name]
-    defaults = {
+    defaults: dict[str, Any] = {
         "method": name,
         "patch_size": kind.patch_size,
         "steps": method.steps,
@@ -277,7 +278,7 @@ def of_init(settings: FitSettings, init: DensityModel) -> FitSettings:
             f"got a {type(init).__name__} and model={settings.model}. Other models begin by "
             "themselves"
         )
-    changes = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
+    changes: dict[str, Any] = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
     if isinstance(init, PatchMixture):
         changes["symmetries"] = init.symmetries
     return dataclasses.replace(settings, model=name, **changes)

@@ -103,7 +103,7 @@ class FitSettings:
     seed: int = setting(0, "of everything random")
 
 
-def choice(name: str, value: object, allowed: Iterable[str]) -> None:
+def choice(name: str, value: Any, allowed: Iterable[str]) -> None:
     """Refuse a value that is none of a few."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")

@@ -23,13 +23,17 @@ class Trainer(Protocol):
 
     Attributes:
         steps: in all.
-        step: completed.
-        stage: what is being fitted, for the log.
     """
 
     steps: int
-    step: int
-    stage: str
+
+    @property
+    def step(self) -> int:
+        """Completed steps."""
+
+    @property
+    def stage(self) -> str:
+        """What is being fitted, for the log."""
 
     def advance(self) -> float:
         """Make a step; returns its loss. FloatingPointError where that is not finite."""
@@ -40,10 +44,10 @@ class Trainer(Protocol):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
 
-    def model(self) -> DensityModel | None:
+    def model(self) -> Any:
         """The present model, apart from later steps; None where there is none yet."""
 
-    def held_out_loss(self, held_out: HeldOut, model: DensityModel) -> float | None:
+    def held_out_loss(self, held_out: HeldOut, model: Any) -> float | None:
         """The loss, on held-out images."""
 
 

@@ -73,7 +73,7 @@ class CorrelatedNoise(deepinv.physics.NoiseModel):
 
     @property
     def sigma(self) -> Tensor:
-        """Its level, (1,) or (B,)."""
+        """The level of the noise, (1,) or (B,)."""
         m = self.autocovariance.shape[-1] // 2
         return self.autocovariance[..., m, m].mean(1).sqrt()
 
@@ -147,11 +147,11 @@ class _CorrelatedDistance(deepinv.optim.Distance):
         return torch.einsum("oc,bohw->bchw", _turn(values), values) if self.opponent else values
 
     def fn(self, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(B,)."""
+        """Values (B,) of the data term."""
         return 0.5 * ((x - y) * self.grad(x, y)).flatten(1).sum(1)
 
     def grad(self, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Its gradient in x."""
+        """Gradient of the data term in x."""
         return self.filtered(x - y, torch.reciprocal)
 
     def prox(

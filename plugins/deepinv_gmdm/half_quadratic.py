@@ -6,19 +6,24 @@ measured, and r = tr M² / (‖M‖ tr M), how evenly, it takes
 
     first iterate   x₀ = argmin f(x) + ‖∇x‖² / (2 c²): a picture whose neighbouring pixels differ
                     by c, which fills holes smoothly and amplifies no noise
-    first level     2 p^¼ times the root mean square error that this Gaussian leaves,
+                    (f is that of noise of at least c ‖A‖ / 2: what is sharper rings at borders)
+    first level     2 p^¼ e with e the root mean square error that this Gaussian leaves,
                     (tr H⁻¹ / N)^½ with H the Hessian of what x₀ minimises
-    last level      0.4 σ / ‖A‖, what noise remains of the best measured direction
-    weight          λ = 0.3 p: 0.3 of data that see all, less where they see some directions evenly
-                    and others not at all, whose error the next step brings along
-    steps           each level is 0.9 of the one before; then the last one again until an iterate
+    last level      ((0.55 p^¼ σ / ‖A‖)² + (e / 8)²)^½, at most σ / ‖A‖: what noise remains of the
+                    measured directions, and a share of the error e above, as below it what is
+                    wrong in the others passes for structure
+    weight          λ = 0.3 p² / (p² + (1 - p)²). The data step passes noise of s / (2 λ^½) at most,
+                    in any direction, which 0.3 keeps below s; where data see some directions
+                    evenly and others not at all, none is amplified, and the less λ the better
+    steps           each level is exp(-p^¼ / 10) of the one before, slower where more is to be
+                    filled, in 8 / p^½ steps or more; then the last one again until an iterate
                     moves by less than a tenth of it, at most `MOST_STEPS` in all
 
 and, as holes fill slowly, every step begins at an extrapolated iterate,
 
     z = x + 0.75 (x - x before),   u = argmin f(u) + λ ‖u - z‖² / (2 s²),   x = E[clean | u, s].
 
-All of this is the same for A and σ in other units. `docs/math.md` has figures.
+All of this is the same for A and σ in other units.
 """
 
 from __future__ import annotations
@@ -40,12 +45,15 @@ from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig, schedule
 from gmdm_prior.sigma import parse
 
 CONTRAST = 0.1  # c, as a share of the data range
-FIRST, LAST, WEIGHT = 2.0, 0.4, 0.3
-RATIO, LEAST_STEPS, MOST_STEPS = 0.9, 8, 100
+SHARPEST = 0.5  # of c: the least noise level that the first iterate is told of
+FIRST, LAST, LEFT, WEIGHT = 2.0, 0.55, 1 / 8, 0.3
+STIFFEST = 1e4  # the largest curvature of data beside 1 of the prior in a data step
+FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 100
 MOMENTUM = 0.75
 SETTLED = 0.1  # of the last level
 GUESSED_FIRST = 0.2  # of the data range, where the operator is not linear
-LEAST_SHARE = 0.55  # of the expected residual, or its inverse, that is not remarked on
+LEAST_SHARE = 0.62  # of the expected residual, or its inverse, that is not remarked on
+EXACT = 0.05  # of a level: how far a data step may be off
 POWER_STEPS, CG_STEPS, CG_TOLERANCE = 12, 60, 1e-3
 
 
@@ -87,10 +95,20 @@ class SmoothEstimate:
         y: measurements.
         like: images (B, C, H, W), of which only shape, dtype and device count.
         contrast: c, in the units of images.
+        trust: by which the data term is multiplied, at most 1.
     """
 
-    def __init__(self, fidelity: Any, physics: Any, y: Any, like: Tensor, contrast: float) -> None:
-        self.fidelity, self.physics, self.contrast = fidelity, physics, contrast
+    def __init__(
+        self,
+        fidelity: Any,
+        physics: Any,
+        y: Any,
+        like: Tensor,
+        contrast: float,
+        trust: float = 1.0,
+    ) -> None:
+        self.fidelity, self.physics = fidelity, physics
+        self.contrast, self.trust = contrast, trust
         self.nothing, self.y = y * 0, y
         self.probe = _probe(like)
         bend = float((self.probe * self._data(self.probe)).sum()) / self.probe.numel()
@@ -99,7 +117,8 @@ class SmoothEstimate:
     def mean(self) -> Tensor:
         """The first iterate, (B, C, H, W)."""
         zero = torch.zeros_like(self.probe)
-        return self._solve(-self.fidelity.grad(zero, self.y, self.physics) / self.unit)
+        slope = self.trust * self.fidelity.grad(zero, self.y, self.physics)
+        return self._solve(-slope / self.unit)
 
     def error(self) -> float:
         """Root mean square error of a pixel, if pictures were so."""
@@ -107,7 +126,7 @@ class SmoothEstimate:
         return math.sqrt(max(float(variance), 0.0))
 
     def _data(self, x: Tensor) -> Tensor:
-        return self.fidelity.grad(x, self.nothing, self.physics)
+        return self.trust * self.fidelity.grad(x, self.nothing, self.physics)
 
     def _hessian(self, x: Tensor) -> Tensor:
         return (self._data(x) + roughness(x) / self.contrast**2) / self.unit
@@ -136,12 +155,13 @@ def _probe(like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where half-quadratic splitting begins and what its steps are.
+    """Says where half-quadratic splitting begins and what its steps are.
 
     Attributes:
         start: the first iterate, (B, C, H, W).
         levels: noise levels handed to the denoiser, falling.
         weight: λ.
+        sigma: σ / ‖A‖.
         fidelity: the data term.
         settle: how many steps at the last level may follow.
     """
@@ -149,8 +169,13 @@ class Plan:
     start: Tensor
     levels: list[float]
     weight: float
+    sigma: float
     fidelity: Any
     settle: int
+
+    def weight_at(self, level: float) -> float:
+        """λ, or what single precision needs: a data step that trusts data still more loses x."""
+        return max(self.weight, (level / self.sigma) ** 2 / STIFFEST)
 
 
 class HalfQuadratic(nn.Module):
@@ -170,7 +195,7 @@ class HalfQuadratic(nn.Module):
         info: of the last call, what it did: `levels` handed to the prior; `residual`, the root mean
             square of A x - y after each step in units of the noise, and `expected`, about where it
             should end; `change`, the root mean square by which each step moved the image;
-            `seconds`.
+            `remark`, a sentence where those two differ by about half or twice, or None; `seconds`.
     """
 
     def __init__(
@@ -199,8 +224,12 @@ class HalfQuadratic(nn.Module):
             y: measurements.
             physics: the operator.
             init: the first iterate (B, C, H, W), alone or first in a tuple; None is derived.
+
+        Raises:
+            ValueError: for measurements that hold NaN or infinity.
         """
         begun = time.perf_counter()
+        _check_finite(y)
         plan = self.plan(y, physics, init[0] if isinstance(init, (tuple, list)) else init)
         x = before = plan.start
         residual = Residual(plan.fidelity, y, physics, x)
@@ -208,20 +237,21 @@ class HalfQuadratic(nn.Module):
         levels = plan.levels + plan.settle * plan.levels[-1:]
         for i, level in enumerate(tqdm(levels, disable=not self.progress)):
             ahead = x + MOMENTUM * (x - before)
-            u = plan.fidelity.prox(ahead, y, physics, gamma=level * level / plan.weight)
+            u = data_step(plan.fidelity, ahead, y, physics, level, plan.weight_at(level))
             before, x = x, self.denoiser(u, level)
             info["levels"].append(level)
             info["residual"].append(residual.of(x))
             info["change"].append(float((x - before).square().mean().sqrt()))
             if i + 1 >= len(plan.levels) and info["change"][-1] < SETTLED * level:
                 break
-        info["expected"] = residual.expected(self.denoiser, u, level, plan.weight)
+        info["expected"] = residual.expected(self.denoiser, u, level, plan.weight_at(level))
         info["seconds"] = time.perf_counter() - begun
+        # at the smallest level data are taken for noisier than they are
+        told = level > 1.01 * SMALLEST_LEVEL * self.width
+        info["remark"] = _remark(info["residual"][-1], info["expected"]) if told else None
         self.info = info
-        if (
-            level > SMALLEST_LEVEL * self.width
-        ):  # below it, data are taken for noisier than they are
-            _judge(info["residual"][-1], info["expected"])
+        if info["remark"]:
+            warnings.warn(info["remark"], stacklevel=2)
         return x
 
     def plan(self, y: Any, physics: Any, start: Tensor | None = None) -> Plan:
@@ -236,29 +266,78 @@ class HalfQuadratic(nn.Module):
         fidelity = deepinv.optim.L2(sigma=sigma) if self.fidelity is None else self.fidelity
         first = GUESSED_FIRST * self.width
         if linear and (start is None or self.config.start is None):
-            smooth = SmoothEstimate(fidelity, physics, y, like, CONTRAST * self.width)
+            contrast = CONTRAST * self.width
+            trust = min(1.0, (sigma / norm / (SHARPEST * contrast)) ** 2)
+            smooth = SmoothEstimate(fidelity, physics, y, like, contrast, trust)
             start = smooth.mean() if start is None else start
             first = FIRST * found.share**0.25 * smooth.error()
         if self.config.start is not None:
             first = parse(self.config.start, "solver.start") * self.width
-        last = parse(self.stop, "solver.stop") if self.stop is not None else LAST * sigma / norm
+        if self.stop is not None:
+            last = parse(self.stop, "solver.stop")
+        else:
+            slow = found.share**0.25
+            least = math.hypot(LAST * slow * sigma / norm, LEFT * first / (FIRST * slow))
+            last = min(least, sigma / norm)
         last = max(last, SMALLEST_LEVEL * self.width)
-        steps, settle = self._steps(first, last)
+        steps, settle = self._steps(first, last, found.share)
         return Plan(
             start=like if start is None else start,
             levels=schedule(last, steps, first, last),
-            weight=WEIGHT * found.share if self.weight is None else self.weight,
+            weight=_weight(found.share) if self.weight is None else self.weight,
+            sigma=sigma / norm,
             fidelity=fidelity,
             settle=settle,
         )
 
-    def _steps(self, first: float, last: float) -> tuple[int, int]:
+    def _steps(self, first: float, last: float, share: float) -> tuple[int, int]:
         """How many steps go down, and how many more there may be."""
         if self.config.max_iter is not None:
             return self.config.max_iter, 0
-        down = math.ceil(math.log(max(first / last, 1)) / -math.log(RATIO))
-        down = min(max(down, LEAST_STEPS), MOST_STEPS)
+        down = math.ceil(math.log(max(first / last, 1)) / (FALL * share**0.25))
+        down = min(max(down, math.ceil(LEAST_STEPS / share**0.5)), MOST_STEPS)
         return down, min(down, MOST_STEPS - down)
+
+
+def data_step(
+    fidelity: Any, z: Tensor, y: Any, physics: Any, level: float, weight: float
+) -> Tensor:
+    """Argmin of f(u) + λ ‖u - z‖² / (2 s²).
+
+    In closed form where the operator has one. Else by conjugate gradients on the change u - z, to a
+    small share of the level: the Hessian, relative to that of the second term, is at least the
+    identity, so that u errs by less than what is left of the gradient.
+
+    Args:
+        fidelity: the data term f.
+        z: images (B, C, H, W).
+        y: measurements.
+        physics: the operator.
+        level: s.
+        weight: λ.
+    """
+    gamma = level * level / weight
+    known = type(physics).prox_l2 is not deepinv.physics.LinearPhysics.prox_l2
+    if isinstance(physics, deepinv.physics.Upsampling):
+        known = False  # it inherits that of its adjoint
+    if known or type(fidelity) is not deepinv.optim.L2:
+        return fidelity.prox(z, y, physics, gamma=gamma)
+    nothing = y * 0
+    slope = gamma * fidelity.grad(z, y, physics)
+    size = float(slope.flatten(1).square().mean(1).max().sqrt())
+    if size <= EXACT * level:
+        return z
+    return z - conjugate_gradient(
+        lambda d: d + gamma * fidelity.grad(d, nothing, physics),
+        slope,
+        max_iter=CG_STEPS,
+        tol=EXACT * level / size,
+    )
+
+
+def _weight(share: float) -> float:
+    seen, rest = share**2, (1 - share) ** 2
+    return WEIGHT * seen / (seen + rest)
 
 
 @dataclass(frozen=True)
@@ -297,9 +376,13 @@ class Residual:
         return max(int(sum(real)), 1)
 
     def of(self, x: Tensor) -> float:
-        """Its value for images (B, C, H, W)."""
-        value = self.fidelity(x, self.seen * self.y, self.physics).sum()
-        return math.sqrt(2 * float(value) / self.count)
+        """The residual of images (B, C, H, W)."""
+        found, seen = self.physics.A(x), self.seen
+        parts = [(found, seen, self.y)]
+        if not isinstance(self.y, Tensor):
+            parts = list(zip(found, seen, self.y, strict=True))
+        value = sum(float(self.fidelity.d(a, s * b).sum()) for a, s, b in parts)
+        return math.sqrt(2 * value / self.count)
 
     def expected(self, denoiser: nn.Module, u: Tensor, level: float, weight: float) -> float:
         """What a right noise level and operator leave after a last step from u, about.
@@ -307,8 +390,8 @@ class Residual:
         The data step takes a share h of the measurements and the denoiser lets a share d of the
         noise pass, which leaves (1 - d) / (1 - d (1 - h)) of it. Both are measured with probes.
         """
-        probe, gamma = _probe(u), level * level / weight
-        kept = self.fidelity.prox(probe, self.y * 0, self.physics, gamma=gamma)
+        probe = _probe(u)
+        kept = data_step(self.fidelity, probe, self.y * 0, self.physics, level, weight)
         taken = float((probe * (probe - kept)).sum()) / self.count
         small = 0.1 * level
         moved = denoiser(u + small * probe, level) - denoiser(u, level)
@@ -317,12 +400,22 @@ class Residual:
         return (1 - passed) / (1 - passed * (1 - taken))
 
 
-def _judge(found: float, expected: float) -> None:
-    """Say so where the residual is not what the noise would leave."""
-    if not LEAST_SHARE * expected <= found <= expected / LEAST_SHARE:
-        warnings.warn(
-            f"the restored image differs from the measurements by {found:.2g} of the noise level, "
-            f"where {expected:.2g} is to be expected: sigma or the operator seems wrong, by a "
-            "factor of about two or more",
-            stacklevel=4,
+def _check_finite(y: Any) -> None:
+    """Refuse measurements without values before anything is derived from them."""
+    parts = [y] if isinstance(y, Tensor) else y
+    if not all(bool(torch.isfinite(part).all()) for part in parts if isinstance(part, Tensor)):
+        raise ValueError(
+            "measurements must be finite; they hold NaN or infinity. Replace those values "
+            "(torch.nan_to_num) or leave them out of the physics"
         )
+
+
+def _remark(found: float, expected: float) -> str | None:
+    """What to say where the residual is not what the noise would leave, or far more than noise."""
+    if LEAST_SHARE * expected <= found <= max(expected, 1) / LEAST_SHARE:
+        return None
+    return (
+        f"the restored image differs from the measurements by {found:.2g} of the noise level, "
+        f"where {expected:.2g} is to be expected: sigma or the operator seems wrong, by a factor "
+        "of about two or more"
+    )

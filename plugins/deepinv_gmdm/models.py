@@ -19,7 +19,7 @@ the difference of photographs in float32 errs by 0.04 % at 1e-3 and by 3 to 14 %
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import deepinv
 import torch
@@ -219,10 +219,10 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         if self.method == "average":
             values = self._operator_for(x).score(planes, level)
         else:
-            values = gm.WaveletLikelihood(self.model).score(planes, level)
+            values = gm.WaveletLikelihood(cast(gm.WaveletModel, self.model)).score(planes, level)
         return self.frame.gradient(values, x)
 
-    def _operator_for(self, x: Tensor) -> nn.Module:
+    def _operator_for(self, x: Tensor) -> Any:
         """What denoises images with the channels of x, or refuses them."""
         colour = isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3
         return self.colour if colour and self.colour is not None else self.operator

@@ -63,11 +63,11 @@ class _WeightedDistance(deepinv.optim.Distance):
         return _fitted(self.sigma.to(y.device), y).square().reciprocal().expand_as(y)
 
     def fn(self, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(B,)."""
+        """Values (B,) of the data term."""
         return 0.5 * (self.weights(y) * (x - y).square()).flatten(1).sum(1)
 
     def grad(self, x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Its gradient in x."""
+        """Gradient of the data term in x."""
         return self.weights(y) * (x - y)
 
     def prox(

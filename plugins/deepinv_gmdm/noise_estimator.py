@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from gmdm_prior.noise.one_level import noise_of
 DEFAULT_WEIGHTS = "gray-likelihood"
 
 
-def loaded(weights: str | nn.Module) -> nn.Module:
+def loaded(weights: str | nn.Module) -> Any:
     """A model as it is, or the one of a name or path."""
     return weights if isinstance(weights, nn.Module) else gm.load(weights)
 

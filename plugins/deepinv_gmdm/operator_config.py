@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -29,6 +29,27 @@ class OperatorConfig:
     seed: int = 0
 
 
+@dataclass
+class NoiseConfig:
+    """The noise: standard deviation `sigma` of Gaussian, `gain` (one photon's value) of counted.
+
+    The `kernel` of correlated noise is a name of `KERNELS` or a list of rows of numbers.
+    """
+
+    name: str = "gaussian"
+    sigma: Any = 0.02
+    gain: float = 0.02
+    kernel: Any = "binomial"
+
+
+@dataclass
+class PhysicsConfig(OperatorConfig):
+    """A forward operator and its noise; what an operator does not use is ignored."""
+
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+
+
+NOISES = ("gaussian", "poisson", "poisson_gaussian", "correlated")
 MEANINGS = {
     "name": "what was done to the picture",
     "width": "standard deviation of the blur in pixels, at the left border",

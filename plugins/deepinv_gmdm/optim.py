@@ -87,7 +87,7 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
                     f"boundary must be 'circular' for a WaveletModel, which is periodic; got "
                     f"{boundary!r}"
                 )
-            self.likelihood = gm.WaveletLikelihood(self.model)
+            self.likelihood: Any = gm.WaveletLikelihood(self.model)
         else:
             self.likelihood = gm.PatchLikelihood(self.model, boundary=boundary)
         colour = in_colour(self.model, channels)
@@ -134,7 +134,7 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
         both = (self.likelihood, self.colour)
         return max(self._lipschitz(each, sigma) for each in both if each is not None)
 
-    def _lipschitz(self, likelihood: nn.Module, sigma: Any) -> float:
+    def _lipschitz(self, likelihood: Any, sigma: Any) -> float:
         width = self.frame.width
         return likelihood.lipschitz(_lowest(self._level(sigma)) / width) / width**2
 
@@ -144,8 +144,9 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
         Args:
             **options: of `GMDMDenoiser`: method, stride, boundary.
         """
-        frame = {"data_range": self.data_range, "channels": self.frame.channels}
-        return GMDMDenoiser(self.model, **frame, **options)
+        return GMDMDenoiser(
+            self.model, data_range=self.data_range, channels=self.frame.channels, **options
+        )
 
     def prox(
         self, x: Tensor, sigma_denoiser: Any = None, *args: Any, gamma: Any = 1.0, **kwargs: Any
@@ -197,7 +198,7 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
             logger.info("prox stopped after %d steps above its tolerance %g", steps, tol)
         return z.to(x.dtype)
 
-    def _likelihood_for(self, x: Tensor) -> nn.Module:
+    def _likelihood_for(self, x: Tensor) -> Any:
         """The density of images with the channels of x, or what refuses them."""
         colour = isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3
         return self.colour if colour and self.colour is not None else self.likelihood

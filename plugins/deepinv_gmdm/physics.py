@@ -14,7 +14,6 @@ by it, or the frequencies by the spectrum of what is correlated.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import deepinv
@@ -24,39 +23,28 @@ from torch import Tensor
 import gmdm_prior as gm
 from deepinv_gmdm.correlated_noise import CorrelatedL2, CorrelatedNoise
 from deepinv_gmdm.noise import WeightedL2
-from deepinv_gmdm.operator_config import OperatorConfig
+from deepinv_gmdm.operator_config import NOISES, NoiseConfig, PhysicsConfig
 from deepinv_gmdm.operators import OPERATORS, build_operator
 from gmdm_prior.messages import unknown
 from gmdm_prior.noise.poisson_gaussian import local_mean, poisson_gaussian_map
 from gmdm_prior.sigma import parse
 
-NOISES = ("gaussian", "poisson", "poisson_gaussian", "correlated")
+__all__ = [
+    "COUNTED",
+    "NoiseConfig",
+    "PhysicsConfig",
+    "build_physics",
+    "data_term",
+    "physics_noise",
+    "physics_sigma",
+]
+
 COUNTED = (deepinv.physics.PoissonNoise, deepinv.physics.PoissonGaussianNoise)
 KERNELS = {
     "binomial": [[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]],
     "row": [[1.0] * 7],
     "high": [[-1.0, -2.0, -1.0], [-2.0, 12.0, -2.0], [-1.0, -2.0, -1.0]],
 }
-
-
-@dataclass
-class NoiseConfig:
-    """The noise: standard deviation `sigma` of Gaussian, `gain` (one photon's value) of counted.
-
-    The `kernel` of correlated noise is a name of `KERNELS` or a list of rows of numbers.
-    """
-
-    name: str = "gaussian"
-    sigma: Any = 0.02
-    gain: float = 0.02
-    kernel: Any = "binomial"
-
-
-@dataclass
-class PhysicsConfig(OperatorConfig):
-    """A forward operator and its noise; what an operator does not use is ignored."""
-
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
 
 
 def build_physics(config: PhysicsConfig, shape: tuple[int, ...], device: Any = "cpu") -> Any:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from deepinv_gmdm.correlated_noise import CorrelatedL2
 from deepinv_gmdm.half_quadratic import HalfQuadratic
+from deepinv_gmdm.measured.noise import between_missing, picture_noise
 from deepinv_gmdm.noise import WeightedL2
-from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
 from deepinv_gmdm.open_border import OpenBorder
 from deepinv_gmdm.operators import as_picture
 from deepinv_gmdm.physics import COUNTED, data_term, physics_noise, physics_sigma
@@ -32,15 +32,19 @@ from deepinv_gmdm.solver import (
 from deepinv_gmdm.solver_config import SolverConfig, read_config
 from gmdm_prior.sigma import parse
 
-PRIOR = {"name": "gmdm", "lambda": 0.18}  # those of most configs of the package
-SOLVER = SolverConfig(name="hqs", max_iter=24, start=0.14, stride=2)
+BLURS = (
+    OpenBorder,
+    deepinv.physics.Blur,
+    deepinv.physics.BlurFFT,
+    deepinv.physics.SpaceVaryingBlur,
+)
 
 
 def restore_measurement(
     y: Tensor,
     physics: Any,
     prior: str | Mapping[str, Any] = "gmdm",
-    solver: str | Mapping[str, Any] | SolverConfig | None = None,
+    solver: str | Mapping[str, Any] | SolverConfig = "hqs",
     sigma: Any = None,
     progress: bool = False,
 ) -> Tensor:
@@ -52,7 +56,8 @@ def restore_measurement(
             surroundings are not known.
         prior: a name, or a mapping with `name`, its weight `lambda`, its noise level `sigma` and
             its own options.
-        solver: a name, a mapping or a `SolverConfig`; None is half-quadratic splitting in 24 steps.
+        solver: a name, a mapping or a `SolverConfig`; by default half-quadratic splitting, whose
+            steps follow from operator and noise.
         sigma: the noise level; None is that of `physics.noise_model`, `"auto"` reads it off `y`,
             which must be images.
         progress: show a progress bar.
@@ -63,18 +68,25 @@ def restore_measurement(
     Raises:
         ValueError: for a bad prior, solver or noise level, or images smaller than a patch.
     """
-    config = SOLVER if solver is None else read_config(solver)
+    config = read_config(solver)
     given = {"name": prior} if isinstance(prior, str) else dict(prior)
-    if given.get("name") == "gmdm" and solver is None:
-        given = {**PRIOR, **given}
     if isinstance(sigma, str) and sigma == "auto":
-        sigma = float(GMDMNoiseEstimator(kind="white").to(y.device)(y).max())
+        sigma = _read_off(physics, y)
     if sigma is not None:
         physics.noise_model = deepinv.physics.GaussianNoise(parse(sigma))
     like = like_of(physics, y)
     with torch.no_grad():
-        x = solved(given, config, physics, y, like, progress)
+        x, _ = solved(given, config, physics, y, like, progress)
     return measured_part(physics, x)
+
+
+def _read_off(physics: Any, y: Tensor) -> float:
+    """The noise level of measured pictures, the largest of a batch."""
+    if isinstance(physics, deepinv.physics.Inpainting):
+        return between_missing(y, physics.mask)
+    if type(physics) is deepinv.physics.Denoising:
+        return picture_noise(y, "auto")[0]
+    return picture_noise(y, "white", isinstance(physics, BLURS))[0]
 
 
 def like_of(physics: Any, y: Tensor) -> Tensor:
@@ -96,8 +108,12 @@ def solved(
     y: Tensor,
     like: Tensor,
     progress: bool = False,
-) -> Tensor:
-    """Solve once, or twice where photons were counted; `like` only tells shape and device."""
+) -> tuple[Tensor, dict[str, Any]]:
+    """Solve once, or twice where photons were counted; `like` only tells shape and device.
+
+    Returns:
+        Images, and what the solver tells of its last run (`HalfQuadratic.info`; of others nothing).
+    """
     fidelity = data_term(physics, y)
     solver = make_solver(prior, config, physics, like, progress, fidelity)
     start, init = as_picture(physics, y, like), {}
@@ -109,7 +125,7 @@ def solved(
         fidelity = data_term(physics, y, result)
         solver = make_solver(prior, config, physics, like, progress, fidelity)
         result = solver(y, physics, **init)
-    return result
+    return result, getattr(solver, "info", {})
 
 
 def make_solver(

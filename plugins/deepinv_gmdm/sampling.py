@@ -22,7 +22,7 @@ deepinv's Langevin samplers (ULA, SKRock) take `GMDMPrior` itself, whose gradien
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,8 +31,13 @@ import gmdm_prior as gm
 from deepinv_gmdm.models import GMDMDenoiser
 from deepinv_gmdm.optim import GMDMPrior
 
+if TYPE_CHECKING:
+    Host: Any = object  # deepinv's SDE, which stands after `AnalyticScore` among the bases
+else:
+    Host = object
 
-class AnalyticScore:
+
+class AnalyticScore(Host):
     """Mixin: put it before a `deepinv.sampling.EDMDiffusionSDE` (or one of its kinds) as a base.
 
     The denoiser of the SDE, which data terms such as `PiGDMDataFidelity` and the last step of

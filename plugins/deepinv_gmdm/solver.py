@@ -137,6 +137,7 @@ def build_solver(
     else:
         weight = 1.0 if weight is None else weight
         level = noise if prior_sigma is None else prior_sigma
+        steps: Any
         if config.name == "hqs":
             steps = [s * s for s in levels_of(config, noise, config.stop)]
             common["early_stop"] = False
@@ -223,7 +224,7 @@ def first_iterate(name: str, start: Tensor) -> tuple[Tensor, ...]:
 
 
 def _primal_dual_start(y: Any, physics: Any) -> dict[str, Any]:
-    """From A^T y, and no dual."""
+    """Start from A^T y, without a dual."""
     return {"est": first_iterate("pdcp", physics.A_adjoint(y))}
 
 

@@ -14,12 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import deepinv
-import numpy as np
-from torch import Tensor
-
 from gmdm_prior.messages import unknown
-from gmdm_prior.sigma import parse
+from gmdm_prior.sigma_text import one_number, parse
 
 SOLVERS = ("admm", "dpir", "drs", "fista", "gd", "hqs", "pdcp", "pgd")
 # the noise level that stands for noise-free data, which no weight can express
@@ -59,7 +55,7 @@ class SolverConfig:
     stop: Any = None
     step: str | None = None
     betas: list[float] | None = None
-    stride: int = 3
+    stride: int = 2
     noise_sigma: Any = None
     early_stop: bool = True
     thres_conv: float = 1e-5
@@ -112,6 +108,8 @@ def as_dpir(config: SolverConfig, noise: float) -> SolverConfig:
 
 def check_pair(config: SolverConfig, prior: Any) -> None:
     """Refuse a solver that asks a prior for what it has not."""
+    import deepinv  # late: a config is read before
+
     solver = config.name
     if solver == "gd" and isinstance(prior, deepinv.optim.PnP):
         raise ValueError(
@@ -133,8 +131,7 @@ def check_weight(weight: Any) -> float | None:
     """The prior's weight, or an error."""
     if weight is None:
         return None
-    if isinstance(weight, (Tensor, np.ndarray, np.generic)) and math.prod(weight.shape) == 1:
-        weight = weight.item()
+    weight = one_number(weight)
     if (
         isinstance(weight, bool)
         or not isinstance(weight, (int, float))

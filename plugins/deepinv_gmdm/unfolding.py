@@ -23,7 +23,7 @@ class Exponential(nn.Module):
         return u.exp()
 
     def right_inverse(self, x: Tensor) -> Tensor:
-        """Its logarithm."""
+        """The logarithm of a positive number."""
         return x.log()
 
 

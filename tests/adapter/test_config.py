@@ -26,7 +26,8 @@ def test_words_over_file_over_defaults(file, photo_file):
     config = load_config(str(file), ["solver.max_iter=9", "physics.noise.sigma=0.5"])
     assert config.solver.max_iter == 9
     assert config.solver.name == "pgd"
-    assert config.solver.start == 0.2
+    assert config.solver.stride == 2
+    assert config.solver.start is None  # derived
     assert config.physics.noise.sigma == 0.5
     assert config.image == str(photo_file)  # found beside the config
 
@@ -97,7 +98,7 @@ def test_shipped_configs_are_found_by_bare_name(name, tmp_path, monkeypatch):
         (["prior.solver.max_itr=3"], r"unknown config key 'prior\.solver\.max_itr'.*'max_iter'"),
         (["prior.solver=3"], r"'prior\.solver' must be a mapping"),
         (["prior"], "write key=value"),
-        (["out={"], "quote it"),
+        (["key={"], "quote it"),
         (["image=nothing.png"], r"image 'nothing\.png' does not exist.*camera"),
         (["image=camer"], "did you mean 'camera'"),
         (["out=???"], r"'out': '\?\?\?' is no value"),

@@ -37,12 +37,16 @@ def tiled(denoiser, x, overlap, *sigma, patch_size=32):
     ("name", "size"), [*((name, (96, 128)) for name in MAKES), *((n, (97, 110)) for n in ANY_SIZE)]
 )
 def test_tiles_are_the_whole(name, size):
-    """To rounding for an overlap of the halo; visibly not for much less."""
-    denoiser, x = MAKES[name](), image(*size)
-    whole = denoiser(x, 0.1)
-    scale = max(1, float(whole.abs().max()))
-    exact = tiled(denoiser, x, denoiser.halo, 0.1)
-    assert float((exact - whole).abs().max()) < 1e-6 * scale
+    """To rounding for an overlap of the halo; visibly not for much less.
+
+    In single precision the whole of `hqs` is itself 1.2e-6 away from the one in double precision.
+    """
+    for dtype, rounding in ((torch.float64, 1e-13), (torch.float32, 5e-6)):
+        denoiser, x = MAKES[name]().to(dtype), image(*size).to(dtype)
+        whole = denoiser(x, 0.1)
+        scale = max(1, float(whole.abs().max()))
+        exact = tiled(denoiser, x, denoiser.halo, 0.1)
+        assert float((exact - whole).abs().max()) < rounding * scale
     short = tiled(denoiser, x, 1, 0.1)
     assert float((short - whole).abs().max()) > 1e-5 * scale
 
@@ -107,7 +111,7 @@ with DistributedContext(device_mode="cpu", backend="gloo") as ctx, torch.no_grad
         error = float((many(images, *level) - whole).abs().max() / whole.abs().max().clamp(min=1))
         worst = max(worst, error)
     print(f"rank {ctx.rank}: {worst:.1e}", flush=True)
-assert worst < 1e-6
+assert worst < 5e-6
 """
 
 

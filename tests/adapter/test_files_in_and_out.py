@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from deepinv_gmdm import build_prior, build_solver
 from deepinv_gmdm.command import pictures as commands
 from deepinv_gmdm.command import progress
 from deepinv_gmdm.command.output_folder import OutputFolder
+from deepinv_gmdm.command.words import KINDS
 from PIL import Image
 
 import gmdm_prior as gm
@@ -23,6 +25,7 @@ from gmdm_prior.__main__ import main as overview
 from gmdm_prior.files.formats.labels import refuse_labels
 from gmdm_prior.files.formats.layout import plain
 from gmdm_prior.files.formats.picture import Picture
+from gmdm_prior.noise.estimate import estimate
 
 FAST = ("sigma=0.1", "weights=gray-small")
 
@@ -187,15 +190,60 @@ def test_progress_is_for_terminals(monkeypatch):
     assert sys.stderr.getvalue() == ""
 
 
-def test_input_errors_come_before_heavy_imports():
+def test_input_errors_come_before_heavy_imports(folder):
+    Image.fromarray(255 * (np.arange(480).reshape(20, 24) % 2).astype(np.uint8)).save("mask.png")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    wrong = [
+        ["denoise", "none.png", "sigma=1"],
+        ["denoise", "a.png", "sigma=25"],
+        ["denoise", "a.png", "out=a.png"],
+        ["denoise", "a.png", "noise=pink"],
+        ["denoise", "mask.png"],
+        ["denoise", "cut.png"],
+        ["noise", "x.png", "mpa=1"],
+        ["noise", "a.png", "out=b.png"],
+        ["restore", "none"],
+        ["restore", "a.png"],
+        ["restore", "deblur", "measurement=none.png"],
+        ["restore", "deblur", "physics.kernle=x"],
+        ["restore", "motion_deblur", "measurement=a.png"],
+        ["restore", "deblur", "measurement=a.png", "pages=all"],
+    ]
     code = (
         "import sys; from deepinv_gmdm.command.main import main\n"
-        "for words in (['denoise', 'none.png', 'sigma=1'], ['noise', 'x.png', 'mpa=1']):\n"
-        "    assert main(words) == 2\n"
+        f"for words in {wrong}:\n"
+        "    assert main(words) == 2, words\n"
+        "assert main(['restore', '--list']) == main(['restore', 'mri', '--show']) == 0\n"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_kinds_of_noise_that_are_asked_for_are_those_that_are_read():
+    assert KINDS == estimate.KINDS
+
+
+def test_a_place_without_room_is_refused_before_the_work(refused, folder, monkeypatch):
+    monkeypatch.setattr(commands, "_denoised", None)
+    np.save("f.npy", np.random.default_rng(0).random((20, 24)))
+    tifffile.imwrite("s.tif", np.zeros((2, 20, 24), np.uint8), photometric="minisblack")
+    assert ".png has no place for values of float64" in refused("denoise", "f.npy", "out=x.png")
+    assert ".png holds one picture, not 2" in refused("denoise", "s.tif", "out=x.png")
+    assert ".dcm is written of DICOM files only" in refused("denoise", "a.png", "out=x.dcm")
+    assert ".nii is written of NIfTI files only" in refused("denoise", "a.png", "out=x.nii")
+    assert "s.tif has 2 pages; a map" in refused("noise", "s.tif", "map=true")
+
+
+def test_what_a_library_warns_of_is_a_note(command, folder, monkeypatch):
+    def work(asked):
+        for _ in range(2):
+            warnings.warn("first\nsecond", stacklevel=1)
+
+    monkeypatch.setattr(commands, "denoise", work)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert command("denoise", "a.png")[2] == "note: first second\n"
 
 
 @pytest.mark.parametrize("name", ["denoise", "noise", "restore", "plugins"])

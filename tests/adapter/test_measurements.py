@@ -3,6 +3,7 @@
 import json
 import re
 
+import deepinv
 import numpy as np
 import pytest
 import tifffile
@@ -11,7 +12,7 @@ import yaml
 from deepinv_gmdm import build_physics, restore_measurement
 from deepinv_gmdm.command.config import load_config, shipped
 from deepinv_gmdm.command.results import psnr
-from deepinv_gmdm.measured.noise import between_missing
+from deepinv_gmdm.measured.noise import between_missing, sinogram_noise
 from deepinv_gmdm.open_border import OpenBorder
 from deepinv_gmdm.operator_files import read_angles, read_kernel, read_mask
 from deepinv_gmdm.physics import PhysicsConfig
@@ -130,8 +131,8 @@ def test_a_masked_photograph(command, photo, draw, tmp_path, monkeypatch):
     assert status == 0
     assert "of neighbouring pixels that are seen" in printed
     assert metrics(tmp_path / "o")["psnr_restored"] > 24
-    config = load_config("inpainting", words)
-    assert (config.solver.max_iter, config.prior["lambda"]) == (36, 0.05), "as the config has them"
+    config = load_config("inpainting", [*words, "prior=tv"])
+    assert (config.solver.max_iter, config.prior["lambda"]) == (150, 8), "as the config has them"
 
 
 def test_a_stack(command, photo, draw, tmp_path, monkeypatch):
@@ -230,13 +231,131 @@ def test_a_sinogram(command, draw, tmp_path, monkeypatch, transposed):
     assert np.load("o/restored.npy").shape == (64, 64)
 
 
+@pytest.mark.parametrize("name", ["deblur", "deblur untold", "poisson_gaussian"])
+def test_counted_photons_are_read_off(command, photo, draw, tmp_path, monkeypatch, name):
+    """Gain and all; the blur does not hide them."""
+    monkeypatch.chdir(tmp_path)
+    k = kernel()
+    clean = convolve(photo, k / k.sum())[16:80, 12:84]
+    tifffile.imwrite("y.tif", (draw.poisson(clean / 255 * 100) * 500).astype(np.uint16))
+    tifffile.imwrite("x.tif", (photo[16:80, 12:84] / 255 * 50000).astype(np.uint16))
+    save("k.png", k)
+    words = ("measurement=y.tif", "physics.kernel=k.png", "truth=x.tif", "out=o", *FAST)
+    words = (*words, "solver.max_iter=8", "data_range=0,65535")
+    kind = ["physics.noise.name=poisson"] if name == "deblur" else []
+    status, printed, _ = command("restore", name.partition(" ")[0], *words, *kind)
+    assert status == 0
+    assert "noise of counted photons, variance " in printed
+    assert metrics(tmp_path / "o")["gain"] == [pytest.approx(500 / 65535, rel=0.2)]
+    blurry = psnr(*(torch.from_numpy(tifffile.imread(f) / 65535.0) for f in ("y.tif", "x.tif")))
+    assert metrics(tmp_path / "o")["psnr_restored"] > blurry + 2
+
+
+@pytest.mark.parametrize("counted", [1, 2])
+def test_pages_share_the_noise_that_most_have(command, photo, draw, tmp_path, monkeypatch, counted):
+    """Three pages, of which one or two hold photons."""
+    monkeypatch.chdir(tmp_path)
+    clean = photo / 255
+    pages = [draw.poisson(clean * 100) / 100 for _ in range(counted)]
+    pages += [clean + draw.normal(0, 0.03, clean.shape) for _ in range(3 - counted)]
+    np.save("y.npy", np.stack(pages))
+    words = ("measurement=y.npy", "pages=shared", "data_range=0,1", "out=o", *FAST)
+    status, _, said = command("restore", "denoise", *words)
+    assert status == 0
+    found = metrics(tmp_path / "o")
+    if counted == 1:
+        assert "gain" not in found
+        assert found["sigma"] == [pytest.approx(0.03, rel=0.15)] * 3
+    else:
+        assert found["gain"] == [pytest.approx(0.01, rel=0.15)] * 3
+        assert ", gain 0.0" in said
+
+
+def test_the_levels_of_a_simulation_are_not_those_of_a_measurement(command, photo, draw, tmp_path):
+    """The config of denoise ends where the noise of its simulation asks for: 25/255."""
+    y = tmp_path / "y.png"
+    save(y, photo + draw.normal(0, 3, photo.shape))
+    for words in ([f"measurement={y}"], ["image=camera", "physics.noise.sigma=3/255"]):
+        config = load_config("denoise", words)
+        assert (config.solver.start, config.solver.stop) == (None, None)
+        assert config.solver.max_iter == 4
+    assert load_config("denoise").solver.stop == 0.0382
+    kept = load_config("denoise", ["image=camera", "physics.noise.sigma=0.1", "solver.stop=0.01"])
+    assert kept.solver.stop == 0.01
+    save(tmp_path / "x.png", photo)
+    words = (f"measurement={tmp_path}/y.png", f"truth={tmp_path}/x.png", f"out={tmp_path}/o")
+    assert command("restore", "denoise", *words)[0] == 0
+    x, y = (np.asarray(Image.open(tmp_path / n)) / 255 for n in ("x.png", "y.png"))
+    noisy = psnr(torch.from_numpy(y), torch.from_numpy(x))
+    assert metrics(tmp_path / "o")["psnr_restored"] > noisy + 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_blurred_picture_whose_noise_cannot_be_told(command, blurred, photo, tmp_path, suffix):
+    """Compression hides it, or there is none: too low a level would ring."""
+    k = kernel()
+    clean = convolve(photo, k / k.sum())[16:80, 12:84]
+    Image.fromarray(clean.round().astype(np.uint8)).save(f"z.{suffix}", quality=85)
+    words = ("restore", "deblur", f"measurement=z.{suffix}", "physics.kernel=k.png", "truth=x.png")
+    status, printed, _ = command(*words, "out=o", *FAST)
+    assert status == 0
+    why = "the file's compression hides it" if suffix == "jpg" else "less is not told from texture"
+    assert f"/255, as {why} (physics.noise.sigma says otherwise)" in printed
+    assert 2.5 <= 255 * metrics(tmp_path / "o")["sigma"][0] < 4
+    x, y = (torch.from_numpy(a) for a in (photo[16:80, 12:84] / 255, clean / 255))
+    assert metrics(tmp_path / "o")["psnr_restored"] > psnr(y, x) + 3
+
+
+def test_what_a_blur_is_taken_for_is_said(command, blurred):
+    words = ("measurement=y.png", "out=o", "solver.max_iter=1", "physics.noise.sigma=0.01", *FAST)
+    printed = command("restore", "deblur", *words)[1]
+    assert "no physics.kernel: taken for a Gaussian blur of 1.6 pixels (physics.width)" in printed
+    printed = command("restore", "space_varying_deblur", *words)[1]
+    assert "a Gaussian blur of 1 pixels (physics.width) at the left, 3 times that at" in printed
+    printed = command("restore", "super_resolution", *words)[1]
+    assert "2 times smaller on each side (physics.factor)" in printed
+
+
+def test_noise_of_a_batch_is_read_off_as_its_operator_asks(photo):
+    """In Python: between missing pixels, at the upper end under a blur, as it is otherwise."""
+    x = torch.from_numpy(photo / 255).float()[None, None]
+    draw = torch.Generator().manual_seed(0)
+    mask = (torch.rand(1, 1, 96, 96, generator=draw) < 0.6).float()
+    physics = deepinv.physics.Inpainting((1, 96, 96), mask=mask)
+    y = physics.A(x + 0.02 * torch.randn(x.shape, generator=draw))
+    restored = restore_measurement(y, physics, solver={"name": "hqs", "max_iter": 8}, sigma="auto")
+    assert float(physics.noise_model.sigma) == pytest.approx(0.02, rel=0.3)
+    assert psnr(restored, x) > 22
+    k = kernel()
+    y = convolve(photo, k / k.sum())[16:80, 12:84].round() / 255
+    y = torch.from_numpy(y).float()[None, None]
+    physics = build_physics(PhysicsConfig(name="blur", kernel=k, boundary="open"), y.shape[1:])
+    restored = restore_measurement(y, physics, sigma="auto")
+    assert psnr(restored, x[..., 16:80, 12:84]) > psnr(y, x[..., 16:80, 12:84]) + 3
+
+
+def test_noise_of_sinograms():
+    """Of the outer rows, or of the finest detail where the object fills the width."""
+    draw = np.random.default_rng(0)
+    smooth = np.sin(np.linspace(0, 3, 120))[:, None] * np.cos(np.linspace(0, 3, 90))
+    noise = 0.05 * draw.normal(size=smooth.shape)
+    level, where = sinogram_noise(smooth + noise)
+    assert level == pytest.approx(0.05, rel=0.1)
+    assert where == "the finest detail of the sinogram"
+    edges = np.zeros((120, 90))
+    edges[10:-10] = draw.normal(size=(100, 90))
+    level, where = sinogram_noise(edges + noise)
+    assert level == pytest.approx(0.05, rel=0.2)
+    assert where == "the outer 2 rows of detectors on both sides"
+
+
 def test_super_resolution(command, photo, draw, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = Image.fromarray(photo.astype(np.float32)).resize((48, 48), Image.Resampling.BICUBIC)
     save("y.png", np.asarray(small) + draw.normal(0, 1, (48, 48)))
     save("x.png", photo)
     words = ("measurement=y.png", "truth=x.png", "out=o", "solver.max_iter=8", *FAST)
-    assert command("restore", "super_resolution", *words)[::2] == (0, "")
+    assert command("restore", "super_resolution", *words)[0] == 0
     assert Image.open("o/restored.png").size == (96, 96)
     bicubic = np.asarray(Image.open("y.png").resize((96, 96), Image.Resampling.BICUBIC)) / 255
     x = torch.from_numpy(photo / 255)
@@ -260,7 +379,9 @@ def test_super_resolution(command, photo, draw, tmp_path, monkeypatch):
         (["denoise", "measurement=mask.png"], "it is a mask"),
         (["deblur", "measurement=y.png", "physics.noise.sigma=25"], "did you mean 25/255"),
         (["denoise", "measurement=y.png", "pages=all"], "pages=all is neither each"),
-        (["poisson", "measurement=y.png"], "auto reads Gaussian noise"),
+        (["poisson", "measurement=y.png"], "are read off 32x32 pixels or more"),
+        (["poisson", "measurement=flat.npy"], "does not grow with brightness; use .*=gaussian"),
+        (["poisson", "measurement=y.png", "physics.noise.sigma=1"], "needs physics.noise.gain too"),
         (
             ["deblur", "image=y.png", "physics.noise.sigma=auto"],
             "reads the noise off a measurement",
@@ -268,6 +389,10 @@ def test_super_resolution(command, photo, draw, tmp_path, monkeypatch):
         (["deblur", "image=y.png", "physics.boundary=open"], "is for measurement="),
         (["deblur", "measurement=y.png", "physics.boundary=x"], "unknown physics.boundary 'x'"),
         (["y.png"], "a config is YAML, such as deblur.*measurement=y.png physics.kernel=KERNEL"),
+        (
+            ["denoise", "measurement=y.png", "physics.kernel=k.npy"],
+            "=denoise does not look at physics.kernel: it is for blur, gaussian_blur",
+        ),
         (["deblur", "lambda=1"], "did you mean 'prior.lambda'"),
         (["deblur", "image=y.png", "prior=gmmd"], "unknown prior"),
     ],
@@ -279,6 +404,7 @@ def test_refusals(refused, tmp_path, monkeypatch, capsys, words, match):
     save("mask.png", 255 * generator.integers(0, 2, (20, 24)))
     np.save("k.npy", np.ones((8, 8)) / 64)
     np.save("zero.npy", np.zeros((3, 3)))
+    np.save("flat.npy", 0.5 + 0.01 * generator.normal(size=(40, 40)))
     np.save("coils.npy", np.ones((3, 16, 16), complex))
     before = sorted(p.name for p in tmp_path.iterdir())
     sentence = refused("restore", *words, "out=o")
@@ -407,5 +533,6 @@ def test_one_call_restores(photo):
     restored = restore_measurement(y, physics, sigma="auto")
     assert restored.shape == y.shape
     assert psnr(restored, x) > psnr(y, x) + 3
-    given = restore_measurement(y, physics, {"name": "tv", "lambda": 3}, "admm", torch.tensor(0.01))
+    admm = {"name": "admm", "max_iter": 20}
+    given = restore_measurement(y, physics, {"name": "tv", "lambda": 3}, admm, torch.tensor(0.01))
     assert psnr(given, x) > psnr(y, x) + 2

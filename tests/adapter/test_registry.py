@@ -73,7 +73,7 @@ def test_plug_and_play_takes_any_denoiser():
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
-        ("gmmd", "unknown prior 'gmmd'; did you mean 'gmdm'.*There are: gmdm, l1"),
+        ("gmmd", "unknown prior 'gmmd'; did you mean 'gmdm'.*Known are gmdm, l1"),
         (
             {"name": "tv", "n_iter_max": 3},
             "'tv' of 'deepinv': unknown option 'n_iter_max'.*'n_it_max'",

@@ -52,7 +52,7 @@ def test_float32_keeps_its_digits(photo, sigma):
     exact = exact_score(photo, sigma)
     ours = GMDMScorePrior("gray-small").score(photo, sigma)
     assert error(ours, exact) < 2e-5
-    lost = {1e-2: 1e-5, 1e-3: 2e-4, 3e-4: 2e-3, 1e-4: 0.03}
+    lost = {1e-2: 1e-5, 1e-3: 4e-4, 3e-4: 5e-3, 1e-4: 0.07}
     if sigma in lost:
         difference = GMDMDenoiser("gray-small", method="average")(photo, sigma) - photo
         assert lost[sigma] < error(difference / sigma**2, exact) < 3 * lost[sigma]

@@ -187,7 +187,7 @@ def test_betas_are_the_continuation_of_epll(problem):
     _, y, prior = problem
     betas = [1, 4, 8, 16, 32]
     run = build_solver({"name": "hqs", "betas": betas}, prior, sigma=NOISE, prior_lambda=1)
-    denoiser = GMDMDenoiser(prior.model, method="average", stride=3)
+    denoiser = GMDMDenoiser(prior.model, method="average", stride=2)
     x = y
     for beta in betas:
         x = (y + beta * x) / (1 + beta)

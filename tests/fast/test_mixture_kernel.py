@@ -477,3 +477,18 @@ def test_function_transforms_go_through_torch():
     with torch.no_grad():
         forward = torch.func.jacfwd(one)(image[0]).flatten(3).flatten(0, 2)
     assert largest(jacobian - forward) < 1e-4
+
+
+@needs_llvmlite
+@pytest.mark.parametrize("sigma", [0.002, 0.0051, 0.02, 0.3])
+def test_scores_follow_from_means_where_single_precision_allows(sigma, monkeypatch):
+    """(mean - y) / variance to 1e-4 of the scores' size; below a level the density itself."""
+    used = []
+    means = FusedLevel.posterior_mean
+    monkeypatch.setattr(FusedLevel, "posterior_mean", lambda s, y: used.append(0) or means(s, y))
+    model = gm.load("gray-small")
+    x = torch.rand(1, 1, 24, 32, generator=torch.Generator().manual_seed(0))
+    found = gm.PatchLikelihood(model).score(x, sigma)
+    exact = gm.PatchLikelihood(model.double()).score(x.double(), sigma)
+    assert bool(used) == (sigma > 0.005)
+    assert float((found - exact).abs().max()) < 1e-4 * float(exact.square().mean().sqrt())

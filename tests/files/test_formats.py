@@ -11,7 +11,7 @@ from deepinv_gmdm.command.main import main
 from PIL import Image, ImageOps
 
 from gmdm_prior.files.formats import choose
-from gmdm_prior.files.formats.layout import upright
+from gmdm_prior.files.formats.layout import plain, upright
 from gmdm_prior.files.formats.picture import Picture, parse_range
 
 H, W = 12, 17
@@ -88,33 +88,50 @@ def test_tiff(tmp_path, kind, channels, pages):
 
 
 @pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("pages", [1, 2])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    ("suffix", "kind"), [(".png", "uint8"), (".tif", "uint8"), (".tif", "uint16")]
-)
-def test_orientation(tmp_path, suffix, kind, channels, tag):
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+def test_orientation_of_tiff(tmp_path, kind, channels, pages, tag):
     """A turned picture is shown as before, whether a program looks at the tag or not."""
+    array = values(kind, channels, pages)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        squeezed(array),
+        photometric="rgb" if channels == 3 else "minisblack",
+        extratags=[(274, 3, 1, tag, False)],
+    )
+    before, _, out = check(tmp_path / "a.tif", tmp_path, *range_of(kind))
+    shown = upright(array, tag, 1, 2)
+    expected = np.moveaxis(shown, -1, 1) if channels == 3 else shown[:, None]
+    assert np.array_equal(before.values, expected)
+    with tifffile.TiffFile(out) as file:
+        assert all(page.tags.valueof(274, default=1) == 1 for page in file.pages)
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+def test_orientation_of_png(tmp_path, kind, channels, tag):
     array = values(kind, channels)[0]
-    path = tmp_path / f"a{suffix}"
-    if suffix == ".png":
-        exif = Image.Exif()
-        exif[0x0112] = tag
-        Image.fromarray(array).save(path, exif=exif, dpi=(150, 150))
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    if kind == "uint16" and channels == 3:
+        pytest.importorskip("imagecodecs")
+        pages = np.moveaxis(array, -1, 0)[None]
+        kept = {"exif": exif.tobytes(), "dpi": (150, 150)}
+        choose.write(Picture(pages, "png", plain(pages.shape), metadata=kept), path)
     else:
-        tifffile.imwrite(
-            path,
-            array,
-            photometric="rgb" if channels == 3 else "minisblack",
-            extratags=[(274, 3, 1, tag, True)],
-        )
+        Image.fromarray(array).save(path, exif=exif, dpi=(150, 150))
     before, _, out = check(path, tmp_path)
     shown = upright(array, tag, 0, 1)
-    expected = np.moveaxis(shown, -1, 0) if channels == 3 else shown[None]
-    assert np.array_equal(before.values[0], expected)
-    if suffix == ".png":
-        written = Image.open(out)
-        assert written.getexif().get(0x0112, 1) == 1
-        assert written.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+    assert np.array_equal(
+        before.values[0], np.moveaxis(shown, -1, 0) if channels == 3 else shown[None]
+    )
+    written = Image.open(out)
+    assert written.getexif().get(0x0112, 1) == 1
+    assert written.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+    if kind == "uint8":
         with Image.open(path) as given:
             assert np.array_equal(np.asarray(ImageOps.exif_transpose(given)), shown)
 
@@ -140,7 +157,7 @@ def test_others_of_pillow(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-@pytest.mark.parametrize("tag", [1, 6])
+@pytest.mark.parametrize("tag", range(1, 9))
 def test_lossy_formats_become_lossless(tmp_path, capsys, monkeypatch, suffix, tag):
     monkeypatch.chdir(tmp_path)
     exif = Image.Exif()
@@ -151,7 +168,7 @@ def test_lossy_formats_become_lossless(tmp_path, capsys, monkeypatch, suffix, ta
         f"a{suffix} came in a lossy format; a-denoised.png keeps every" in capsys.readouterr().err
     )
     assert np.array_equal(choose.read("a-denoised.png").values, choose.read(f"a{suffix}").values)
-    assert choose.read("a-denoised.png").values.shape[2:] == ((H, W) if tag == 1 else (W, H))
+    assert choose.read("a-denoised.png").values.shape[2:] == ((H, W) if tag < 5 else (W, H))
 
 
 @pytest.mark.parametrize("pages", [1, 3])
@@ -162,6 +179,16 @@ def test_npy(tmp_path, kind, channels, pages):
     before, _, out = check(tmp_path / "a.npy", tmp_path, *range_of(kind))
     assert before.pages == pages
     assert np.array_equal(np.load(out), np.load(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", [">u2", "<u2", ">f8", ">f4"])
+def test_npy_of_any_byte_order(tmp_path, kind, order):
+    array = np.random.default_rng(0).random((H, W))
+    array = (array if "f" in kind else 60000 * array).astype(kind, order=order)
+    np.save(tmp_path / "a.npy", array)
+    _, _, out = check(tmp_path / "a.npy", tmp_path)
+    assert np.array_equal(np.load(out), array)
 
 
 def test_npz_keeps_its_other_arrays(tmp_path):
@@ -299,6 +326,34 @@ def test_nifti(tmp_path, kind, scaled):
     assert np.array_equal(nibabel.load(out).affine, image.affine)
     given = nibabel.load(tmp_path / "a.nii").get_fdata()
     assert np.array_equal(nibabel.load(out).get_fdata(), given)
+
+
+def test_nifti_series(tmp_path):
+    """Volumes at several times, two of them."""
+    nibabel = pytest.importorskip("nibabel")
+    array = np.random.default_rng(0).integers(-900, 900, (W, H, 5, 2)).astype(np.int16)
+    image = nibabel.Nifti1Image(array, np.diag([1, 2, 3, 1]))
+    image.header.set_zooms((1, 2, 3, 0.5))
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    before, _, out = check(tmp_path / "a.nii.gz", tmp_path, "data_range=-1000,1000")
+    assert before.pages == 10
+    written = nibabel.load(out)
+    assert np.array_equal(written.get_fdata(), array)
+    assert written.header.get_zooms() == image.header.get_zooms()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_fits_in_an_extension(tmp_path, compressed):
+    fits = pytest.importorskip("astropy.io.fits")
+    array = values("int16")[0]
+    unit = fits.CompImageHDU(array) if compressed else fits.ImageHDU(array)
+    unit.header["EXPTIME"] = 30.0
+    fits.HDUList([fits.PrimaryHDU(), unit]).writeto(tmp_path / "a.fits")
+    _, _, out = check(tmp_path / "a.fits", tmp_path, *range_of("int16"))
+    with fits.open(out) as written:
+        assert written[0].data is None
+        assert np.array_equal(written[1].data, array)
+        assert written[1].header["EXPTIME"] == 30
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])

@@ -15,7 +15,7 @@ RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
 @pytest.mark.parametrize(
     ("mode", "channels"),
-    [("L", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3), ("CMYK", 3)],
+    [("L", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 1), ("CMYK", 3)],
 )
 def test_modes(tmp_path, mode, channels):
     suffix = ".tif" if mode == "CMYK" else ".png"
@@ -54,8 +54,8 @@ def test_bad_pictures_are_refused(tmp_path):
         ("", "is a folder"),
         ("text.png", "no picture"),
         ("cut.png", "cannot be read"),
-        ("float.tif", r"neither 8- or 16-bit nor floats in \[0, 1\].*data_range=auto"),
-        ("int.tif", "neither 8- or 16-bit"),
+        ("float.tif", r"neither unsigned 8- or 16-bit nor floats in \[0, 1\].*data_range=auto"),
+        ("int.tif", "neither unsigned 8- or 16-bit"),
     ):
         with pytest.raises(ValueError, match=match):
             read_picture(tmp_path / name)

@@ -1,11 +1,14 @@
 """One level of any noise, its map, and what other densities can say."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from models import mixture, product
 
 import gmdm_prior as gm
+from gmdm_prior.noise.level import NoiseLevel
 from gmdm_prior.noise.one_level import agreed_map, noise_of, slope_and_offset
 
 BINOMIAL = torch.outer(torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 2, 1])) / 6
@@ -91,3 +94,15 @@ def test_slope_and_offset_of_a_curve():
     assert slope_and_offset(gm.Noise(0.1, curve=curve)) == pytest.approx((0.02, -0.001))
     assert slope_and_offset(gm.Noise(0.1)) is None
     assert slope_and_offset(gm.Noise(0.1, curve=gm.NoiseCurve([0.5], [0.1]))) is None
+
+
+def test_a_level_that_is_not_told_has_a_bounded_interval():
+    """Blurred coins with noise of 0.002 had an upper end of 200 000, which `restore` took."""
+    found = NoiseLevel(torch.tensor([0.0014, 0.02, 0.0]), torch.tensor([0.0136, 0.002, 0.0]))
+    assert found.told.tolist() == [False, True, False]
+    low, high = found.interval()
+    assert low[0] == 0
+    assert 0.002 < high[0] < 0.004
+    assert low[1] == pytest.approx(0.02 * math.exp(-0.196))
+    assert high[1] == pytest.approx(0.02 * math.exp(0.196))
+    assert low[2] == high[2] == 0

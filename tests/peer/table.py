@@ -183,7 +183,7 @@ SAMPLING = {
     ),
     "test_build_algo": Run(GAUSSIAN, {"imsize": [(1, 8, 9)]}, note="likewise"),
     "test_algo": Run({"deepinv.models.DiffUNet": ours.denoiser}),
-    "test_algo_inpaint": Run({"deepinv.models.DRUNet": ours.quick}),
+    "test_algo_inpaint": Run({"deepinv.models.DRUNet": ours.denoiser}),
     "test_sde": Run({}, {"denoiser_class": [ours.quick]}),
     "test_diffusion_reproducibility": Run({"NCSNpp": ours.denoiser}),
     "test_noisy_data_fidelity": Run({"deepinv.models.DRUNet": ours.periodic}),

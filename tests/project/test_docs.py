@@ -1,5 +1,7 @@
 """The site's Python runs as it stands, page by page; its links lead somewhere; versions agree."""
 
+import ast
+import importlib.util
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -119,3 +121,44 @@ def test_versions_agree():
     assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text()
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_dead_links_of_the_built_site_are_found(tmp_path):
+    spec = importlib.util.spec_from_file_location("links", ROOT / "docs" / "tools" / "links.py")
+    links = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(links)
+    (tmp_path / "a.html").write_text('<a id="x" href="b.html#y"></a><a href="https://else"></a>')
+    (tmp_path / "b.html").write_text('<p id="y"><a href="a.html#z"></a><img src="no.png"></p>')
+    assert links.dead(tmp_path) == ["b.html: a.html#z", "b.html: no.png"]
+
+
+def texts(node):
+    """The texts that a piece of source can say, `…` for what is filled in."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield child.value
+        elif isinstance(child, ast.JoinedStr):
+            parts = (v.value if isinstance(v, ast.Constant) else "…" for v in child.values)
+            yield "".join(map(str, parts))
+
+
+def test_messages_that_troubleshooting_explains_are_those_of_the_sources():
+    said = "\n".join(
+        text
+        for folder in ("gmdm_prior", "plugins")
+        for file in (ROOT / folder).rglob("*.py")
+        for text in texts(ast.parse(file.read_text(encoding="utf-8")))
+    )
+    page = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    quoted = [piece for row in rows for piece in re.findall(r"`([^`]+)`", row)]
+    assert len(quoted) > 20
+    missing = [q for q in quoted if q.replace("FILE", "…") not in said and q not in said]
+    assert not missing
+
+
+def test_the_gallery_runs_fourteen_examples_or_more():
+    text = (ROOT / "docs" / "tools" / "gallery.py").read_text(encoding="utf-8")
+    (slow,) = re.findall(r"^SLOW = (\(.*?\))", text, re.MULTILINE)
+    examples = {p.stem.removeprefix("demo_") for p in (ROOT / "examples").glob("demo_*.py")}
+    assert len(examples - set(ast.literal_eval(slow))) >= 14

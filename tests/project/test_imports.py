@@ -21,6 +21,7 @@ SOURCES = {
 LAYERS = (
     (
         "sigma",
+        "sigma_text",
         "symmetry",
         "constraints",
         "messages",
@@ -191,7 +192,20 @@ def test_import_is_light():
     """Neither deepinv nor a plotting, imaging or compiling library, and little beside torch."""
     heavy = ("deepinv", "matplotlib", "PIL", "pywt", "omegaconf", "llvmlite", "torch._dynamo")
     own = ("gmdm_prior.train", "gmdm_prior.pictures", "gmdm_prior.training")
-    assert loaded_by("import gmdm_prior", heavy + own) == "[]"
+    assert loaded_by("from gmdm_prior import *", heavy + own) == "[]"
+    assert loaded_by("import gmdm_prior", ("torch", "numpy")) == "[]"
+
+
+def test_every_public_name_has_its_home():
+    import gmdm_prior as gm
+
+    homes = [name for names in gm._HOMES.values() for name in names]
+    assert sorted(homes) == sorted(gm.__all__)
+    assert set(gm.__all__) <= set(dir(gm))
+    assert all(getattr(gm, name) is not None for name in gm.__all__)
+    assert gm.fast.__name__ == "gmdm_prior.fast"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = gm.nothing
 
 
 def test_training_and_pictures_import_what_draws_and_parses_late():
@@ -204,7 +218,7 @@ def test_import_adds_little_time_to_torch(tmp_path):
     """Of the processor, whatever else runs; the first time compiles, as after an installation."""
     code = (
         f"import sys, torch, time; sys.pycache_prefix = {str(tmp_path)!r};"
-        "sys.dont_write_bytecode = False; t = time.process_time(); import gmdm_prior;"
+        "sys.dont_write_bytecode = False; t = time.process_time(); from gmdm_prior import *;"
         "print(time.process_time() - t)"
     )
     assert min(float(run(code)) for _ in range(3)) < 0.1

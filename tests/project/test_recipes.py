@@ -67,7 +67,7 @@ def test_one_table_with_every_prior(small, capsys, monkeypatch):
 
 def test_a_diverged_solver_is_never_best(small, monkeypatch):
     def diverges(config, physics, measurement, scene):
-        return scene * math.nan
+        return scene * math.nan, None
 
     monkeypatch.setattr(restoration, "solve", diverges)
     problem = restoration.Problem.of("deblur", [small])

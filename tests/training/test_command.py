@@ -336,7 +336,7 @@ def test_a_resume_on_other_images_is_refused(call, tmp_path):
         (["bases=" + 5000 * "["], "bases=[[[["),
         (["config=NESTED"], "nested too deeply"),
         (["config=MISSING"], "bases=??? says"),
-        (["data=~nosuchuser/x"], "data=~nosuchuser/x names a home that does not exist"),
+        (["data=~nosuchuser/x"], "data=~nosuchuser/x names a home folder that does not exist"),
         (["out=~nosuchuser/x"], "out=~nosuchuser/x names a home"),
         (["out=~nosuchuser/x", "resume=true"], "out=~nosuchuser/x names a home"),
         (["config=~nosuchuser/x"], "config=~nosuchuser/x names a home"),

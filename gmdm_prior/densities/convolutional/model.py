@@ -155,7 +155,7 @@ class ConvolutionalModel(DensityModel):
         cls, tensors: dict[str, Tensor], options: Options, unpack: Unpack
     ) -> ConvolutionalModel:
         """The density that `pack` took apart, to the bit."""
-        return cls(**tensors, **options)
+        return cls(**{**tensors, **options})
 
     def at(self, noise: Tensor, size: tuple[int, int]) -> ConvolutionalLevel:
         """The model at a noise *variance* (), or (N, 1, 1) one for each image, images (H, W)."""
@@ -171,7 +171,9 @@ class ConvolutionalModel(DensityModel):
 
     def _run(self, x, sigma, method) -> tuple[Tensor, ...]:
         def evaluate(planes: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-            return method(self.at(noise.to(planes.dtype), tuple(planes.shape[-2:])), planes)
+            return method(
+                self.at(noise.to(planes.dtype), (planes.shape[-2], planes.shape[-1])), planes
+            )
 
         return on_images(x, sigma, evaluate, NUMBERS_PER_PIXEL)
 
@@ -197,7 +199,7 @@ class ConvolutionalLevel:
     noise: Tensor
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """(N,)."""
+        """Logarithm (N,) of Eq. 11."""
         total = x.new_zeros(len(x))
         for j, z in self._responses(x):
             (log,) = self._of_expert(j, z, lambda expert, v: (expert.log_prob(v),))
@@ -205,7 +207,7 @@ class ConvolutionalLevel:
         return total
 
     def score(self, x: Tensor) -> Tensor:
-        """(N, H, W)."""
+        """Gradient (N, H, W) of `log_prob`."""
         total = torch.zeros_like(torch.fft.rfft2(x))
         for j, z in self._responses(x):
             (slope,) = self._of_expert(j, z, lambda expert, v: (expert.score(v),))

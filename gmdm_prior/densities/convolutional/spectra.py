@@ -39,7 +39,7 @@ class Bands:
     size: tuple[int, int]
 
     def mask(self, index: int) -> Tensor:
-        """Where a filter owns, as a real tensor; -1 gives frequency zero."""
+        """Give a real tensor of ones where a filter owns; -1 gives frequency zero."""
         return (self.owner == index).to(self.phasor.real.dtype)
 
     def share(self, index: int) -> Tensor:

@@ -40,7 +40,7 @@ class TrainableConvolution(ConvolutionalModel):
 
     @property
     def magnitude(self) -> Tensor:
-        """(J,), positive."""
+        """Magnitudes (J,), which are positive."""
         return self.log_magnitude.exp()
 
     @torch.no_grad()

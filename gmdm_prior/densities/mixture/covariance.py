@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class _Oriented:
         return torch.einsum("nd,kde->nke", y @ self.rows.T, self.precisions)
 
     def log_joint(self, y: Tensor) -> Tensor:
-        """(N, K)."""
+        """Log-densities (N, K) of each class, with its weight."""
         square = (self.solved(y) * (y @ self.rows.T)[:, None]).sum(2)
         return self.constants - 0.5 * square
 
@@ -158,7 +159,7 @@ class MixtureAtCovariance(Diffused):
         """Posterior mean, and the second moment around it of which a class's part is given."""
         y, mean = self._centred(y), self.posterior_mean(y)
         off = mean - (y @ self.flat.T @ self.flat + self.centre)
-        total = 0.0
+        total: Any = 0.0
         for part, weight in self._weighed(y):
             within = of_class(part.covariances(self.flat))
             between = of_mean(part.means(y, self.flat) - off[:, None])
@@ -240,8 +241,9 @@ def add_noise(
     events = x.reshape(-1, *x.shape[-3:])
     s = patch_covariance(noise, 0, x.shape[-3:]).matrix.to(x.device)
     curvatures, axes = torch.linalg.eigh(s)
-    place = {"generator": generator, "dtype": s.dtype, "device": s.device}
-    drawn = torch.randn(len(events), len(s), **place) @ (axes * curvatures.clamp(min=0).sqrt()).T
+    count = len(events), len(s)
+    white = torch.randn(count, generator=generator, dtype=s.dtype, device=s.device)
+    drawn = white @ (axes * curvatures.clamp(min=0).sqrt()).T
     drawn = drawn.unflatten(1, (mean_part.channels, mean_part.pixels))
     if mean_part.variance is None:
         drawn = drawn - drawn.mean(2, keepdim=True)

@@ -18,6 +18,7 @@ taken by its diagonal, sum_i a_ji² s_i: exact where it is constant over a patch
 from __future__ import annotations
 
 import math
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -101,11 +102,12 @@ class PatchMixture(PatchDensity):
     def draw(self, noise: Tensor, generator: torch.Generator | None) -> Tensor:
         """Samples (N, a), one at each noise variance (N, 1): a class, a symmetry, responses."""
         n, dtype = len(noise), noise.dtype
-        place = {"generator": generator, "device": self.filters.device}
+        device = self.filters.device
         k = torch.multinomial(self.weights.to(dtype), n, replacement=True, generator=generator)
-        h = torch.randint(len(symmetry.group(self.symmetries)), (n,), **place)
+        symmetries = len(symmetry.group(self.symmetries))
+        h = torch.randint(symmetries, (n,), generator=generator, device=device)
         std = (self.variances.to(dtype)[k] + noise).sqrt()
-        u = std * torch.randn(std.shape, dtype=dtype, **place)
+        u = std * torch.randn(std.shape, dtype=dtype, generator=generator, device=device)
         x = self.mean_part.sample(n, noise, generator)
         oriented = _oriented(self.filters.to(dtype), self.symmetries)
         for g, bases in enumerate(oriented):
@@ -117,6 +119,12 @@ class PatchMixture(PatchDensity):
     def zero_mean_lipschitz(self, sigma: float) -> float:
         """Largest curvature of -log f(., sigma) among zero-mean patches, 1 / (min v + sigma²)."""
         return 1.0 / (float(self.variances.detach().min()) + sigma * sigma)
+
+    @overload
+    def at(self, noise: Tensor) -> DiffusedMixture: ...
+
+    @overload
+    def at(self, noise: Covariance) -> MixtureAtCovariance: ...
 
     def at(self, noise: Tensor | Covariance) -> DiffusedMixture | MixtureAtCovariance:
         """The model at a noise *variance*: () for all, (N, 1) per patch, (N, a) per pixel.
@@ -153,14 +161,14 @@ class PatchMixture(PatchDensity):
 
     @torch.no_grad()
     def made_exact(self) -> PatchMixture:
-        """Itself, in place, with exactly orthonormal bases and weights of sum one."""
+        """Make bases exactly orthonormal and weights of sum one, in place; returns itself."""
         self.filters.copy_(orthonormalise(self.filters))
         self.weights.div_(self.weights.sum())
         return self
 
 
 def _oriented(filters: Tensor, symmetries: str) -> list[Tensor]:
-    """For each basis (|H| J, a): the rows h^-1 a_j, for which <h^-1 a_j, x> = <a_j, h x>."""
+    """The rows h^-1 a_j (|H| J, a) of each basis, for which <h^-1 a_j, x> = <a_j, h x>."""
     turns = [symmetry.inverse(h) for h in symmetry.group(symmetries)]
     seen = torch.stack([symmetry.act(filters, q) for q in turns], 1)
     return list(seen.flatten(3).flatten(1, 2))

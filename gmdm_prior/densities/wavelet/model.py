@@ -20,6 +20,8 @@ The low-pass band is the tiles' mean, N(1/2, variance) in grey levels, independe
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -179,10 +181,11 @@ class WaveletModel(DensityModel):
         experts = {k: v for k, v in tensors.items() if k != "taps"}
         rest = {k: v for k, v in options.items() if k not in ("experts", "wavelet")}
         wavelet = tensors["taps"] if options["wavelet"] is None else options["wavelet"]
-        return cls(unpack(options["experts"], experts, rest), wavelet)
+        tiles: Any = unpack(options["experts"], experts, rest)
+        return cls(tiles, wavelet)
 
     def made_exact(self) -> WaveletModel:
-        """Itself, in place, with an exact density of tiles."""
+        """Make the density of tiles exact, in place; returns itself."""
         self.experts.made_exact()
         return self
 
@@ -199,7 +202,7 @@ class WaveletModel(DensityModel):
         return on_images(x, sigma, evaluate)[0]
 
     def _variance(self, planes: Tensor, noise: Tensor) -> tuple[Tensor]:
-        """(N, H, W), some rows of tiles at a time."""
+        """Variances (N, H, W), worked out some rows of tiles at a time."""
         bank = self.bank.to(planes)
         tiles, level = to_tiles(planes, bank, self.levels), _per_tile(noise)
         rows, across = tiles.shape[1:3]

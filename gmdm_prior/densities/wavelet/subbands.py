@@ -64,7 +64,7 @@ class SubbandExperts(PatchDensity):
 
     @property
     def filters(self) -> Tensor:
-        """(J, 1, b, b), the filters lambda_s a_i of all details, J = b² - 1."""
+        """The filters lambda_s a_i (J, 1, b, b) of all details, J = b² - 1."""
         rows, band = haar_tile(len(self.scales) // 3)
         details = rows[:-1].to(self.scales).reshape(-1, *self.event_shape)
         return self.scales[band.to(self.scales.device), None, None, None] * details

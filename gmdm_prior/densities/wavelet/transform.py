@@ -77,7 +77,7 @@ def orthonormal_taps(low: Tensor) -> Tensor:
 
 
 def _miss(taps: Tensor) -> tuple[Tensor, Tensor]:
-    """By how much taps (F,) miss the constraints, (F/2 + 1,), and its derivative (F/2 + 1, F)."""
+    """The amounts (F/2 + 1,) by which taps (F,) miss the constraints, and their derivative."""
     half = len(taps) // 2
     around = torch.cat([taps.new_zeros(len(taps)), taps, taps.new_zeros(len(taps))])
     shifted = torch.stack([around[len(taps) + 2 * i :][: len(taps)] for i in range(1 - half, half)])

@@ -108,7 +108,7 @@ class Memory:
         self.code, self.pointer = code, pointer
 
     def row(self, index: Any, length: Any) -> Memory:
-        """From number index * length on."""
+        """The numbers from number index * length on."""
         code = self.code
         if isinstance(index, int) and isinstance(length, int):
             place = code.integer(index * length)
@@ -306,7 +306,7 @@ def made_for_host(
             with making:
                 return made(*arguments)
 
-        once.cache_clear = made.cache_clear
+        once.cache_clear = made.cache_clear  # type: ignore[attr-defined]
         return once
 
     return decorate

@@ -96,7 +96,7 @@ class FusedLevel:
 
 @lru_cache
 def _to_coordinates(size: int) -> Tensor:
-    """(a, a), for which rows of filters times it are the filters in coordinates."""
+    """The matrix (a, a) that turns rows of filters into filters in coordinates."""
     matrix = torch.from_numpy(coordinate_matrix(size))
     return (matrix / matrix.square().sum(1, keepdim=True)).T
 

@@ -57,7 +57,7 @@ class Layout:
 
     @property
     def padded_rows(self) -> int:
-        """With the rows of zeros that fill the last block."""
+        """Rows of a basis with the rows of zeros that fill the last block."""
         return self.rows + -self.rows % self.blocking.rows
 
     @property

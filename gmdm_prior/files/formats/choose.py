@@ -44,6 +44,7 @@ MAGIC = (  # where, what, which
     (0, b"MM\0*", "tiff"),
     (0, b"II+\0", "tiff"),
     (0, b"MM\0+", "tiff"),
+    (0, b"\x89HDF\r\n", "hdf5"),
 )
 LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".jp2", ".j2k", ".avif")
 LOSSLESS = ".png"  # what pictures become that came in a lossy format
@@ -98,7 +99,13 @@ def read(
         raise ValueError(f"image {str(path)!r} is a folder; give a file")
     try:
         kind = kind_of(path)
+        if kind == "hdf5":
+            raise ValueError(
+                "HDF5 is read as a measurement: `gmdm restore denoise measurement=FILE key=NAME`"
+            )
         picture = KINDS[kind].read(path, axis, key)
+        if picture.dtype.kind == "c":
+            raise ValueError("it holds complex numbers; restore them with physics.name=mri")
         if axis is not None and kind == "pillow":
             raise ValueError("axis is for volumes, and this is a picture: leave it out")
         return picture.ranged(data_range)
@@ -123,6 +130,24 @@ def write(picture: Picture, path: str | os.PathLike) -> None:
     check_suffix(path)
     try:
         KINDS[SUFFIXES.get(suffix_of(path), "pillow")].write(picture, path)
+    except ValueError as error:
+        raise ValueError(f"out={path.name!r}: {error}") from None
+    except OSError as error:
+        reason = error.strerror or f"{error} (is the disk full?)"  # NumPy's says bytes only
+        raise OSError(f"out={path.name!r} cannot be written: {reason}") from error
+
+
+def check_place(picture: Picture, path: str | os.PathLike) -> None:
+    """Refuse a file whose format has no place for a picture, before the picture is worked on.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    path = Path(path)
+    refuse = getattr(KINDS[SUFFIXES.get(suffix_of(path), "pillow")], "refuse", None)
+    try:
+        if refuse is not None:
+            refuse(picture, path)
     except ValueError as error:
         raise ValueError(f"out={path.name!r}: {error}") from None
 
@@ -154,7 +179,7 @@ def suffix_for(path: str | os.PathLike) -> str:
     """
     suffix, kind = suffix_of(path), kind_of(path)
     if suffix in LOSSY:
-        return LOSSLESS
+        return ".tif" if kind == "pillow" and suffix != ".mpo" and _moves(path) else LOSSLESS
     if SUFFIXES.get(suffix, "pillow") != kind:  # named as something else, or not at all
         return next((own for own, module in SUFFIXES.items() if module == kind), LOSSLESS)
     try:
@@ -162,3 +187,14 @@ def suffix_for(path: str | os.PathLike) -> str:
     except ValueError:
         return LOSSLESS
     return suffix
+
+
+def _moves(path: str | os.PathLike) -> bool:
+    """Whether a file holds several pictures, such as an animation."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
+    except (OSError, Image.DecompressionBombError):  # said when it is read
+        return False

@@ -20,7 +20,11 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
     """All frames; the range is that of the stored bits, of CT at most -1024 to 3071 HU."""
     pydicom = needed("pydicom", "a DICOM file")
     try:
-        data = pydicom.dcmread(path)
+        data = pydicom.dcmread(path, force=True)  # also without the preamble
+        if "PixelData" not in data:
+            raise ValueError("no picture of DICOM: it holds no pixels")
+        if "TransferSyntaxUID" not in data.file_meta:
+            data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
         array = data.pixel_array
     except (pydicom.errors.InvalidDicomError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"no picture of DICOM: {error}") from None
@@ -46,6 +50,12 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
     return picture
 
 
+def refuse(picture: Picture, path: Path) -> None:
+    """Refuse what does not come from DICOM."""
+    if "data" not in picture.metadata:
+        raise ValueError(".dcm is written of DICOM files only: use .tif or .npy")
+
+
 def write(picture: Picture, path: Path) -> None:
     """The data set that was read, with other pixels and an identity of its own.
 
@@ -53,13 +63,14 @@ def write(picture: Picture, path: Path) -> None:
         ValueError: for a picture that does not come from DICOM, or has another shape.
     """
     pydicom = needed("pydicom", "a DICOM file")
-    data: Any = copy.deepcopy(picture.metadata.get("data"))
-    if data is None:
-        raise ValueError(".dcm is written of DICOM files only: use .tif or .npy")
+    refuse(picture, path)
+    data: Any = copy.deepcopy(picture.metadata["data"])
     array = picture.layout.array(picture.values)
     if data.file_meta.TransferSyntaxUID.is_compressed:
         data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     data.Rows, data.Columns = picture.values.shape[2:]
+    if data.SamplesPerPixel > 1:
+        data.PlanarConfiguration = 0  # red, green and blue of a pixel stand side by side
     data.PixelData = np.ascontiguousarray(array).tobytes()
     data["PixelData"].VR = "OW" if data.BitsAllocated > 8 else "OB"
     data["PixelData"].is_undefined_length = False

@@ -37,6 +37,7 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
         slope=float(header.get("BSCALE", 1)),
         intercept=float(header.get("BZERO", 0)),
         metadata={"units": units, "index": index},
+        blank=header.get("BLANK") if raw.dtype.kind in "iu" else None,
     )
     if len(found) > 1:
         picture.notes = (f"of its {len(found)} pictures the first; the others are kept",)

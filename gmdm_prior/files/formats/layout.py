@@ -78,6 +78,8 @@ def of_axes(shape: tuple[int, ...], axis: int | None = None, colour: bool = Fals
     Raises:
         ValueError: for too few axes, or an axis that there is not.
     """
+    if 0 in shape:
+        raise ValueError(f"it is empty: its shape is {shape}")
     count = len(shape)
     inner = count - 1 if colour else count
     if inner < 2:

@@ -43,6 +43,12 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
     )
 
 
+def refuse(picture: Picture, path: Path) -> None:
+    """Refuse what does not come from NIfTI."""
+    if picture.kind != "nifti":
+        raise ValueError(".nii is written of NIfTI files only: use .tif or .npy")
+
+
 def write(picture: Picture, path: Path) -> None:
     """The volume with the header of the file that it came from.
 
@@ -50,9 +56,8 @@ def write(picture: Picture, path: Path) -> None:
         ValueError: for a picture that does not come from NIfTI.
     """
     nibabel = needed("nibabel", "a NIfTI file")
-    image = picture.metadata.get("image") if picture.kind == "nifti" else None
-    if image is None:
-        raise ValueError(".nii is written of NIfTI files only: use .tif or .npy")
+    refuse(picture, path)
+    image = picture.metadata["image"]
     array = np.ascontiguousarray(picture.layout.array(picture.values))
     written = type(image)(array, image.affine, image.header.copy())
     written.header.set_data_dtype(array.dtype)

@@ -52,7 +52,10 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
     if colour and native.shape[-1] == 4:
         values, alpha = values[:, :3], values[:, 3:]
     metadata = {"key": key, "others": others}
-    return Picture(values, "npy", layout, alpha=alpha, metadata=metadata)
+    notes: tuple[str, ...] = ()
+    if axis is None and native.ndim == 3 and len(native) == 3 and not colour:
+        notes = (f"shape {native.shape}: three gray slices; of colour the last axis is the three",)
+    return Picture(values, "npy", layout, alpha=alpha, metadata=metadata, notes=notes)
 
 
 def write(picture: Picture, path: Path) -> None:

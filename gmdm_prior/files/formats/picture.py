@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from gmdm_prior.files.formats.layout import Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Range = tuple[float, float]
 AUTO = (0.1, 99.9)  # percentiles that `auto` takes for black and white
@@ -39,6 +40,7 @@ class Picture:
         alpha: transparency (pages, 1, H, W), which is written back as it was; None without.
         metadata: what its format keeps besides, for the writer.
         notes: sentences on what was assumed or changed in reading.
+        blank: the stored value of pixels that hold nothing (FITS).
     """
 
     values: np.ndarray
@@ -50,6 +52,7 @@ class Picture:
     alpha: np.ndarray | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    blank: int | None = None
 
     @property
     def pages(self) -> int:
@@ -71,30 +74,66 @@ class Picture:
         """True where black is 0 and white 255."""
         return self.range == (0.0, 255.0)
 
+    @property
+    def step(self) -> float:
+        """What neighbouring stored values differ by, in units of the range; 0 of floats."""
+        if self.dtype.kind not in "iu" or self.range is None:
+            return 0.0
+        return abs(self.slope) / (self.range[1] - self.range[0])
+
     def physical(self, values: np.ndarray) -> np.ndarray:
         """Stored values in the file's units, float64."""
         return self.intercept + self.slope * values.astype(np.float64)
 
-    def page(self, index: int) -> Tensor:
-        """Give one page (1, C, H, W) in units of the range, float32.
+    def missing(self, index: int) -> np.ndarray:
+        """Where a page (C, H, W) holds nothing: NaN, infinite or blank."""
+        stored = self.values[index]
+        if stored.dtype.kind == "f":
+            return ~np.isfinite(stored)
+        if self.blank is not None:
+            return stored == self.blank
+        return np.zeros(stored.shape, bool)
+
+    def check_page(self, index: int) -> None:
+        """Refuse a page whose range is not known, or that has missing values.
 
         Raises:
-            ValueError: the range is not known, or values are missing (NaN or infinite).
+            ValueError: with the remedy.
         """
+        self._known_range()
+        count = int(self.missing(index).sum())
+        if count:
+            raise ValueError(
+                f"{count} of its values are missing (NaN, infinite or blank): `gmdm restore "
+                "inpainting measurement=FILE` fills them in"
+            )
+
+    def page(self, index: int, fill: float | None = None) -> Tensor:
+        """Give one page (1, C, H, W) in units of the range, float32.
+
+        Args:
+            index: of the page.
+            fill: what missing values become; None refuses them.
+
+        Raises:
+            ValueError: the range is not known, or values are missing.
+        """
+        import torch  # late: what is wrong with a file is said before
+
+        if fill is None:
+            self.check_page(index)
+        unit = self._unit(index)
+        if fill is not None:
+            unit = np.where(self.missing(index), np.float32(fill), unit)
+        return torch.from_numpy(np.ascontiguousarray(unit))[None]
+
+    def _unit(self, index: int) -> np.ndarray:
         low, high = self._known_range()
         stored = self.values[index]
-        if stored.dtype.kind == "f" and not np.isfinite(stored).all():
-            count = int((~np.isfinite(stored)).sum())
-            raise ValueError(
-                f"{count} of its values are NaN or infinite: fill them in, or restore them with "
-                "physics.name=inpainting and a physics.mask that leaves them out"
-            )
         plain = (self.slope, self.intercept, low) == (1.0, 0.0, 0.0)
         if plain and stored.dtype.itemsize <= 4:
-            unit = stored.astype(np.float32) / np.float32(high)
-        else:
-            unit = ((self.physical(stored) - low) / (high - low)).astype(np.float32)
-        return torch.from_numpy(np.ascontiguousarray(unit))[None]
+            return stored.astype(np.float32) / np.float32(high)
+        return ((self.physical(stored) - low) / (high - low)).astype(np.float32)
 
     def with_pages(self, pages: Sequence[Tensor]) -> Picture:
         """Give the same picture with other pages, each (1, C, H, W) in units of the range.
@@ -105,11 +144,11 @@ class Picture:
         new = []
         for index, page in enumerate(pages):
             unit = page[0].detach().cpu().double().numpy()
+            value = (low + unit * (high - low) - self.intercept) / self.slope
             if len(pages) == self.pages and unit.shape == self.values.shape[1:]:
-                change = unit - self.page(index)[0].double().numpy()
-                value = self.values[index] + change * ((high - low) / self.slope)
-            else:
-                value = (low + unit * (high - low) - self.intercept) / self.slope
+                change = unit - self._unit(index).astype(np.float64)
+                near = self.values[index] + change * ((high - low) / self.slope)
+                value = np.where(self.missing(index), value, near)
             new.append(self._stored(value))
         values = np.stack(new)
         if values.shape == self.values.shape:
@@ -129,13 +168,26 @@ class Picture:
 
     def _known_range(self) -> Range:
         if self.range is None:
-            low, high = (self.physical(v) for v in (self.values.min(), self.values.max()))
+            low, high = self._ends()
             raise ValueError(
-                f"its values are neither 8- or 16-bit nor floats in [0, 1], but {self.dtype} from "
-                f"{low:.6g} to {high:.6g}: give data_range=low,high, the values of black and "
-                "white, or data_range=auto"
+                f"its values are neither unsigned 8- or 16-bit nor floats in [0, 1], but "
+                f"{self.dtype} from {low:.6g} to {high:.6g}: give data_range=low,high, the values "
+                "of black and white, or data_range=auto"
             )
         return self.range
+
+    def _seen(self) -> np.ndarray:
+        """The stored values that are not missing."""
+        missing = np.stack([self.missing(index) for index in range(self.pages)])
+        return self.values[~missing] if missing.any() else self.values
+
+    def _ends(self) -> Range:
+        """The least and the largest physical value, sorted."""
+        seen = self._seen()
+        if not seen.size:
+            raise ValueError("all of its values are missing (NaN, infinite or blank)")
+        low, high = sorted(float(self.physical(value)) for value in (seen.min(), seen.max()))
+        return low, high
 
     def ranged(self, data_range: str | Range | None) -> Picture:
         """The picture with its range settled.
@@ -146,12 +198,13 @@ class Picture:
                 of those, with a note.
         """
         if data_range == "auto":
-            low, high = (float(v) for v in np.percentile(self.physical(self.values), AUTO))
+            self._ends()  # or refuse it
+            low, high = (float(v) for v in np.percentile(self.physical(self._seen()), AUTO))
             high = high if high > low else low + 1
             note = f"data_range=auto is {low:.6g},{high:.6g}"
             return replace(self, range=(low, high), notes=(*self.notes, note))
         if data_range is not None:
-            return replace(self, range=data_range)
+            return replace(self, range=cast(Range, data_range))
         if self.range is not None:
             return self
         return self._usual()
@@ -160,7 +213,7 @@ class Picture:
         stored = self.values
         if stored.dtype == bool or not stored.size:
             return self
-        low, high = sorted(float(self.physical(v)) for v in (stored.min(), stored.max()))
+        low, high = self._ends()
         if stored.dtype == np.uint8 and self.slope == 1:
             return replace(self, range=(0.0, 255.0))
         sixteen = stored.dtype.itemsize == 2 and stored.dtype.kind in "iu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def read(path: Path, axis: int | None = None, key: str | None = None) -> Picture
             raise ValueError(f"its pictures differ in size ({shapes}): split it into files")
         series = found[0]
         page = series.keyframe
-        if page.photometric.name in FOR_PILLOW and page.dtype == np.uint8:
+        if cast(Any, page.photometric).name in FOR_PILLOW and page.dtype == np.uint8:
             return _by_pillow(path)
         try:
             arrays = [s.asarray() for s in found]
@@ -125,6 +125,8 @@ def _metadata(file: Any, page: Any, axes: str) -> dict[str, Any]:
         kept["resolutionunit"] = int(tags.valueof(296, default=2))
     if 34675 in tags:
         kept["iccprofile"] = tags[34675].value
+    if page.extrasamples and page.extrasamples[0].name == "ASSOCALPHA":
+        kept["alpha"] = "ASSOCALPHA"
     kept["planar"] = bool(page.planarconfig == 2 and page.samplesperpixel > 1)
     kept["compressed"] = int(page.compression) != 1
     kept["tags"] = [
@@ -157,7 +159,7 @@ def write(picture: Picture, path: Path) -> None:
         "photometric": kept.get("photometric")
         if kept.get("photometric") == "MINISWHITE"
         else usual,
-        "extrasamples": None if picture.alpha is None else ["UNASSALPHA"],
+        "extrasamples": None if picture.alpha is None else [kept.get("alpha", "UNASSALPHA")],
         "resolution": kept.get("resolution"),
         "resolutionunit": kept.get("resolutionunit"),
         "compression": "zlib" if kept.get("compressed") else None,

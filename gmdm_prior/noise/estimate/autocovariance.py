@@ -92,7 +92,7 @@ class Blocks:
     variances: Tensor
 
     def flattest(self, share: float = SHARE) -> Blocks:
-        """Those of least variance."""
+        """The blocks of least variance."""
         count = min(len(self.variances), max(FEWEST, int(share * len(self.variances))))
         pick = self.variances.argsort()[:count]
         return Blocks(*(v[pick] for v in (self.residuals, self.valid, self.means, self.variances)))

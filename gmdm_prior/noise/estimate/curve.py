@@ -51,7 +51,7 @@ class Line:
     ratio: float = math.inf
 
     def curve(self, lowest: float, highest: float) -> NoiseCurve:
-        """As a table for brightnesses between two ends."""
+        """The curve as a table for brightnesses between two ends."""
         x = torch.linspace(lowest, max(highest, lowest + 1e-6), POINTS, dtype=torch.float64)
         return NoiseCurve(x, (self.gain * x + self.offset).clamp(min=0).sqrt())
 
@@ -78,16 +78,17 @@ def line_of_groups(ladder: Ladder, brightness: Tensor) -> Line | None:
         errors.append(min(found.error, 2.0))
     if len(means) < 3 or means[-1] - means[0] < 1e-6:
         return None
-    x, v = (torch.tensor(t, dtype=torch.float64) for t in (means, [s * s for s in levels]))
+    x = torch.tensor(means, dtype=torch.float64)
+    v = torch.tensor([s * s for s in levels], dtype=torch.float64)
     error = torch.tensor(errors, dtype=torch.float64)
     expected = v.clone()
     for _ in range(5):
         gain, offset, spread = weighted_line(x, v, (2 * expected * error).clamp(min=1e-12))
         expected = (gain * x + offset).clamp(min=0.05 * float(v.mean()))
-    ends = (gain * x[[0, -1]] + offset).clamp(min=1e-12)
+    extremes = (gain * x[[0, -1]] + offset).clamp(min=1e-12)
     misfit = ((v - gain * x - offset) / (2 * expected * error)).square().sum() / (len(x) - 2)
     sure = gain / (spread * max(1.0, float(misfit) ** 0.5))
-    return Line(gain, offset, sure, float((ends[1] / ends[0]).sqrt()))
+    return Line(gain, offset, sure, float((extremes[1] / extremes[0]).sqrt()))
 
 
 def line_of_blocks(plane: Tensor, lying: Tensor | None = None) -> Line | None:
@@ -106,10 +107,10 @@ def line_of_blocks(plane: Tensor, lying: Tensor | None = None) -> Line | None:
         kept = pure.sort()[0][: max(3, int(SHARE * trials))].mean()
         x.append(blocks.means[flat].mean())
         v.append(blocks.variances[flat].mean() / kept.to(plane.device))
-    x, v = torch.stack(x), torch.stack(v)
-    if float(x.max() - x.min()) < 1e-6:
+    means, variances = torch.stack(x), torch.stack(v)
+    if float(means.max() - means.min()) < 1e-6:
         return None
-    gain, offset, _ = weighted_line(x, v, v.clamp(min=1e-9))
+    gain, offset, _ = weighted_line(means, variances, variances.clamp(min=1e-9))
     return Line(gain, offset)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ def estimate_noise(
 
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    frames = list(images) if isinstance(images, (list, tuple)) else [images]
+    frames: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
     if len(frames) not in (1, 2):
         raise ValueError(f"images must be one batch or two of the same scenes; got {len(frames)}")
     first = frames[0]
@@ -138,7 +139,7 @@ def _of_one(scene: list[Tensor], model: DensityModel, hidden: Tensor, kind: str)
     if bool(lying.all()):
         lying = hidden
     if len(scene) == 2:
-        sigma, bounds, lags, curve, notes = of_two_frames(*scene, lying, kind)
+        sigma, bounds, lags, curve, notes = of_two_frames(scene[0], scene[1], lying, kind)
         return Found(sigma, bounds, lags, curve, notes, opponent=len(lags) == 3)
     image, (scale, shift) = scene[0], _units(scene[0][~lying])
     if scale != 1:

@@ -24,7 +24,7 @@ class Found:
     opponent: bool = False
 
     def scaled(self, factor: float, shift: float) -> Found:
-        """For the image times a factor plus a shift."""
+        """What was found, for the image times a factor plus a shift."""
         curve = self.curve
         if curve is not None:
             curve = NoiseCurve(curve.brightness * factor + shift, curve.level * factor)
@@ -54,7 +54,7 @@ class Found:
 def joined(found: list[Found]) -> Noise:
     """The noise of a batch."""
     sigma = torch.tensor([f.sigma for f in found], dtype=torch.float64)
-    bounds = tuple(torch.tensor([f.bounds[i] for f in found], dtype=torch.float64) for i in (0, 1))
+    low, high = (torch.tensor([f.bounds[i] for f in found], dtype=torch.float64) for i in (0, 1))
     notes = [
         f"image {i}: {n}" if len(found) > 1 else n for i, f in enumerate(found) for n in f.notes
     ]
@@ -68,7 +68,8 @@ def joined(found: list[Found]) -> Noise:
         curves = tuple(f.curve or NoiseCurve([0.5], [f.sigma]) for f in found)
     white = torch.tensor([not f.lags for f in found])
     opponent = bool(correlated) and correlated[0].opponent
-    return Noise(None if correlated else sigma, lags, curves, white, bounds, tuple(notes), opponent)
+    level = None if correlated else sigma
+    return Noise(level, lags, curves, white, (low, high), tuple(notes), opponent)
 
 
 def _white_lags(found: Found, like: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ from gmdm_prior.noise.patches import Patches, spread_patches
 RED, DOUBT, TEXTURE, BLUE = 0.33, 0.5, 0.9, 1.2
 SURE, LESS_SURE, UNEVEN, PLATEAU = 5.0, 3.5, 2.0, 1.5
 UNSEEN = 0.5  # relative standard error of a level that may as well be none
-MORE = 1.6
+MORE, ENOUGH = 1.6, 50  # so many blocks are enough to say that they are alike
 PATCHES, FEWEST = 1_000, 16  # at half the size
 LADDERS, BELOW, ABOVE = 4, 0.6, 1.65  # one above the other, each so far in log sigma
 LEAST = 0.002  # level around which the half-size image's is looked for, at least
@@ -94,7 +94,9 @@ def _more_in_blocks(plane: Tensor, full: Reading, lying: Tensor | None) -> bool:
     if lying is None or not bool(lying.any()):
         return False
     blocks = read_autocovariance(plane[0], lying[0])
-    return blocks is not None and blocks.plateau < PLATEAU and blocks.sigma > MORE * full.sigma
+    if blocks is None or blocks.blocks < ENOUGH:
+        return False
+    return blocks.plateau < PLATEAU and blocks.sigma > MORE * full.sigma
 
 
 def half_size(

@@ -12,6 +12,7 @@ from gmdm_prior.files.formats.choose import suffix_of
 from gmdm_prior.files.formats.picture import Range
 from gmdm_prior.files.pictures import read_pages
 
+SUFFIXES: tuple[str, ...]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy", ".dcm", ".fits")
 SUFFIXES += (".mrc", ".nii", ".nii.gz")
 BSDS500 = "bsds500:"
@@ -27,7 +28,9 @@ def expanded(key: str, path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise ValueError(f"{key}={path} names a home that does not exist: write it out") from None
+        raise ValueError(
+            f"{key}={path} names a home folder that does not exist: write the path out"
+        ) from None
 
 
 def _sorted_images(folder: Path) -> list[Path]:

@@ -150,6 +150,7 @@ def image_sigmas(images: Images, noise: float | str) -> list[Tensor] | None:
     """
     if not isinstance(noise, str):
         return None
+    named: dict[Any, Tensor]
     named = dict(images if isinstance(images, Mapping) else enumerate(images))
     if is_table(noise):
         if not all(isinstance(name, (str, Path)) for name in named):

@@ -49,12 +49,12 @@ def _first_bases(
     count: int, mixture: FullMixture, symmetries: Tensor, generator: torch.Generator | None
 ) -> Tensor:
     """Eigenbases of components drawn as in k-means++."""
-    chosen = torch.multinomial(mixture.weights, 1, generator=generator).item()
+    chosen = int(torch.multinomial(mixture.weights, 1, generator=generator))
     bases = _eigenbasis(mixture.covariances[chosen])[None]
     while len(bases) < count:
         loss = diagonal_losses(bases, mixture, symmetries).flatten(1).amin(1)
         chance = (mixture.weights * loss).clamp(min=1e-12)
-        chosen = torch.multinomial(chance, 1, generator=generator).item()
+        chosen = int(torch.multinomial(chance, 1, generator=generator))
         bases = torch.cat([bases, _eigenbasis(mixture.covariances[chosen])[None]])
     return bases
 
@@ -138,7 +138,7 @@ def merge(mixture: TiedMixture, classes: int) -> TiedMixture:
     variances, weights = variances.clone(), weights.clone()
     live = torch.ones_like(basis, dtype=torch.bool)
     for _ in range(len(weights) - classes):
-        i, j = divmod(costs.argmin().item(), len(weights))
+        i, j = divmod(int(costs.argmin()), len(weights))
         total = weights[i] + weights[j]
         variances[i] = (weights[i] * variances[i] + weights[j] * variances[j]) / total
         weights[i], live[j] = total, False

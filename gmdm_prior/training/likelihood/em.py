@@ -39,6 +39,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -128,7 +129,8 @@ def _to_tied(problem: EMProblem, state: EMState) -> EMState:
     generator = torch.Generator()
     generator.set_state(state.random_state)
     settings = problem.settings
-    tied = clustering.cluster(state.mixture, settings.bases, problem.turns, generator)
+    full = cast(FullMixture, state.mixture)
+    tied = clustering.cluster(full, settings.bases, problem.turns, generator)
     tied = clustering.merge(tied, settings.classes)
     return EMState("tied", 0, tied, generator.get_state(), state.sigmas)
 
@@ -165,7 +167,8 @@ def advance(problem: EMProblem, state: EMState) -> tuple[EMState, EMRecord]:
     sigmas, iteration = state.sigmas, state.iteration + 1
     if sigmas is not None and state.stage == "tied" and iteration in REFINED_AFTER:
         group, reference = problem.noise.group, settings.noise**2
-        sigmas = noise_groups.refined(x, group, sigmas, mixture, reference, *turns)
+        tied = cast(TiedMixture, mixture)
+        sigmas = noise_groups.refined(x, group, sigmas, tied, reference, *turns)
     record = EMRecord(
         state.stage,
         iteration,
@@ -187,7 +190,7 @@ def to_model(problem: EMProblem, state: EMState) -> PatchMixture:
     """The model of a state of the tied stage, in float32."""
     if state.stage != "tied":
         raise ValueError(f"state must be of the tied stage to be a model; got {state.stage!r}")
-    mixture = state.mixture
+    mixture = cast(TiedMixture, state.mixture)
     variances = (mixture.variances - problem.settings.noise**2).clamp(min=FLOOR)
     return PatchMixture(
         to_filters(mixture.bases, problem.channels, problem.size).float(),

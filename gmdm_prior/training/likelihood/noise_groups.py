@@ -124,11 +124,14 @@ def maximise(
         surplus: e_l of each level.
         pen: the regulariser.
     """
-    full = isinstance(mixture, FullMixture)
-    if list(surplus) == [0.0]:
-        (one,) = statistics
-        return full_mixture.maximise(one, pen) if full else tied_mixture.maximise(mixture, one, pen)
-    return (maximise_full if full else maximise_tied)(mixture, statistics, surplus, pen)
+    one = statistics[0] if list(surplus) == [0.0] else None
+    if isinstance(mixture, FullMixture):
+        if one is not None:
+            return full_mixture.maximise(one, pen)
+        return maximise_full(mixture, statistics, surplus, pen)
+    if one is not None:
+        return tied_mixture.maximise(mixture, one, pen)
+    return maximise_tied(mixture, statistics, surplus, pen)
 
 
 def _fit(totals: Tensor, powers: Tensor, counts: Tensor, surplus: Tensor, pen: Penalty) -> Tensor:
@@ -271,7 +274,7 @@ def refined(
 
 
 def _top(places: Tensor, heights: Tensor) -> float:
-    """Where the parabola through the highest point and its neighbours is highest."""
+    """The place where the parabola through the highest point and its neighbours is highest."""
     i = min(max(int(heights.argmax()), 1), len(places) - 2)
     below, middle, above = heights[i - 1 : i + 2].tolist()
     bend = below - 2 * middle + above

@@ -67,7 +67,7 @@ class PatchNoise:
         return (total / counts).sqrt()
 
     def variances(self, sigmas: Tensor | None) -> Tensor:
-        """Of each patch's noise, (N,) float64, when the levels of the groups are `sigmas` (M,)."""
+        """Noise variances (N,) of the patches, float64, at levels `sigmas` (M,) of the groups."""
         sigma = self.sigma.double()
         if sigmas is not None:
             sigma = sigma * (sigmas / self.first_levels())[self.group]

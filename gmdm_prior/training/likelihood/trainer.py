@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -105,7 +105,7 @@ def em_problem(pool: ImagePool, settings: FitSettings) -> EMProblem:
     else:
         patches, sigma, image = sample_noisy_patches(pool.images, pool.sigmas, *place)
         groups = {"auto": lambda: image, "map": lambda: alike(sigma, image)}
-        noise = PatchNoise(sigma, groups.get(settings.noise, lambda: None)())
+        noise = PatchNoise(sigma, groups.get(cast(Any, settings.noise), lambda: None)())
     return EMProblem.from_patches(patches, chosen, noise)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class WaveletTrainer:
         if trees is None:
             return None
         proper = trees.with_mean(self._mean_variance)
-        return WaveletModel(proper, self._settings.wavelet).requires_grad_(False)
+        return WaveletModel(cast(Any, proper), self._settings.wavelet).requires_grad_(False)
 
     def held_out_loss(self, held_out: HeldOut, model: WaveletModel) -> float:
         """Give the same loss on held-out tiles as they are."""
@@ -95,7 +96,7 @@ class WaveletTrainer:
         ]
         kept = torch.cat(drawn)
         square = (kept.mean((1, 2, 3)).double() - 0.5).square().mean().item()
-        noise = settings.noise**2 / side**2
+        noise = cast(float, settings.noise) ** 2 / side**2
         self._mean_variance = max(square - noise, LEAST_MEAN_VARIANCE)
         return EMProblem.from_patches(kept, chosen)
 
@@ -113,7 +114,7 @@ def held_out_tiles(pool: ImagePool, settings: FitSettings) -> HeldOut:
         noise=[torch.randn(image.shape, generator=g) for image in images],
         patches=without_mean(tiles[chosen]),
         density=partial(_of_images, seed=settings.seed),
-        sigma=settings.noise,
+        sigma=cast(float, settings.noise),
         denoiser=own_denoiser,
     )
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -84,7 +84,7 @@ class Request:
         Raises:
             ValueError: something else was asked for.
         """
-        adopted = of_init(config, init)
+        adopted = cast(TrainConfig, of_init(config, init))
         for key in ("model", "symmetries"):
             asked, has = self.given.get(key), getattr(adopted, key)
             if asked not in (None, has):

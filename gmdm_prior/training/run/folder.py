@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +105,7 @@ class RunFolder:
         return self.path.is_dir() and any(p != self.lock for p in self.path.iterdir())
 
     def resumed(self, config: TrainConfig) -> Checkpoint | None:
-        """Where a run stands that goes on here; None for one that begins.
+        """The checkpoint of a run that goes on here; None for one that begins.
 
         Raises:
             ValueError: the folder is occupied and resume=false, or its run is another one.
@@ -176,7 +177,7 @@ class RunFolder:
             for row in self.rows()
         ]
 
-    def training_noise(self, noise: float | str, files: Sequence[Path]) -> dict[str, str]:
+    def training_noise(self, noise: Any, files: Sequence[Path]) -> dict[str, str]:
         """The card's entry `training_noise`; clean images have none.
 
         Levels estimated of each image (`noise=auto`) are also written to `noise_levels.csv`, as a
@@ -250,8 +251,8 @@ def split(config: TrainConfig) -> tuple[dict[Path, Tensor], dict[Path, Tensor]]:
     """
     size = config.patch_size
     data_range = parse_range(config.data_range)
-    images = read_images(find_images(config.data), config.channels, data_range)
-    images = usable(images, size, f"a patch with patch_size={size}")
+    pictures = read_images(find_images(config.data), config.channels, data_range)
+    images: dict[Any, Tensor] = usable(pictures, size, f"a patch with patch_size={size}")
     if len(images) > 1:
         training, held_out = split_held_out(list(images), config.holdout)
         seen = at_scales({f: images[f] for f in training}, config.scales, size)

@@ -6,7 +6,7 @@ import contextlib
 import platform
 import shlex
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -66,7 +66,7 @@ class Job(contextlib.ExitStack):
         names = list(training)
         training.clear()  # `fit` has its own copy
         pool = image_pool(held_out, config, training=False)
-        with contextlib.closing(records):
+        with contextlib.closing(cast(Any, records)):
             if not processes.is_first():
                 for _ in records:  # the first process says what became of them
                     pass

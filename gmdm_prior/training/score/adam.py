@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -14,8 +14,11 @@ from gmdm_prior.files import safetensors as storage
 
 BETAS = (0.9, 0.98)
 
+Start = TypeVar("Start", bound=DensityModel)
+Free = TypeVar("Free", bound=DensityModel)
 
-class Descent:
+
+class Descent(Generic[Start, Free]):
     """Adam on a trainable copy in float64, with rates that fall to zero as a half cosine.
 
     Args:
@@ -31,8 +34,8 @@ class Descent:
 
     def __init__(
         self,
-        start: DensityModel,
-        trainable: Callable[[DensityModel], DensityModel],
+        start: Start,
+        trainable: Callable[[Start], Free],
         rates: dict[str, float],
         rate: float,
     ) -> None:
@@ -59,7 +62,7 @@ class Descent:
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise FloatingPointError("a parameter is not finite after the step")
 
-    def snapshot(self) -> DensityModel:
+    def snapshot(self) -> Start:
         """The present model, float32, frozen."""
         return _with_log_weights(self.model.frozen()).float()
 
@@ -78,14 +81,14 @@ class Descent:
         self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
 
 
-def start_of(state: dict[str, Any]) -> DensityModel:
+def start_of(state: dict[str, Any]) -> Any:
     """The model that a descent with this state began from."""
     return storage.unpack(*state["start"])
 
 
 @torch.no_grad()
-def _with_log_weights(model: DensityModel) -> DensityModel:
-    """Itself, in place: the logits of experts as logarithms of their weights."""
+def _with_log_weights(model: Start) -> Start:
+    """Make the logits of experts logarithms of their weights, in place; returns itself."""
     if hasattr(model, "experts"):
         model.experts.logits.copy_(torch.log_softmax(model.experts.logits, 1))
     return model

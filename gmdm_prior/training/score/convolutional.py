@@ -61,7 +61,7 @@ class ConvolutionalTrainer:
     def __init__(self, pool: ImagePool, settings: FitSettings) -> None:
         self.steps, self.step, self.stage = settings.steps, 0, "score"
         self._pool, self._settings = pool, settings
-        self._descent: Descent | None = None
+        self._descent: Descent[ConvolutionalModel, TrainableConvolution] | None = None
 
     def _begin(self, start: ConvolutionalModel) -> None:
         rates = {"experts.logits": LOGIT_RATE}
@@ -114,7 +114,7 @@ class ConvolutionalTrainer:
 
 def denoise(model: ConvolutionalModel, y: Tensor, sigma: float) -> Tensor:
     """`ConvolutionalModel.denoise` of planes (N, H, W) in float32, from tables, differentiable."""
-    bands = sample_bands(model.owner, model.phase.float(), tuple(y.shape[-2:]))
+    bands = sample_bands(model.owner, model.phase.float(), (y.shape[-2], y.shape[-1]))
     magnitude = model.magnitude.float()
     log_weights = torch.log_softmax(model.experts.logits, 1).float()
     means, base = model.experts.means.float(), model.experts.base_scale**2

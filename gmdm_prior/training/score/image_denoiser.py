@@ -195,7 +195,7 @@ class ScoreTrainer:
             )
         self.steps, self.step, self.stage = settings.steps, 0, stage
         self._pool, self._settings = pool, settings
-        self._descent: Descent | None = None
+        self._descent: Descent[Any, Any] | None = None
         if start is not None:
             self._begin(start)
 

@@ -126,7 +126,8 @@ def _of_patch_model(model: PatchModel, x: Tensor, y: Tensor, sigma: float | Tens
     variance = event_variance(sigma, x.shape[: x.ndim - 3], noisy).reshape(-1).expand(len(clean))
     rows = filters.flatten(1).to(dtype)
     scores = logits.to(dtype)
-    wanted = tuple(torch.is_grad_enabled() and p.requires_grad for p in (filters, logits))
+    graded = torch.is_grad_enabled()
+    wanted = graded and filters.requires_grad, graded and logits.requires_grad
     fused = product_loss(
         rows.detach(), scores.detach(), clean, noisy, variance, model.experts.bound, wanted
     )

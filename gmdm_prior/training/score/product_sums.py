@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,7 +108,7 @@ class _Experts:
 
     def for_logits(self) -> Tensor:
         """Gradient of the logits (J, L), from sums over patches of u r / (s w) times 1 and m."""
-        total = sum(nodes.scatter(sums) for nodes, _, sums in self.nodes.values())
+        total: Any = sum(nodes.scatter(sums) for nodes, _, sums in self.nodes.values())
         return self.weights * (self.means * total[:, 0] - total[:, 1])
 
 

@@ -17,8 +17,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from deepinv_gmdm.command.output_folder import expanded
-from deepinv_gmdm.physics import PhysicsConfig
+from deepinv_gmdm.command.words import PAGES, expanded
+from deepinv_gmdm.operator_config import USES, PhysicsConfig
 from deepinv_gmdm.solver_config import SolverConfig
 from gmdm_prior.messages import nearest, one_line, unknown
 
@@ -46,7 +46,9 @@ class RestoreConfig:
 FILES = ("physics.kernel", "physics.mask", "physics.angles", "physics.coil_maps")  # may be files
 OF_PRIOR = ("prior.name", "prior.lambda", "prior.weights", "prior.denoiser")
 INPUTS = ("image", "measurement", "truth")
+LITERAL = (*INPUTS, "out")  # taken as they are written, and not as YAML
 NAMED = ("physics", "solver")  # mappings that a bare name stands for, as prior=tv does
+PICTURES: tuple[str, ...]
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy", ".npz", ".dcm")
 PICTURES += (".fits", ".fit", ".mrc", ".nii", ".gz", ".h5", ".hdf5")
 
@@ -86,14 +88,17 @@ def load_config(source: str, words: Sequence[str] = ()) -> DictConfig:
             if _named(key, written.get(key))[0] != key:
                 written[key] = {"name": written[key]}
         in_file = written.pop("prior", RestoreConfig.prior)
-        config = OmegaConf.merge(OmegaConf.structured(RestoreConfig), OmegaConf.create(written))
-        options, others = [], []
+        config: Any = OmegaConf.structured(RestoreConfig)
+        config = OmegaConf.merge(config, OmegaConf.create(written))
+        options: list[tuple[str, Any]] = []
+        others: list[tuple[str, Any]] = []
         for key, value in changes:
             mine = key == "prior" or key.startswith("prior.")
             (options if mine else others).append((key, value))
         priors_first = sorted(others, key=lambda change: not change[0].startswith("priors."))
         config = _update(config, [c for c in priors_first if c[0].startswith("priors.")])
-        prior = resolve_prior(in_file, OmegaConf.to_container(config.priors), options)
+        priors: Any = OmegaConf.to_container(config.priors)
+        prior = resolve_prior(in_file, priors, options)
         config.solver = OmegaConf.merge(config.solver, _solver_of(prior))
         config = _update(config, [c for c in others if not c[0].startswith("priors.")])
         config.prior = prior
@@ -116,10 +121,74 @@ def load_config(source: str, words: Sequence[str] = ()) -> DictConfig:
     except RecursionError:
         raise ValueError(f"config {str(path)!r} and its overrides are nested too deeply") from None
     _locate(config, path.parent)
-    if config.measurement and path.parent == shipped("configs").resolve():
-        if not any(key.startswith("physics.noise") for key, _ in changes):
-            config.physics.noise.sigma = "auto"  # the file's is that of its simulation
+    ours = path.parent == shipped("configs").resolve()
+    _of_this_noise(config, None if ours else written, dict(changes))
+    if config.measurement:
+        _check_measured(config, set(dict(changes)))
+    _check_files(config, set(dict(changes)))
     return config
+
+
+def _check_files(config: DictConfig, told: set[str]) -> None:
+    """Refuse a file that the operator does not look at: it would be left out in silence."""
+    name = config.physics.name
+    for key in FILES:
+        own = key.removeprefix("physics.")
+        if key in told and name in USES and own not in USES[name]:
+            users = ", ".join(other for other, keys in USES.items() if own in keys)
+            raise ValueError(f"physics.name={name} does not look at {key}: it is for {users}")
+
+
+def _of_this_noise(
+    config: DictConfig, written: dict[str, Any] | None, changes: dict[str, Any]
+) -> None:
+    """Drop what a config of the package, which simulates, says of another noise.
+
+    A measurement's noise is read off it where neither a config of the user's (`written`, None of
+    the package's) nor the command line says how strong it is. The levels of the package's configs
+    that end at a given one suit the noise of the simulation only.
+    """
+    physics = (written or {}).get("physics")
+    noise = physics.get("noise") if isinstance(physics, dict) else None
+    said = set(noise) if isinstance(noise, dict) else set()
+    told = {key for key in changes if key.startswith("physics.noise")}
+    levels = {"physics.noise.sigma", "physics.noise.gain", "physics.noise"}
+    if config.measurement and not told & levels and not said & {"sigma", "gain"}:
+        config.physics.noise.sigma = "auto"
+    other = written is None and (told or config.measurement)
+    if other and config.solver.stop is not None and "solver.stop" not in changes:
+        config.solver.stop = None
+        if "solver.start" not in changes:
+            config.solver.start = None
+
+
+def _check_measured(config: DictConfig, told: set[str]) -> None:
+    """Refuse a measurement whose operator or noise is half known, before it is read."""
+    both = ("physics.noise.gain", "physics.noise.sigma")
+    needed = both[:1] if config.physics.noise.name == "poisson" else both
+    lacking = [key for key in needed if key not in told]
+    if (
+        config.physics.noise.name.startswith("poisson")
+        and lacking
+        and told & set(both)
+        and str(config.physics.noise.sigma) != "auto"
+    ):
+        raise ValueError(
+            f"physics.noise.name={config.physics.noise.name} needs {lacking[0]} too; or leave both "
+            "out, and they are read off the measurement"
+        )
+    name = config.physics.name
+    if name not in USES:
+        raise ValueError(unknown("physics", name, USES))
+    if config.pages not in PAGES:
+        raise ValueError(
+            f"pages={config.pages} is neither each (its own noise) nor shared (one for all)"
+        )
+    if name in ("motion_blur", "blur") and config.physics.kernel is None:
+        raise ValueError(
+            f"measurement= with physics.name={name} needs physics.kernel=FILE, the picture of a "
+            "point"
+        )
 
 
 def _locate(config: DictConfig, beside: Path) -> None:
@@ -205,10 +274,16 @@ def _update(config: DictConfig, changes: Iterable[tuple[str, Any]]) -> DictConfi
 
 def _split(word: str) -> tuple[str, Any]:
     key, equals, text = word.partition("=")
-    if not equals or not key.strip():
+    key = key.strip()
+    if not equals or not key:
         raise ValueError(f"{word!r} is no override; write key=value, such as prior=tv")
+    quoted = text[:1] in ("'", '"') and text[-1:] == text[:1] and len(text) > 1
+    if key in LITERAL and text not in ("", "null", "~") and not quoted:
+        return key, text
+    if key in (*FILES, "prior.weights") and text and Path(text).exists():
+        return key, text
     try:
-        return key.strip(), yaml.safe_load(text) if text else None
+        return key, yaml.safe_load(text) if text else None
     except yaml.YAMLError:
         raise ValueError(f"the value of {word!r} is no YAML; quote it") from None
 
@@ -233,9 +308,11 @@ def _find(source: str, what: str, kind: str, suffix: str, beside: Path | None = 
         if place.is_file():
             return place.resolve()
     names = sorted(file.stem for file in folder.glob(f"*{suffix}"))
-    near = nearest(path.stem, names) or ";"
+    is_folder = path.is_dir()
+    near = ";" if is_folder else nearest(path.stem, names) or ";"
     raise ValueError(
-        f"{what} {source!r} does not exist{near} These come with the package: {', '.join(names)}"
+        f"{what} {source!r} {'is a folder' if is_folder else 'does not exist'}{near} These come "
+        f"with the package: {', '.join(names)}"
     )
 
 
@@ -248,7 +325,7 @@ def _unknown_key(key: str) -> str:
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
     for key in node:
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key!s}"
         child = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(child, DictConfig):
-            yield from _keys(child, f"{prefix}{key}.")
+            yield from _keys(child, f"{prefix}{key!s}.")

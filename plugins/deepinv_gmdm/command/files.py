@@ -6,16 +6,16 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from deepinv_gmdm.command.output_folder import refuse_loss
-from deepinv_gmdm.command.words import expanded
+from deepinv_gmdm.command.words import PAGES, expanded
 from gmdm_prior.files.formats import choose
 from gmdm_prior.files.formats.labels import refuse_labels
 from gmdm_prior.files.formats.picture import Picture, parse_range
 
-PAGES = ("each", "shared")
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def plan(
@@ -78,7 +78,8 @@ def read_noisy(path: Path, options: Mapping[str, str]) -> Picture:
     )
     try:
         refuse_labels(picture)
-        picture.page(0)
+        for index in range(picture.pages):
+            picture.check_page(index)
     except ValueError as error:
         raise ValueError(f"image {str(path)!r}: {error}") from None
     for note in picture.notes:

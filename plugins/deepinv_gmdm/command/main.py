@@ -6,9 +6,12 @@ Exit status: 0 done, 2 bad input (one sentence on standard error), 130 interrupt
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from deepinv_gmdm.command import usage
 from deepinv_gmdm.command.words import (
@@ -30,9 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [*words[:1], *flags, *(word for word in words[1:] if not word.startswith("-"))]
     given = _parser().parse_args(words)
     try:
-        given.run(given)
+        with _warnings_as_notes():
+            given.run(given)
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; nothing more was written", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
@@ -43,6 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refused("out of memory: take a smaller image, or a machine with more")
         raise
     return 0
+
+
+@contextlib.contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """What a library warns of is one sentence, said once."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = one_line(message)
+        if text not in said:
+            said.add(text)
+            print(f"note: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _refused(reason: object) -> int:
@@ -118,27 +138,36 @@ def _restore(given: argparse.Namespace) -> None:
 
         show_config(given.config, given.words)
         return
-    from deepinv_gmdm.command.restore import restore
+    from deepinv_gmdm.command.config import load_config
 
-    restore(given.config, given.words)
+    config = load_config(given.config, given.words)
+    from deepinv_gmdm.command.restore import restore_config  # late: it imports torch
+
+    restore_config(config, given.config)
 
 
 def _denoise(given: argparse.Namespace) -> None:
     files, options = split_words(given.words, "sigma=25/255")
     check_options(options, DENOISE)
     existing(files)
-    from deepinv_gmdm.command.pictures import denoise
+    from deepinv_gmdm.command.asked import denoising
 
-    denoise(files, options)
+    asked = denoising(files, options)
+    from deepinv_gmdm.command.pictures import denoise  # late: it imports torch
+
+    denoise(asked)
 
 
 def _noise(given: argparse.Namespace) -> None:
     files, options = split_words(given.words, "map=true")
     check_options(options, NOISE)
     existing(files)
-    from deepinv_gmdm.command.pictures import noise
+    from deepinv_gmdm.command.asked import noise_of
 
-    noise(files, options)
+    asked = noise_of(files, options)
+    from deepinv_gmdm.command.pictures import noise  # late: it imports torch
+
+    noise(asked)
 
 
 def _plugins(given: argparse.Namespace) -> None:

@@ -13,29 +13,34 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from deepinv_gmdm.command.files import PAGES, say
+from deepinv_gmdm.command.files import say
 from deepinv_gmdm.command.results import Results, compare, psnr
 from deepinv_gmdm.command.solving import device_of, plain_value, solve, solver_of, visible
 from deepinv_gmdm.measured.files import Measurement, kind_for, read_measurement
 from deepinv_gmdm.measured.problem import Problem, problem
 from deepinv_gmdm.operator_files import read_kernel, sides
-from deepinv_gmdm.operators import OPERATORS, as_picture, picture_title
+from deepinv_gmdm.operators import as_picture, picture_title
 from deepinv_gmdm.physics import PhysicsConfig, data_term
 from deepinv_gmdm.restoration import like_of, make_solver, measured_part
 from gmdm_prior.files.formats import choose, npy
 from gmdm_prior.files.formats.layout import plain
 from gmdm_prior.files.formats.picture import Picture, parse_range
-from gmdm_prior.messages import unknown
 
 
 def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) -> dict[str, Any]:
     """Restore the file `measurement` of a config; what `command.restore.restore` says."""
     path = Path(config.measurement)
-    physics = OmegaConf.to_object(config.physics)
-    _check(physics, config.pages)
+    physics: Any = OmegaConf.to_object(config.physics)
     given = parse_range(plain_value(config.data_range))
     kind = kind_for(physics.name)
-    measured = read_measurement(path, kind, data_range=given, axis=config.axis, key=config.key)
+    measured = read_measurement(
+        path,
+        kind,
+        data_range=given,
+        axis=config.axis,
+        key=config.key,
+        missing=physics.name == "inpainting",
+    )
     truth = None if config.truth is None else _Truth(config, measured)
     notes = [*measured.notes, *_said_once(physics)]
     suffix = _suffix(measured)
@@ -43,6 +48,7 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
     with Results(config, suffix, configs) as results, torch.no_grad():
         physics = _shared(config, measured, physics, given, device)
         done: list[tuple[Problem, Tensor, Tensor]] = []
+        told: list[dict[str, Any]] = []
         start = time.perf_counter()
         for index in range(len(measured)):
             posed, found = problem(
@@ -60,8 +66,12 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
             page = f"page {index + 1}: " if len(measured) > 1 else ""
             for note in found:
                 print(f"{page}{note}", flush=True)
-            done.append((posed, shown, solve(config, posed.physics, posed.y, like, progress)))
+            solution, info = solve(config, posed.physics, posed.y, like, progress)
+            done.append((posed, shown, solution))
+            told.append(info)
         metrics: dict[str, Any] = {"sigma": [posed.sigma for posed, _, _ in done]}
+        if any(posed.gain is not None for posed, _, _ in done):
+            metrics["gain"] = [posed.gain for posed, _, _ in done]
         scores = [] if truth is None else truth.scores(done)
         if scores:
             metrics["psnr_restored"] = sum(scores) / len(scores)
@@ -76,6 +86,7 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
             results.aside / "comparison.png",
             picture_title(posed.physics),
         )
+        results.add_progress(told[len(done) // 2])
         results.publish(metrics)
     score = f"{metrics['psnr_restored']:6.2f} dB  " if scores else ""
     print(f"restored     {score}({metrics['seconds']:.1f} s)")
@@ -83,51 +94,44 @@ def restore_file(config: DictConfig, configs: Sequence[Path], progress: bool) ->
     return metrics
 
 
-def _check(physics: PhysicsConfig, pages: str) -> None:
-    if physics.name not in OPERATORS:
-        raise ValueError(unknown("physics", physics.name, OPERATORS))
-    if pages not in PAGES:
-        raise ValueError(f"pages={pages} is neither each (its own noise) nor shared (one for all)")
-    needs = {
-        "inpainting": ("mask", "which pixels are seen"),
-        "motion_blur": ("kernel", "the picture of a point"),
-        "blur": ("kernel", "the picture of a point"),
-    }
-    if physics.name in needs:
-        key, meaning = needs[physics.name]
-        if getattr(physics, key) is None:
-            raise ValueError(
-                f"measurement= with physics.name={physics.name} needs physics.{key}=FILE, {meaning}"
-            )
-    if physics.noise.name.startswith("poisson") and str(physics.noise.sigma) == "auto":
-        raise ValueError(
-            f"physics.noise.sigma=auto reads Gaussian noise, and physics.noise.name is "
-            f"{physics.noise.name}: give physics.noise.sigma and physics.noise.gain, or "
-            "physics.noise.name=gaussian"
-        )
-
-
 def _said_once(physics: PhysicsConfig) -> list[str]:
     """What was found in the operator's files."""
     if "blur" in physics.name:
-        kernel = [] if physics.kernel is None else [read_kernel(physics.kernel)[1]]
+        kernel = [_kernel(physics)]
         outside = "repeats beyond its border" if physics.boundary == "circular" else "is open"
         return [*kernel, f"the picture {outside} (physics.boundary)"]
+    if physics.name == "super_resolution":
+        return [f"{physics.factor} times smaller on each side (physics.factor)"]
     return []
+
+
+def _kernel(physics: PhysicsConfig) -> str:
+    """What a blur is taken for."""
+    if physics.kernel is not None:
+        return read_kernel(physics.kernel)[1]
+    width = f"{physics.width:g} pixels (physics.width)"
+    if physics.name == "space_varying_blur":
+        return f"a Gaussian blur of {width} at the left, {physics.growth:g} times that at the right"
+    return f"no physics.kernel: taken for a Gaussian blur of {width}"
 
 
 def _shared(
     config: DictConfig, measured: Measurement, physics: PhysicsConfig, given: Any, device: Any
 ) -> PhysicsConfig:
-    """With pages=shared and sigma=auto, the median of the levels of all pages for each of them."""
+    """The median level of all pages for each of them, with pages=shared and sigma=auto."""
     if config.pages != "shared" or str(physics.noise.sigma) != "auto" or len(measured) == 1:
         return physics
-    levels = [
-        problem(measured, i, physics, given, None, device)[0].sigma for i in range(len(measured))
-    ]
-    level = float(np.median(levels))
-    say(f"pages=shared: noise {level:.4g} on every page")
-    return replace(physics, noise=replace(physics.noise, sigma=level))
+    posed = [problem(measured, i, physics, given, None, device)[0] for i in range(len(measured))]
+    counted = [page for page in posed if page.gain is not None]
+    alike = counted if 2 * len(counted) > len(posed) else [p for p in posed if p.gain is None]
+    noise = replace(physics.noise, sigma=float(np.median([page.sigma for page in alike])))
+    said = f"noise {noise.sigma:.4g}"
+    if alike is counted:
+        name = noise.name if noise.name.startswith("poisson") else "poisson_gaussian"
+        noise = replace(noise, name=name, gain=float(np.median([page.gain for page in alike])))
+        said += f", gain {noise.gain:.4g}"
+    say(f"pages=shared: {said} on every page")
+    return replace(physics, noise=noise)
 
 
 def _suffix(measured: Measurement) -> str:

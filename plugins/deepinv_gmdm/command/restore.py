@@ -35,7 +35,7 @@ from gmdm_prior.files.formats.picture import Picture, parse_range
 
 __all__ = ["FILES", "compare", "psnr", "restore", "scene_of", "solve", "visible"]
 
-FILES = ("restored.png", "comparison.png", "config.yaml", "metrics.json")
+FILES = ("restored.png", "comparison.png", "progress.png", "config.yaml", "metrics.json")
 
 
 def restore(source: str, words: Sequence[str] = (), progress: bool | None = None) -> dict[str, Any]:
@@ -54,7 +54,11 @@ def restore(source: str, words: Sequence[str] = (), progress: bool | None = None
         ValueError: for bad input, in one sentence.
         OSError: where the results cannot be written.
     """
-    config = load_config(source, words)
+    return restore_config(load_config(source, words), source, progress)
+
+
+def restore_config(config: DictConfig, source: str, progress: bool | None = None) -> dict[str, Any]:
+    """The same of a config that `source` gave."""
     progress = seen() if progress is None else progress
     configs = [Path(source)] if Path(source).suffix else []
     if config.measurement:
@@ -82,7 +86,8 @@ def _simulated(config: DictConfig, configs: list[Path], progress: bool) -> dict[
         title = picture_title(physics)
         print(f"{title:12} {psnr(shown, truth):6.2f} dB", flush=True)
         start = time.perf_counter()
-        result = visible(solve(config, physics, measurement, scene, progress), truth)
+        solution, info = solve(config, physics, measurement, scene, progress)
+        result = visible(solution, truth)
         metrics = {
             "psnr_measurement": psnr(shown, truth),
             "psnr_restored": psnr(result, truth),
@@ -90,6 +95,7 @@ def _simulated(config: DictConfig, configs: list[Path], progress: bool) -> dict[
         }
         results.add(picture, [result])
         compare(truth, shown, result, results.aside / "comparison.png", title)
+        results.add_progress(info)
         results.publish(metrics)
     print(f"restored     {metrics['psnr_restored']:6.2f} dB  ({metrics['seconds']:.1f} s)")
     print(results.written())
@@ -110,7 +116,7 @@ def _page(picture: Picture, name: str) -> Tensor:
 
 def _physics_config(config: DictConfig) -> Any:
     """Give the config as a dataclass, whose fields also hold arrays."""
-    physics = OmegaConf.to_object(config.physics)
+    physics: Any = OmegaConf.to_object(config.physics)
     if str(physics.noise.sigma) == "auto":
         raise ValueError(
             "physics.noise.sigma=auto reads the noise off a measurement=; a simulation of image= "

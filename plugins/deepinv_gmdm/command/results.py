@@ -46,8 +46,8 @@ class Results:
     def __init__(self, config: DictConfig, suffix: str, configs: Sequence[Path]) -> None:
         self.config, self.suffix = config, suffix
         self.folder = OutputFolder(config.out)
-        names = [f"restored{suffix}", "restored.png", "comparison.png", "config.yaml"]
-        self.files = list(dict.fromkeys([*names, "metrics.json"]))
+        names = [f"restored{suffix}", "restored.png", "comparison.png", "progress.png"]
+        self.files = list(dict.fromkeys([*names, "config.yaml", "metrics.json"]))
         keys = (*INPUTS, *FILES)
         given = [OmegaConf.select(config, key) for key in keys]
         inputs = [Path(value) for value in given if isinstance(value, str)]
@@ -67,7 +67,7 @@ class Results:
 
     @property
     def aside(self) -> Path:
-        """Where files are written for now."""
+        """The folder where files are written for now."""
         return self.folder.aside
 
     def add(self, picture: Picture, pages: Sequence[Tensor]) -> None:
@@ -84,6 +84,13 @@ class Results:
         if self.suffix != ".png":
             save_picture(pages[len(pages) // 2], self.aside / "restored.png")
 
+    def add_progress(self, info: dict[str, Any]) -> None:
+        """The figure of what a solver tells of its steps, where it tells anything."""
+        if info:
+            draw_progress(info, self.aside / "progress.png")
+        else:
+            self.files.remove("progress.png")
+
     def publish(self, metrics: dict[str, Any]) -> None:
         """Write config and metrics, and move everything to its place."""
         body = OmegaConf.to_yaml(OmegaConf.create(written_config(self.config)))
@@ -91,6 +98,8 @@ class Results:
         (self.aside / "config.yaml").write_text(text, encoding="utf-8")
         (self.aside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         self.folder.publish()
+        for name in {"progress.png"} - set(self.files):  # an earlier run's, of another solver
+            (self.folder.path / name).unlink(missing_ok=True)
 
     def written(self) -> str:
         """The sentence on what was written."""
@@ -128,7 +137,7 @@ def written_config(config: DictConfig) -> dict[str, Any]:
     for key in (name.removeprefix("physics.") for name in FILES):
         if isinstance(everything["physics"].get(key), str):
             everything["physics"][key] = _relative(everything["physics"][key], folder)
-    return {key: value for key, value in everything.items() if value is not None}
+    return {str(key): value for key, value in everything.items() if value is not None}
 
 
 def _relative(path: str, folder: Path) -> str:
@@ -168,4 +177,28 @@ def compare(
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set_title(title)
         axes.set_axis_off()
+    figure.savefig(path, dpi=110)
+
+
+def draw_progress(info: dict[str, Any], path: str | os.PathLike) -> None:
+    """Write the figure of a solver's steps: levels and changes, and the residual in units of noise.
+
+    Args:
+        info: of `HalfQuadratic`.
+        path: of the PNG file.
+    """
+    from matplotlib.figure import Figure  # late: it is slow to import
+
+    steps = range(1, len(info["levels"]) + 1)
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.semilogy(steps, info["levels"], label="level handed to the prior")
+    left.semilogy(steps, [max(c, 1e-12) for c in info["change"]], label="change of the image")
+    right.semilogy(steps, [max(r, 1e-12) for r in info["residual"]], label="residual")
+    right.axhline(info["expected"], color="gray", linestyle="--", label="where it should end")
+    left.set_title("in units of the image")
+    right.set_title("beside the data, in units of their noise")
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.legend(frameon=False)
     figure.savefig(path, dpi=110)

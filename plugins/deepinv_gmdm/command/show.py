@@ -8,8 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from deepinv_gmdm.command.config import load_config, shipped
-from deepinv_gmdm.operator_config import MEANINGS, USES
-from deepinv_gmdm.physics import NOISES
+from deepinv_gmdm.operator_config import MEANINGS, NOISES, USES
 from deepinv_gmdm.solver_config import SOLVERS
 
 KEYS = {
@@ -60,8 +59,7 @@ def list_configs() -> None:
 
 def show_config(source: str, words: Sequence[str]) -> None:
     """Print every key of a config with its value and meaning."""
-    config = OmegaConf.to_container(load_config(source, words), resolve=True)
-    assert isinstance(config, dict)
+    config: Any = OmegaConf.to_container(load_config(source, words), resolve=True)
     used = {"name", "seed", "noise", *USES.get(config["physics"]["name"], ())}
     for key, value in _flat(config):
         top, _, rest = key.partition(".")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from deepinv_gmdm.command.files import say
 from deepinv_gmdm.operators import with_phase
 from deepinv_gmdm.restoration import measured_part, solved
 from deepinv_gmdm.solver_config import SolverConfig
@@ -36,20 +38,27 @@ def visible(image: Tensor, picture: Tensor) -> Tensor:
 
 def solve(
     config: DictConfig, physics: Any, measurement: Tensor, scene: Tensor, progress: bool = False
-) -> Tensor:
+) -> tuple[Tensor, dict[str, Any]]:
     """Restore a measurement as a config says; `scene` only tells shape and device.
 
     Where photons were counted it is done twice: the first result says how much noise each pixel
     has.
 
+    Returns:
+        Images, and what the solver tells of its run, or nothing.
+
     Raises:
         ValueError: where the solver diverges, and as `restore_measurement`.
     """
     prior = plain_value(config.prior)
-    result = solved(prior, solver_of(config), physics, measurement, scene, progress)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the restored image differs")  # it is said in a note
+        result, info = solved(prior, solver_of(config), physics, measurement, scene, progress)
+    if info.get("remark"):
+        say(info["remark"])
     if not math.isfinite(result.abs().max().item()):
         raise ValueError("the solver diverged; choose a smaller solver.stepsize")
-    return measured_part(physics, result)
+    return measured_part(physics, result), info
 
 
 def solver_of(config: DictConfig) -> SolverConfig:

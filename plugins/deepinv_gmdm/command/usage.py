@@ -24,7 +24,7 @@ examples:
 RESTORE = f"""\
 Of your own measurement (measurement=) or of a picture that is measured first (image=, to try out).
 Writes to the folder `out` the restored picture in the format of the measurement, restored.png and
-comparison.png to look at, config.yaml and metrics.json.
+comparison.png to look at, progress.png (what solver=hqs did), config.yaml and metrics.json.
 
 main keys (gmdm restore NAME --show lists all of them):
   measurement    your file: a picture; .npy, .npz or HDF5 (.h5, with key=) of k-space or a sinogram
@@ -39,6 +39,8 @@ main keys (gmdm restore NAME --show lists all of them):
   physics.boundary       blur: open (a real picture) or circular (periodic)
   physics.noise.sigma    a number, or auto: read off the measurement. Of pictures a share of the
                          range, such as 5/255; of k-space and sinograms in the file's units
+  physics.noise.name     gaussian, or poisson and poisson_gaussian: photons were counted; their
+                         physics.noise.gain is read off the picture too, unless it is given
   data_range     low,high or auto: the values of black and white, but for 8 and 16 bit
   axis, pages, key       of volumes, of stacks (each or shared noise), of .npz and HDF5
   prior, solver, out, overwrite, device

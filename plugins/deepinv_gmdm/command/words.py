@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 DENOISE = (
     "sigma",
@@ -23,6 +24,8 @@ DENOISE = (
     "overwrite",
 )
 NOISE = ("map", "noise", "weights", "out", "data_range", "pages", "axis", "key", "overwrite")
+PAGES = ("each", "shared")
+KINDS = ("auto", "white", "correlated", "poisson")  # of noise
 SWITCH = {"true": True, "false": False}
 
 
@@ -54,11 +57,11 @@ def check_options(options: Iterable[str], known: Sequence[str]) -> None:
     for key in options:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=2, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
-            raise ValueError(f"unknown option {key!r}{hint} There are: {', '.join(sorted(known))}")
+            hint = f"; did you mean {' or '.join(map(repr, near))}? Known" if near else "; known"
+            raise ValueError(f"unknown option {key!r}{hint} are {', '.join(sorted(known))}")
 
 
-def switch(options: dict[str, str], key: str) -> bool:
+def switch(options: Mapping[str, Any], key: str) -> bool:
     """An option that is true or false, by default false."""
     word = str(options.get(key, "false")).lower()
     if word not in SWITCH:

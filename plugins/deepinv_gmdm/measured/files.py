@@ -62,8 +62,9 @@ def read_measurement(
     data_range: str | Range | None = None,
     axis: int | None = None,
     key: str | None = None,
+    missing: bool = False,
 ) -> Measurement:
-    """Read a file of measurements.
+    """Read a file of measurements; `missing` values of a picture are allowed where asked.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -80,7 +81,9 @@ def read_measurement(
             picture = choose.read(path, data_range=data_range, axis=axis, key=key)
         try:
             refuse_labels(picture)
-            picture.page(0)
+            if not missing:
+                for index in range(picture.pages):
+                    picture.check_page(index)
         except ValueError as error:
             raise ValueError(f"measurement={path}: {error}") from None
         return Measurement(path, kind, picture=picture, notes=list(picture.notes))

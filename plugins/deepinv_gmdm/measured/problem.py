@@ -21,12 +21,20 @@ import torch
 from torch import Tensor
 
 from deepinv_gmdm.measured.files import Measurement
-from deepinv_gmdm.measured.noise import between_missing, corner_noise, robust
-from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
+from deepinv_gmdm.measured.noise import (
+    SMALLEST_COUNTED,
+    between_missing,
+    corner_noise,
+    grows,
+    picture_noise,
+    sinogram_noise,
+)
 from deepinv_gmdm.operator_files import read_angles, read_mask, sides
 from deepinv_gmdm.physics import PhysicsConfig, build_physics
 from deepinv_gmdm.tomography import SinogramPhysics, centred, rotation_axis
+from gmdm_prior.files.formats import choose
 from gmdm_prior.files.formats.picture import Range
+from gmdm_prior.noise.poisson_gaussian import estimate_poisson_gaussian
 from gmdm_prior.sigma import parse
 
 
@@ -40,6 +48,7 @@ class Problem:
         low: x where u is 0.
         width: what a difference of one in u is in x.
         sigma: the noise level in the units of the file (of images, of the range).
+        gain: of counted photons, the value of one.
     """
 
     y: Tensor
@@ -47,6 +56,7 @@ class Problem:
     low: float
     width: float
     sigma: float
+    gain: float | None = None
 
 
 def problem(
@@ -81,7 +91,11 @@ def _of_image(
     measured: Measurement, index: int, config: PhysicsConfig, device: Any
 ) -> tuple[Problem, list[str]]:
     assert measured.picture is not None
-    y, notes = measured.picture.page(index).to(device), []
+    fills = config.name == "inpainting"
+    y, notes = measured.picture.page(index, 0.0 if fills else None).to(device), []
+    if fills:
+        config, said = _without_missing(config, np.asarray(measured.picture.missing(index).any(0)))
+        notes.append(said)
     blurs = "blur" in config.name
     if blurs and config.boundary is None:
         config = replace(config, boundary="open")
@@ -89,24 +103,78 @@ def _of_image(
     if config.name == "super_resolution":
         shape = (shape[0], shape[1] * config.factor, shape[2] * config.factor)
     sigma = config.noise.sigma
-    physics = build_physics(_with_sigma(config, 0.0 if sigma == "auto" else sigma), shape, device)
+    known = _with_sigma(config, 0.0 if sigma == "auto" else sigma)
+    if sigma == "auto" and (blurs or config.name == "denoise") and config.noise.name == "gaussian":
+        if grows(y):
+            known = replace(known, noise=replace(known.noise, name="poisson_gaussian"))
+    if sigma == "auto" and known.noise.name.startswith("poisson"):
+        known, said = _counted(known, y)
+        sigma = known.noise.sigma
+        notes.append(said)
+    physics = build_physics(known, shape, device)
     mask = getattr(physics, "mask", None) if config.name == "inpainting" else None
     if mask is not None:
         y = y * mask
     if sigma == "auto":
         if mask is None:
-            kind = "auto" if config.name == "denoise" else "white"  # blur correlates the image
-            found = GMDMNoiseEstimator(kind=kind).to(device).with_error(y)
-            # too little noise is amplified where blur is undone: the upper end of the interval
-            level = float((found.interval()[1] if blurs else found.sigma).max())
-            notes.append(f"noise {255 * level:.2f}/255, read off the measurement")
+            kind = "auto" if config.name == "denoise" else "white"
+            lossy, step = choose.is_lossy(measured.path), measured.picture.step
+            level, said = picture_noise(y, kind, blurs, lossy, step)
+            notes.append(said)
         else:
             level = between_missing(y, mask)
             notes.append(f"noise {255 * level:.2f}/255, of neighbouring pixels that are seen")
         physics = build_physics(_with_sigma(config, level), shape, device)
     else:
         level = parse(sigma, "physics.noise.sigma", white=255)
-    return Problem(y, physics, 0.0, 1.0, level), notes
+    gain = known.noise.gain if known.noise.name.startswith("poisson") else None
+    return Problem(y, physics, 0.0, 1.0, level, gain), notes
+
+
+def _counted(config: PhysicsConfig, y: Tensor) -> tuple[PhysicsConfig, str]:
+    """The config with gain and sigma of counted photons, read off the measurement.
+
+    Raises:
+        ValueError: where the noise does not grow with brightness.
+    """
+    if min(y.shape[-2:]) < SMALLEST_COUNTED:
+        raise ValueError(
+            f"the measurement is {sides(tuple(y.shape[-2:]))}; gain and noise of counted photons "
+            f"are read off {SMALLEST_COUNTED}x{SMALLEST_COUNTED} pixels or more: give "
+            "physics.noise.gain"
+        )
+    gain, sigma = (float(value) for value in estimate_poisson_gaussian(y))
+    if not gain > 0:
+        raise ValueError(
+            f"physics.noise.name={config.noise.name}: the noise of the measurement does not grow "
+            "with brightness; use physics.noise.name=gaussian, or give physics.noise.gain"
+        )
+    noise = replace(config.noise, gain=gain, sigma=sigma)
+    said = f"noise of counted photons, variance {gain:.4g} x brightness"
+    if config.noise.name == "poisson_gaussian":
+        said += f" + {sigma:.4g}²"
+    return replace(config, noise=noise), f"{said}, read off the measurement"
+
+
+def _without_missing(config: PhysicsConfig, missing: np.ndarray) -> tuple[PhysicsConfig, str]:
+    """The config with the mask of what is seen: of its file, but for missing values (H, W).
+
+    Raises:
+        ValueError: where nothing says what is seen.
+    """
+    if config.mask is None and not missing.any():
+        raise ValueError(
+            "measurement= with physics.name=inpainting needs physics.mask=FILE, which pixels are "
+            "seen, or a file with missing values (NaN)"
+        )
+    if config.mask is None:
+        seen, said = ~missing, f"mask: {100 * (~missing).mean():.1f} % is seen (not NaN or blank)"
+    else:
+        mask, said = read_mask(config.mask, missing.shape)
+        seen = (mask[0, 0].numpy() > 0) & ~missing
+    if not seen.any():
+        raise ValueError("nothing is seen: where the mask is nonzero all values are missing")
+    return replace(config, mask=seen.astype(np.float32)), said
 
 
 def _of_sinogram(
@@ -151,9 +219,8 @@ def _of_sinogram(
         y = y - low * physics.A(torch.ones(1, 1, side, side, device=device))
     sigma = config.noise.sigma
     if sigma == "auto":
-        rows = max(1, detectors // 50)
-        level = robust(torch.from_numpy(np.concatenate([page[:rows], page[-rows:]])))
-        notes.append(f"noise {level:.4g}, of the outer {rows} rows of detectors on both sides")
+        level, where = sinogram_noise(page)
+        notes.append(f"noise {level:.4g}, of {where}")
     else:
         level = parse(sigma, "physics.noise.sigma")
     physics.noise_model = deepinv.physics.GaussianNoise(level / side / width)
@@ -204,7 +271,10 @@ def _of_kspace(
     sigma = config.noise.sigma
     if sigma == "auto":
         level, where = corner_noise(y, torch.from_numpy(seen).to(device))
-        notes.append(f"noise {level:.4g} of real and imaginary part, of {where}")
+        notes.append(
+            f"noise {level:.4g} of real and imaginary part, of {where} (what the image holds there "
+            "counts as noise; physics.noise.sigma says otherwise)"
+        )
     else:
         level = parse(sigma, "physics.noise.sigma")
     physics.noise_model = deepinv.physics.GaussianNoise(level / width)

@@ -1,0 +1,136 @@
+"""What half-quadratic splitting plans, and what it tells of its run."""
+
+import warnings
+
+import deepinv
+import pytest
+import torch
+from deepinv_gmdm import GMDMPrior, build_solver
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.half_quadratic import data_step, measured_of
+from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
+
+from gmdm_prior.files.pictures import read_picture
+
+SIGMA = 0.02
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return read_picture(shipped("images") / "camera.png")[0][..., 60:108, 80:128]
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return GMDMPrior("gray-small")
+
+
+def operator(name, photo, **options):
+    config = PhysicsConfig(name=name, noise=NoiseConfig(sigma=SIGMA), **options)
+    return build_physics(config, tuple(photo.shape[1:]))
+
+
+PROJECTIONS = {"inpainting": {"keep": 0.3}, "compressed_sensing": {"keep": 0.3}, "denoise": {}}
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_what_is_measured_of_a_projection(photo, name):
+    """Its norm is 1 and its share the rank over the pixels, however it is scaled."""
+    physics = operator(name, photo, **PROJECTIONS[name])
+    probe = torch.randn(photo.shape, generator=torch.Generator().manual_seed(7))
+    share = float(physics.A_adjoint(physics.A(probe)).square().sum() / probe.square().sum())
+    found = measured_of(physics, photo)
+    assert found.norm == pytest.approx(1, rel=1e-3)
+    assert found.share == pytest.approx(
+        share, abs=0.05
+    )  # three deviations of a probe of 2304 pixels
+
+
+class Scaled(deepinv.physics.LinearPhysics):
+    """Another operator in other units."""
+
+    def __init__(self, inner, factor):
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def A(self, x, **kwargs):
+        return self.factor * self.inner.A(x)
+
+    def A_adjoint(self, y, **kwargs):
+        return self.factor * self.inner.A_adjoint(y)
+
+
+@pytest.mark.parametrize("factor", [0.01, 100.0])
+def test_units_of_the_operator_do_not_matter(photo, prior, factor):
+    """A, y and sigma times a factor: the same plan and the same image."""
+    physics = Scaled(operator("gaussian_blur", photo, width=1.2), 1.0)
+    y = physics.A(photo)
+    one, other = (build_solver("hqs", prior, sigma=k * SIGMA) for k in (1, factor))
+    plans = one.plan(y, physics), other.plan(factor * y, Scaled(physics, factor))
+    assert plans[1].weight == pytest.approx(plans[0].weight, rel=1e-4)
+    assert plans[1].levels == pytest.approx(plans[0].levels, rel=1e-3)
+    images = one(y, physics), other(factor * y, Scaled(physics, factor))
+    assert float((images[0] - images[1]).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5])
+@pytest.mark.parametrize("sigma", [1e-4, 0.1])
+def test_the_first_iterate_fills_holes(photo, prior, keep, sigma):
+    """Also of data without noise, which conjugate gradients alone would leave empty."""
+    physics = operator("inpainting", photo, keep=keep)
+    y = physics.A(photo) + sigma * torch.randn(photo.shape) * physics.mask
+    start = build_solver("hqs", prior, sigma=sigma).plan(y, physics).start
+    holes = (physics.mask == 0).expand_as(photo)
+    assert float((start - photo)[holes].square().mean().sqrt()) < 0.7 * float(photo[holes].std())
+
+
+def test_data_steps_without_a_closed_form_are_those_with_one(photo):
+    """To a twentieth of the level."""
+    physics = operator("gaussian_blur", photo, width=1.2)
+    y, fidelity = physics(photo), deepinv.optim.L2(sigma=SIGMA)
+    z = photo + 0.05 * torch.randn(photo.shape, generator=torch.Generator().manual_seed(1))
+    exact = data_step(fidelity, z, y, physics, 0.05, 0.3)
+    found = data_step(fidelity, z, y, Scaled(physics, 1.0), 0.05, 0.3)
+    assert 0 < float((found - exact).square().mean().sqrt()) < 0.05 * 0.05
+
+
+def test_noise_free_mri_does_not_diverge(prior):
+    """In single precision data must not be trusted without bound."""
+    slice_ = read_picture(shipped("images") / "mr.png")[0][..., 64:128, 64:128]
+    x = torch.cat([0.8 * slice_, 0.6 * slice_], 1)
+    physics = operator("mri", x, acceleration=8)
+    y = physics.A(x)
+    found = build_solver("hqs", prior, sigma=1e-3)(y, physics)
+    assert (found - x).square().mean() < (physics.A_adjoint(y) - x).square().mean()
+
+
+def test_info_tells_what_was_done(photo, prior):
+    physics = operator("gaussian_blur", photo, width=1.2)
+    solver = build_solver("hqs", prior, sigma=SIGMA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solver(physics(photo), physics)
+    info = solver.info
+    steps = len(info["levels"])
+    assert len(info["residual"]) == len(info["change"]) == steps
+    assert sorted(info["levels"], reverse=True) == info["levels"]
+    assert info["residual"][-1] == pytest.approx(info["expected"], rel=0.1)
+    assert info["remark"] is None
+    assert info["seconds"] > 0
+
+
+@pytest.mark.parametrize("factor", [0.4, 2.5])
+def test_a_wrong_noise_level_is_remarked_on(photo, prior, factor):
+    """Of a blur, whose data say less than an image could take."""
+    physics = operator("gaussian_blur", photo, width=1.6)
+    solver = build_solver("hqs", prior, sigma=factor * SIGMA)
+    with pytest.warns(UserWarning, match="sigma or the operator seems wrong"):
+        solver(physics(photo), physics)
+    assert "factor of about two" in solver.info["remark"]
+
+
+def test_a_wrong_operator_is_remarked_on(photo, prior):
+    y = operator("motion_blur", photo, size=15)(photo)
+    solver = build_solver("hqs", prior, sigma=SIGMA)
+    with pytest.warns(UserWarning, match="the operator seems wrong"):
+        solver(y, operator("gaussian_blur", photo, width=3.0))
