@@ -18,7 +18,8 @@ of difference i, and w their mean, the levels are
     brightness   ((a + b w)² s_0² + (w `HIDDEN`)²)^½,                a, b = `LIGHT`,
     differences  (c + d w_i) times that of low frequencies,          c, d = `COLOUR`,
 
-the latter at least w `SHARED` of the former. Luminance comes first. Of the differences, what
+the latter at least w `SHARED` of the former. Luminance comes first, and is the only one to be
+restored under an autocovariance. Of the differences, what
 follows it by local lines is kept, and the rest is restored; their noise is wide, so that is done at
 three sizes, u_0 the rest and u_{s+1} the means of 2×2 pixels of u_s,
 
@@ -46,7 +47,7 @@ from gmdm_prior.images.half_size import halve
 from gmdm_prior.images.hqs import HalfQuadraticSplitting
 from gmdm_prior.images.planes import check_images, is_gray
 from gmdm_prior.images.stabilise import stabiliser
-from gmdm_prior.images.stationary import is_believed, parts
+from gmdm_prior.images.stationary import is_believed, is_directed, parts
 from gmdm_prior.sigma import compute_dtype
 
 REACH = 3  # pixels whose means count as low frequencies
@@ -134,16 +135,17 @@ class NoiseDenoiser(nn.Module):
         noisy = list(parts(plane))
         white = [self._plane(p, level) for p in noisy]
         correlated = [self._plane(p, noise) for p in noisy]
-        believed = is_believed(noisy, white, correlated)
+        believed = is_believed(noisy, white, correlated, is_directed(noise))
         if not believed:
             return white[0] if len(noisy) == 1 else self._plane(plane, level)
-        return self._pyramid(plane, _sizes(noise), correlated[0] if len(noisy) == 1 else None)
+        sizes = _sizes(noise) if _is_low(noise) else [noise]
+        return self._pyramid(plane, sizes, correlated[0] if len(noisy) == 1 else None)
 
     def _opponent(self, image: Tensor, noise: Noise) -> Tensor:
         """Colour, luminance at one size and differences at several."""
         planes, scales = self.opponent.enter(image[None])[0], self.opponent.scales
         level, factors = _strengths(noise)
-        light = self._plane(planes[0], planes.new_tensor(level / scales[0]))
+        light = self._either(planes[0], level / scales[0], noise.channel(0).scaled(1 / scales[0]))
         out, levels = [light], [_levels(size, REACH)[0] for size in _sizes(noise)]
         for i in (1, 2):
             sigmas = [factors[i - 1] * float(v[i]) / scales[i] for v in levels]
@@ -226,6 +228,11 @@ def _shared(noise: Noise) -> Noise:
     return one.scaled(1 / math.sqrt(3)) if noise.opponent else one
 
 
+def _is_low(noise: Noise) -> bool:
+    """Whether low frequencies prevail in the noise of one plane."""
+    return float(noise.low_frequency_sigma(REACH)) > float(noise.sigma)
+
+
 def _sizes(noise: Noise) -> list[Noise]:
     """The noise at all sizes."""
     sizes = [noise]
@@ -237,7 +244,7 @@ def _sizes(noise: Noise) -> list[Noise]:
 def _with_white(noise: Noise) -> Noise:
     """The noise of one plane with some white noise besides, where low frequencies prevail."""
     r, m = noise.autocovariance.clone(), noise.reach
-    if float(noise.low_frequency_sigma(REACH)) > float(noise.sigma):
+    if _is_low(noise):
         r[..., m, m] *= 1 + WHITE
     return Noise(autocovariance=r)
 

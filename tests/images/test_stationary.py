@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import gmdm_prior as gm
 from gmdm_prior.images import blind
 from gmdm_prior.images.blind import NoiseDenoiser, predicted
-from gmdm_prior.images.stationary import TILE, is_believed, left_over, parts
+from gmdm_prior.images.stationary import TILE, is_believed, is_directed, left_over, parts
 
 SIGMA = 0.1
 ROW = torch.ones(1, 5) / math.sqrt(5)
@@ -130,3 +130,14 @@ def test_local_lines_are_those_of_whole_windows():
     slope = both**3 / (own * other) / (own + 0.01 * blind.STIFF**2)
     expected = mean(slope) * light + mean(mean(plane) - slope * mean(light))
     torch.testing.assert_close(predicted(plane, light, 0.1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_that_has_a_direction_is_believed_where_more_is_left():
+    assert is_directed(gm.Noise(autocovariance=lags(ROW)))
+    assert not is_directed(gm.Noise(autocovariance=lags(HIGH)))
+    generator = torch.Generator().manual_seed(0)
+    y, left = (torch.randn(96, 96, generator=generator) for _ in range(2))
+    white = torch.zeros(96, 96)
+    correlated = 0.3 * left
+    assert not is_believed([y], [white], [correlated])
+    assert is_believed([y], [white], [correlated], directed=True)
