@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import gmdm_prior as gm
 from gmdm_prior.autocovariance import taper
 from gmdm_prior.files.safetensors import load
-from gmdm_prior.images.blind import HIDDEN, LIGHT, _strengths
+from gmdm_prior.images.blind import BESIDE, HIDDEN, LIGHT, _strengths
 from gmdm_prior.images.stabilise import anscombe, integral, line_of, stabiliser
 from gmdm_prior.noise.estimate import READER
 from gmdm_prior.noise.estimate.autocovariance import (
@@ -345,6 +345,17 @@ def test_colours_that_a_camera_smoothed_have_more_noise_than_flat_areas_say():
     assert narrow[0] == pytest.approx(LIGHT[0] * 3 / 255)
     assert wide[0] == pytest.approx(math.hypot(sum(LIGHT) * 3 / 255, HIDDEN))
     assert min(wide[1]) > 1.5 * max(narrow[1])
+
+
+def test_no_noise_hides_where_next_to_none_is_seen():
+    """Clean photographs lost details of 1.7 / 255 to noise that nothing spoke for."""
+    lags = torch.zeros(3, 37, 37, dtype=torch.float64)
+    place = torch.arange(-18.0, 19, dtype=torch.float64)
+    sigma = 0.2 / 255
+    lags[:] = sigma**2 * taper((-(place**2 + place[:, None] ** 2) / 18).exp(), 18)
+    level, _ = _strengths(gm.Noise(autocovariance=lags, opponent=True))
+    assert level == pytest.approx(math.hypot(sum(LIGHT), BESIDE) * sigma)
+    assert level < 0.25 * HIDDEN
 
 
 def test_weak_white_noise_in_textured_colour_is_white(model):
