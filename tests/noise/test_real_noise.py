@@ -358,6 +358,20 @@ def test_no_noise_hides_where_next_to_none_is_seen():
     assert level < 0.25 * HIDDEN
 
 
+def test_white_noise_in_colours_that_are_clipped_here_and_there_is_white(model):
+    """No patch is free of it in all three; each colour has many that are."""
+    g = torch.Generator().manual_seed(1)
+    x = scene().expand(1, 3, 128, 128)
+    y = (x + 0.1 * white(1, 3, 128, 128)).clamp(0, 1)
+    for channel, part in enumerate(y[0].split(1)):
+        rows = slice(43 * channel, 43 * (channel + 1))
+        hit = torch.rand(part[:, rows].shape, generator=g) < 0.1
+        part[:, rows][hit] = 0
+    noise = gm.estimate_noise(y, model)
+    assert bool(noise.white[0])
+    assert noise.sigma.item() == pytest.approx(0.1, rel=0.15)
+
+
 def test_weak_white_noise_in_textured_colour_is_white(model):
     """The differences of colours show it, and the level, better than the brightness."""
     noise = gm.estimate_noise(fur() + 2 / 255 * white(1, 3, 128, 128), model)

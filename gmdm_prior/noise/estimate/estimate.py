@@ -204,7 +204,10 @@ class _Reader:
 
     def _planes(self, patches: Patches) -> list[Plane]:
         """The brightness, and in colour the differences, each with its level if it were white."""
-        if len(self.image) != 3 or bool(self.gray_lying.all()):
+        if len(self.image) != 3:
+            return [self._mean_plane(patches)]
+        shared = spread_patches(self.gray, self.model, self.gray_lying, GROUPED)
+        if len(shared) < FEWEST:  # no place is free of pixels that lie in all channels
             return [self._mean_plane(patches)]
         return colour_planes(self.model, self.image, self.gray_lying)
 
