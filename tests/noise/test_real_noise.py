@@ -13,13 +13,16 @@ from gmdm_prior.files.safetensors import load
 from gmdm_prior.images.blind import BESIDE, HIDDEN, LIGHT, _strengths
 from gmdm_prior.images.stabilise import anscombe, integral, line_of, stabiliser
 from gmdm_prior.noise.estimate import READER
+from gmdm_prior.noise.estimate.agreement import HIGH, agreed
 from gmdm_prior.noise.estimate.autocovariance import (
+    Autocovariance,
     cut_blocks,
     lags_of,
     positive,
     read_autocovariance,
 )
 from gmdm_prior.noise.estimate.lying_pixels import outliers, spikes
+from gmdm_prior.noise.estimate.whiteness import Whiteness
 
 BINOMIAL = torch.outer(torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 2, 1])) / 6
 ROW = torch.ones(1, 7) / math.sqrt(7)
@@ -370,6 +373,55 @@ def test_white_noise_in_colours_that_are_clipped_here_and_there_is_white(model):
     noise = gm.estimate_noise(y, model)
     assert bool(noise.white[0])
     assert noise.sigma.item() == pytest.approx(0.1, rel=0.15)
+
+
+@pytest.mark.parametrize("kernel", [ROW, torch.ones(5, 1) / math.sqrt(5)])
+def test_rows_of_noise_in_colour_have_the_level_of_flat_blocks(model, kernel):
+    """Half the size takes them for texture: a level of 3.4 / 255 was read."""
+    noise = [coloured((128, 128), kernel, seed)[0, 0] for seed in range(3)]
+    y = scene() + 10 / 255 * torch.stack(noise)[None]
+    found = gm.estimate_noise(y, model)
+    assert not bool(found.white[0])
+    assert found.sigma.item() == pytest.approx(10 / 255, rel=0.2)
+
+
+def test_noise_of_the_brightness_alone_is_seen(model):
+    """Differences of colours that hold no noise said that there was none."""
+    tint = torch.tensor([1.0, 0.9, 0.8])[None, :, None, None]
+    y = scene() * tint + 10 / 255 * coloured((128, 128), BINOMIAL)
+    found = gm.estimate_noise(y, model)
+    assert found.opponent
+    assert found.sigma.item() == pytest.approx(10 / 255, rel=0.3)
+
+
+def test_a_meadow_is_not_all_noise():
+    """Blocks of a texture may be as alike as those of noise; half the size sees less of it."""
+    lags = torch.zeros(37, 37, dtype=torch.float64)
+    lags[18, 18] = 0.12**2
+    test = Whiteness(white=False, ratio=0.3, half=0.05, error=0.1)
+    meadow, noise = (Autocovariance(lags, plateau, 300) for plateau in (1.3, 1.05))
+    assert agreed(meadow, test, 1.0)[18, 18].sqrt().item() == pytest.approx(HIGH * 0.05)
+    assert agreed(noise, test, 1.0)[18, 18].sqrt().item() == pytest.approx(0.12)
+
+
+def page(side=192):
+    """Black letters on white paper, gray only at their edges."""
+    paper = torch.ones(1, 1, side, side)
+    g = torch.Generator().manual_seed(4)
+    for top in range(16, side - 16, 20):
+        for left in range(16, side - 16, 12):
+            letter = torch.rand(4, 4, generator=g) < 0.6
+            paper[0, 0, top : top + 8, left : left + 8] -= letter.float().kron(torch.ones(2, 2))
+    return F.avg_pool2d(F.pad(paper, (1, 1, 1, 1), value=1.0), 3, 1)
+
+
+@pytest.mark.parametrize("sigma", [0, 5, 15])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_letters_are_not_noise_where_paper_and_ink_are_clipped(denoiser, sigma, channels):
+    """No patch of paper is free of clipped pixels; those that are free are letters."""
+    x = page().expand(1, channels, -1, -1)
+    y = (x + sigma / 255 * white(*x.shape)).clamp(0, 1).mul(255).round() / 255
+    assert psnr(denoiser(y), x) > min(45, psnr(y, x) + 0.1 * sigma)
 
 
 def test_weak_white_noise_in_textured_colour_is_white(model):

@@ -30,6 +30,7 @@ from gmdm_prior.noise.estimate.autocovariance import (
     SIDE,
     Autocovariance,
     cut_blocks,
+    most_noise,
     read_autocovariance,
 )
 from gmdm_prior.noise.estimate.colour import Plane, alike, colour_planes, common, opponent
@@ -307,7 +308,8 @@ class _Reader:
             return Found(0.0, (0.0, float(self.image.std())), notes=self._said())
         read = [_autocovariance(p, h) for p, h in zip(self.image, self.lying, strict=True)]
         levels = [r.sigma**2 for r in read if r is not None] or levels
-        sigma = math.sqrt(sum(levels) / len(levels))
+        most = max(most_noise(plane) for plane in self.image)
+        sigma = min(math.sqrt(sum(levels) / len(levels)), most)
         self.notes.append(f"{why}: the level is that of the flattest areas, and uncertain")
         bounds = (sigma * FLAT[0], sigma * FLAT[1] * self._lost())
         return Found(sigma, bounds, notes=self._said())
