@@ -424,6 +424,25 @@ def test_letters_are_not_noise_where_paper_and_ink_are_clipped(denoiser, sigma, 
     assert psnr(denoiser(y), x) > min(45, psnr(y, x) + 0.1 * sigma)
 
 
+def test_the_few_patches_between_clipped_pixels_may_be_drawings(denoiser):
+    """All that is not paper is in stamps of 14 pixels, whose hatching was read as the noise."""
+    paper = torch.ones(1, 1, 192, 192)
+    g = torch.Generator().manual_seed(4)
+    for top in range(16, 176, 48):
+        for left in range(16, 176, 48):
+            stamp = 0.3 + 0.4 * (torch.rand(14, 14, generator=g) < 0.5).float()
+            paper[0, 0, top : top + 14, left : left + 14] = stamp
+    noisy = (paper + 5 / 255 * white(1, 1, 192, 192)).clamp(0, 1).mul(255).round() / 255
+    assert psnr(denoiser(noisy), paper) > psnr(noisy, paper) + 1
+
+
+def test_a_tiny_picture_is_not_all_noise(denoiser):
+    """Its only block is not flatter than others: 69 / 255 was read off a face."""
+    x = fur()[..., :16, :16]
+    x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    assert psnr(denoiser(x + 0.5 / 255 * white(*x.shape)), x) > 35
+
+
 def test_weak_white_noise_in_textured_colour_is_white(model):
     """The differences of colours show it, and the level, better than the brightness."""
     noise = gm.estimate_noise(fur() + 2 / 255 * white(1, 3, 128, 128), model)

@@ -210,12 +210,20 @@ def read_autocovariance(
     return Autocovariance(positive(found), _spread(blocks) / _spread(own), len(blocks.variances))
 
 
-def most_noise(plane: Tensor) -> float:
-    """The level of noise around an end of the range that flat areas (H, W) would be left with."""
+def most_noise(plane: Tensor, hidden: Tensor) -> float:
+    """The level of noise around an end of the range that flat areas (H, W) would be left with.
+
+    Blocks with hidden pixels are left out; infinite where there are no others.
+    """
     sides = [min(TINY, length) for length in plane.shape]
-    steps = [max(1, side // 2) for side in sides]
-    windows = plane.double().unfold(0, sides[0], steps[0]).unfold(1, sides[1], steps[1])
-    found = windows.flatten(2).var(2).flatten()
+    step = max(1, TINY // 2, int((plane.numel() / BLOCKS) ** 0.5))
+
+    def windows(values: Tensor) -> Tensor:
+        return values.double().unfold(0, sides[0], step).unfold(1, sides[1], step).flatten(2)
+
+    found = windows(plane).var(2)[windows(hidden).amax(2) == 0]
+    if not len(found):
+        return math.inf
     g = torch.Generator().manual_seed(1)
     trials = (min(len(found), BLOCKS), math.prod(sides))
     pure = torch.randn(trials, dtype=torch.float64, generator=g).clamp(min=0).var(1)

@@ -96,7 +96,7 @@ def _more_in_blocks(plane: Tensor, full: Reading, lying: Tensor | None) -> bool:
     blocks = read_autocovariance(plane[0], lying[0])
     if blocks is None or blocks.plateau >= ALIKE:
         return False
-    return min(blocks.sigma, most_noise(plane[0])) > MORE * full.sigma
+    return min(blocks.sigma, most_noise(plane[0], torch.zeros_like(lying[0]))) > MORE * full.sigma
 
 
 def half_size(
