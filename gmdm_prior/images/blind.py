@@ -15,11 +15,12 @@ smoothed its colours or stored fewer of them wide, and such noise is stronger in
 anything says. With w_i from 0, narrow, to 1 where low frequencies have `WIDE` times the level s_i
 of difference i, and w their mean, the levels are
 
-    brightness   ((a + b w)² s_0² + (w `HIDDEN`)²)^½,                a, b = `LIGHT`,
+    brightness   ((a + b w)² s_0² + w² h²)^½,                        a, b = `LIGHT`,
     differences  (c + d w_i) times that of low frequencies,          c, d = `COLOUR`,
 
-the latter at least w `SHARED` of the former. Luminance comes first, and is the only one to be
-restored under an autocovariance. Of the differences, what
+the latter at least w `SHARED` of the former. h is `HIDDEN`, but where next to no noise is seen none
+hides: at most `BESIDE` s_0. Luminance comes first, and is the only one to be restored under an
+autocovariance. Of the differences, what
 follows it by local lines is kept, and the rest is restored; their noise is wide, so that is done at
 three sizes, u_0 the rest and u_{s+1} the means of 2×2 pixels of u_s,
 
@@ -53,7 +54,7 @@ from gmdm_prior.sigma import compute_dtype
 REACH = 3  # pixels whose means count as low frequencies
 LIGHT, COLOUR = (0.85, 0.8), (0.7, 0.55)
 WIDE = (2.2, 2.6)  # level at low frequencies over the level: where noise begins to be wide, and is
-HIDDEN, SHARED = 5 / 255, 0.18
+HIDDEN, BESIDE, SHARED = 5 / 255, 4.0, 0.18
 NIL = 0.3 / 255  # level of differences that says nothing of their noise
 SIZES, SMALLEST = 3, 32  # of what has wide noise; a plane smaller than this is not halved
 WINDOW, STIFF = 25, 0.5  # of local lines: pixels, and share of the noise's level
@@ -194,7 +195,8 @@ def _strengths(noise: Noise) -> tuple[float, list[float]]:
         for a, b in zip(low[1:], own[1:], strict=True)
     ]
     mean = sum(wide) / len(wide)
-    level = math.hypot((LIGHT[0] + LIGHT[1] * mean) * own[0], HIDDEN * mean)
+    hidden = min(HIDDEN, BESIDE * own[0])
+    level = math.hypot((LIGHT[0] + LIGHT[1] * mean) * own[0], hidden * mean)
     least = SHARED * mean * level
     factors = [COLOUR[0] + COLOUR[1] * w for w in wide]
     return level, [max(f, least / s) for f, s in zip(factors, own[1:], strict=True)]

@@ -10,16 +10,19 @@ import torch.nn.functional as F
 import gmdm_prior as gm
 from gmdm_prior.autocovariance import taper
 from gmdm_prior.files.safetensors import load
-from gmdm_prior.images.blind import HIDDEN, LIGHT, _strengths
+from gmdm_prior.images.blind import BESIDE, HIDDEN, LIGHT, _strengths
 from gmdm_prior.images.stabilise import anscombe, integral, line_of, stabiliser
 from gmdm_prior.noise.estimate import READER
+from gmdm_prior.noise.estimate.agreement import HIGH, agreed
 from gmdm_prior.noise.estimate.autocovariance import (
+    Autocovariance,
     cut_blocks,
     lags_of,
     positive,
     read_autocovariance,
 )
 from gmdm_prior.noise.estimate.lying_pixels import outliers, spikes
+from gmdm_prior.noise.estimate.whiteness import Whiteness
 
 BINOMIAL = torch.outer(torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 2, 1])) / 6
 ROW = torch.ones(1, 7) / math.sqrt(7)
@@ -345,6 +348,99 @@ def test_colours_that_a_camera_smoothed_have_more_noise_than_flat_areas_say():
     assert narrow[0] == pytest.approx(LIGHT[0] * 3 / 255)
     assert wide[0] == pytest.approx(math.hypot(sum(LIGHT) * 3 / 255, HIDDEN))
     assert min(wide[1]) > 1.5 * max(narrow[1])
+
+
+def test_no_noise_hides_where_next_to_none_is_seen():
+    """Clean photographs lost details of 1.7 / 255 to noise that nothing spoke for."""
+    lags = torch.zeros(3, 37, 37, dtype=torch.float64)
+    place = torch.arange(-18.0, 19, dtype=torch.float64)
+    sigma = 0.2 / 255
+    lags[:] = sigma**2 * taper((-(place**2 + place[:, None] ** 2) / 18).exp(), 18)
+    level, _ = _strengths(gm.Noise(autocovariance=lags, opponent=True))
+    assert level == pytest.approx(math.hypot(sum(LIGHT), BESIDE) * sigma)
+    assert level < 0.25 * HIDDEN
+
+
+def test_white_noise_in_colours_that_are_clipped_here_and_there_is_white(model):
+    """No patch is free of it in all three; each colour has many that are."""
+    g = torch.Generator().manual_seed(1)
+    x = scene().expand(1, 3, 128, 128)
+    y = (x + 0.1 * white(1, 3, 128, 128)).clamp(0, 1)
+    for channel, part in enumerate(y[0].split(1)):
+        rows = slice(43 * channel, 43 * (channel + 1))
+        hit = torch.rand(part[:, rows].shape, generator=g) < 0.1
+        part[:, rows][hit] = 0
+    noise = gm.estimate_noise(y, model)
+    assert bool(noise.white[0])
+    assert noise.sigma.item() == pytest.approx(0.1, rel=0.15)
+
+
+@pytest.mark.parametrize("kernel", [ROW, torch.ones(5, 1) / math.sqrt(5)])
+def test_rows_of_noise_in_colour_have_the_level_of_flat_blocks(model, kernel):
+    """Half the size takes them for texture: a level of 3.4 / 255 was read."""
+    noise = [coloured((128, 128), kernel, seed)[0, 0] for seed in range(3)]
+    y = scene() + 10 / 255 * torch.stack(noise)[None]
+    found = gm.estimate_noise(y, model)
+    assert not bool(found.white[0])
+    assert found.sigma.item() == pytest.approx(10 / 255, rel=0.2)
+
+
+def test_noise_of_the_brightness_alone_is_seen(model):
+    """Differences of colours that hold no noise said that there was none."""
+    tint = torch.tensor([1.0, 0.9, 0.8])[None, :, None, None]
+    y = scene() * tint + 10 / 255 * coloured((128, 128), BINOMIAL)
+    found = gm.estimate_noise(y, model)
+    assert found.opponent
+    assert found.sigma.item() == pytest.approx(10 / 255, rel=0.3)
+
+
+def test_a_meadow_is_not_all_noise():
+    """Blocks of a texture may be as alike as those of noise; half the size sees less of it."""
+    lags = torch.zeros(37, 37, dtype=torch.float64)
+    lags[18, 18] = 0.12**2
+    test = Whiteness(white=False, ratio=0.3, half=0.05, error=0.1)
+    meadow, noise = (Autocovariance(lags, plateau, 300) for plateau in (1.3, 1.05))
+    assert agreed(meadow, test, 1.0)[18, 18].sqrt().item() == pytest.approx(HIGH * 0.05)
+    assert agreed(noise, test, 1.0)[18, 18].sqrt().item() == pytest.approx(0.12)
+
+
+def page(side=192):
+    """Black letters on white paper, gray only at their edges."""
+    paper = torch.ones(1, 1, side, side)
+    g = torch.Generator().manual_seed(4)
+    for top in range(16, side - 16, 20):
+        for left in range(16, side - 16, 12):
+            letter = torch.rand(4, 4, generator=g) < 0.6
+            paper[0, 0, top : top + 8, left : left + 8] -= letter.float().kron(torch.ones(2, 2))
+    return F.avg_pool2d(F.pad(paper, (1, 1, 1, 1), value=1.0), 3, 1)
+
+
+@pytest.mark.parametrize("sigma", [0, 5, 15])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_letters_are_not_noise_where_paper_and_ink_are_clipped(denoiser, sigma, channels):
+    """No patch of paper is free of clipped pixels; those that are free are letters."""
+    x = page().expand(1, channels, -1, -1)
+    y = (x + sigma / 255 * white(*x.shape)).clamp(0, 1).mul(255).round() / 255
+    assert psnr(denoiser(y), x) > min(45, psnr(y, x) + 0.1 * sigma)
+
+
+def test_the_few_patches_between_clipped_pixels_may_be_drawings(denoiser):
+    """All that is not paper is in stamps of 14 pixels, whose hatching was read as the noise."""
+    paper = torch.ones(1, 1, 192, 192)
+    g = torch.Generator().manual_seed(4)
+    for top in range(16, 176, 48):
+        for left in range(16, 176, 48):
+            stamp = 0.3 + 0.4 * (torch.rand(14, 14, generator=g) < 0.5).float()
+            paper[0, 0, top : top + 14, left : left + 14] = stamp
+    noisy = (paper + 5 / 255 * white(1, 1, 192, 192)).clamp(0, 1).mul(255).round() / 255
+    assert psnr(denoiser(noisy), paper) > psnr(noisy, paper) + 1
+
+
+def test_a_tiny_picture_is_not_all_noise(denoiser):
+    """Its only block is not flatter than others: 69 / 255 was read off a face."""
+    x = fur()[..., :16, :16]
+    x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    assert psnr(denoiser(x + 0.5 / 255 * white(*x.shape)), x) > 35
 
 
 def test_weak_white_noise_in_textured_colour_is_white(model):

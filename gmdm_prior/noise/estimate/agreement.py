@@ -6,7 +6,8 @@ smoothed them. The likelihood of half the size (`whiteness`) holds against both:
 from noise, better but not wholly.
 
 *Gray*: where flat blocks differ from one another as texture does (`plateau`), the level is `LOW` to
-`HIGH` times the one that half the size reads.
+`HIGH` times the one that half the size reads. A meadow is as alike everywhere as noise is, and half
+the size sees less of it: where blocks are not quite alike (`ALIKE`), `HIGH` holds, too.
 
 *Colour*: half the size is asked of the brightness. Where it reads t times what flat blocks say of
 that, flat blocks are wrong in its direction and so is it, which texture misleads, too:
@@ -16,7 +17,11 @@ that, flat blocks are wrong in its direction and so is it, which texture mislead
 
 Differences of colours have less texture. Where half the size sees noise in both, sigma, noise of
 all planes is at most (sigma² - `GRAIN`²)^½, and narrow: further lags are texture's. Cameras smooth
-differences or store fewer of them, of which half the size then sees nothing.
+differences or store fewer of them, of which half the size then sees nothing. If it sees no more in
+them than texture, the brightness is asked alone where it is sure (`SURE`).
+
+Rows or columns of noise are texture to half the size. Where blocks of both differences have them
+(`UNEVEN`) and are alike, flat blocks are right, and brightness has no more noise than differences.
 
 The exponents are fitted to what denoises best (`images.blind`) of 21 camera pictures, 13 free
 photographs under simulated cameras (mosaic, photons, JPEG) and 16 cuts of photographs under weak
@@ -33,10 +38,11 @@ from torch import Tensor
 from gmdm_prior.autocovariance import taper
 from gmdm_prior.noise.estimate.autocovariance import Autocovariance
 from gmdm_prior.noise.estimate.found import next_to_none
-from gmdm_prior.noise.estimate.whiteness import BLUE, PLATEAU, UNEVEN, Whiteness
+from gmdm_prior.noise.estimate.whiteness import ALIKE, BLUE, PLATEAU, UNEVEN, Whiteness
 from gmdm_prior.noise.level import LEAST, Reading
 
 LOW, HIGH = 1.0, 1.3
+SURE = 0.5  # relative standard error of a level of half the size that speaks for itself
 BOLD, MEEK, ROUGH = 1.4, 0.8, 0.4
 START, FAINT = 0.003, 0.0033  # of levels of half the size; those that are hardly above nothing
 UNSURE = 1.4  # relative standard error of a level that may as well be none
@@ -55,9 +61,11 @@ def agreed(read: Autocovariance, test: Whiteness, unit: float) -> Tensor:
         return read.lags * min(1.0, test.ratio * told / read.sigma) ** 2
     if told <= LEAST:
         return read.lags
+    even = read.anisotropy < UNEVEN
     if read.plateau <= PLATEAU:
-        return read.lags
-    least = LOW * told if read.anisotropy < UNEVEN else 0.0
+        textured = even and read.plateau > ALIKE and test.error < SURE
+        return _at_most(read.lags, HIGH * told) if textured else read.lags
+    least = LOW * told if even else 0.0
     return read.lags * (min(max(read.sigma, least), HIGH * told) / read.sigma) ** 2
 
 
@@ -75,6 +83,9 @@ def of_colour(
         unit: as said.
         differences: what half their size says, from `START` upwards.
     """
+    if all(r is not None and r.anisotropy >= UNEVEN and r.plateau < PLATEAU for r in read[1:]):
+        most = math.sqrt(read[1].sigma * read[2].sigma)
+        return [_at_most(read[0].lags, most), read[1].lags, read[2].lags]
     told = test.half * unit / read[0].sigma
     told = min(max(told, LEAST_TOLD), MOST_TOLD) if math.isfinite(test.error) else 1.0
     lags = [read[0].lags * told ** (2 * BOLD)]
@@ -89,6 +100,8 @@ def of_colour(
     if min(d.error for d in differences) > UNSURE:
         return lags
     most = [2 * d.sigma for d in differences]
+    if max(most) <= GRAIN and test.error < SURE:
+        return lags
     most = [math.sqrt(most[0] * most[1]), *most]
     return [
         _at_most(r if i == 0 else _narrow(r), math.sqrt(max(m**2 - GRAIN**2, NONE**2)))

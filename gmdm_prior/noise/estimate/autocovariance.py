@@ -9,12 +9,17 @@ with m_i = 0 where a pixel lies. What is read is too small: a plane takes some o
 and the blocks were chosen because they had little. The same choice in simulated noise of the
 autocovariance r says by how much; r is corrected until the simulation reads what the image does.
 
+Where white paper and black ink are clipped, blocks that hold pixels between them are letters. What
+flat areas hold, clipped pixels and all, tells how much noise there may be (`most_noise`), compared
+with simulated noise around the end of the range, clipped there.
+
 How much flatter the flattest blocks of the image are than the others, compared with the same in the
 simulation, tells noise (1) from texture (more): the *plateau*.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +35,7 @@ BLOCKS = 3_000  # looked at in one image
 ROUNDS = 5  # of correction
 CLEAN, WHOLE = 0.98, 0.5  # share of the pixels of a block that do not lie: best, and at least
 LEFT = 0.1  # share of the blocks that must be clean, for only those to be looked at
+TINY = 8  # side of the blocks of areas that may be clipped: of paper between letters
 FINER, MARGIN = 4, 0.05  # grid on which the spectrum's dips are looked for, and what it may miss
 QUANTILES = (0.02, 0.2)  # of the blocks' variances, for the plateau
 
@@ -202,6 +208,27 @@ def read_autocovariance(
         found = found + raw - lags_of(own.flattest(share))
         found[m, m] = found[m, m].clamp(min=float(raw[m, m]))
     return Autocovariance(positive(found), _spread(blocks) / _spread(own), len(blocks.variances))
+
+
+def most_noise(plane: Tensor, hidden: Tensor) -> float:
+    """The level of noise around an end of the range that flat areas (H, W) would be left with.
+
+    Blocks with hidden pixels are left out; infinite where there are no others.
+    """
+    sides = [min(TINY, length) for length in plane.shape]
+    step = max(1, TINY // 2, int((plane.numel() / BLOCKS) ** 0.5))
+
+    def windows(values: Tensor) -> Tensor:
+        return values.double().unfold(0, sides[0], step).unfold(1, sides[1], step).flatten(2)
+
+    found = windows(plane).var(2)[windows(hidden).amax(2) == 0]
+    if not len(found):
+        return math.inf
+    g = torch.Generator().manual_seed(1)
+    trials = (min(len(found), BLOCKS), math.prod(sides))
+    pure = torch.randn(trials, dtype=torch.float64, generator=g).clamp(min=0).var(1)
+    left, whole = (v.sort()[0][: max(1, int(SHARE * len(v)))].mean() for v in (found, pure))
+    return math.sqrt(float(left) / float(whole))
 
 
 def _spread(blocks: Blocks) -> float:

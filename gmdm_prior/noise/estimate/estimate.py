@@ -30,6 +30,7 @@ from gmdm_prior.noise.estimate.autocovariance import (
     SIDE,
     Autocovariance,
     cut_blocks,
+    most_noise,
     read_autocovariance,
 )
 from gmdm_prior.noise.estimate.colour import Plane, alike, colour_planes, common, opponent
@@ -50,6 +51,8 @@ FEWEST = 64  # patches, for the likelihood to be asked
 SMALL, SMALL_SIDE = 30_000, 12  # pixels of an image whose blocks are smaller
 TWO = 2  # colours of a pixel that lie, for its luminance to
 CHROMA_SIDE = 32  # of the blocks of differences of colours, whose noise is wide
+FEW_BLOCKS = 16  # in a picture, for correlated noise to be told from it
+SPARSE = 0.05  # share of the patches without pixels that lie: perhaps all of them letters
 TOUCHED = 0.5  # share of the patches with pixels that lie from which on a note says so
 SEVERAL, SURE = 1.3, 5.0  # level of one half over the other, and by how many standard errors
 REDUCED, WIDE = 0.02, 2.0  # ranges of brightness outside of which the image is rescaled
@@ -145,10 +148,12 @@ def _of_one(scene: list[Tensor], model: DensityModel, hidden: Tensor, kind: str)
     if scale != 1:
         image = (image - shift) / scale
     if len(image) > 1 and is_gray(image):
-        gray = _Reader(model, image[:1], lying.any(0, keepdim=True), kind).read()
+        gray = _Reader(
+            model, image[:1], lying.any(0, keepdim=True), kind, hidden.any(0, keepdim=True)
+        ).read()
         found = gray.repeated(len(image))
     else:
-        found = _Reader(model, image, lying, kind).read()
+        found = _Reader(model, image, lying, kind, hidden).read()
     return found if scale == 1 else found.scaled(scale, shift)
 
 
@@ -166,8 +171,10 @@ def _units(values: Tensor) -> tuple[float, float]:
 class _Reader:
     """Reads one image (C, H, W)."""
 
-    def __init__(self, model: DensityModel, image: Tensor, lying: Tensor, kind: str) -> None:
-        self.model, self.image, self.kind = model, image, kind
+    def __init__(
+        self, model: DensityModel, image: Tensor, lying: Tensor, kind: str, hidden: Tensor
+    ) -> None:
+        self.model, self.image, self.kind, self._hidden = model, image, kind, hidden
         self._masked = lying.any(0, keepdim=True)
         self.lying = lying | clipped_pixels(image)
         self.notes: list[str] = []
@@ -179,8 +186,9 @@ class _Reader:
         patches = spread_patches(self.image, self.model, self.lying)
         if not len(patches) and not bool(self.lying.any()):
             return Found(0.0, (0.0, 0.0), notes=("the image is constant: it shows no noise",))
-        if bool(self.lying.any()):
-            self._say_what_lies(len(patches))
+        self._limit = math.inf
+        if bool(self.lying.any()) and self._say_what_lies(len(patches)) < SPARSE:
+            self._limit = self._most()
         if len(patches) < FEWEST:
             return self._of_blocks("too few patches are free of pixels that lie")
         planes = self._planes(patches)
@@ -197,14 +205,17 @@ class _Reader:
         white = test.white
         if len(planes) == 3:
             white &= best.full.error < SEEN and alike(planes, common(planes).sigma)
-        if self.kind == "correlated" or not white:
+        if self.kind == "correlated" or not (white or self._is_tiny()):
             return self._correlated(light, test if best is light else None)
         self._say_where(ladder, some)
         return self._white(common(planes), test.half * common(planes).sigma / best.full.sigma)
 
     def _planes(self, patches: Patches) -> list[Plane]:
         """The brightness, and in colour the differences, each with its level if it were white."""
-        if len(self.image) != 3 or bool(self.gray_lying.all()):
+        if len(self.image) != 3:
+            return [self._mean_plane(patches)]
+        shared = spread_patches(self.gray, self.model, self.gray_lying, GROUPED)
+        if len(shared) < FEWEST:  # no place is free of pixels that lie in all channels
             return [self._mean_plane(patches)]
         return colour_planes(self.model, self.image, self.gray_lying)
 
@@ -228,7 +239,7 @@ class _Reader:
 
     def _white(self, full: Reading, half: float) -> Found:
         """One level; the interval knows what the half-size image says differently."""
-        sigma = max(full.sigma, 0.0)
+        sigma = min(max(full.sigma, 0.0), self._limit)
         if sigma <= LEAST or full.error > UNSURE:
             self.notes.append(
                 f"the noise level {sigma:.2g} is not told from texture: the image may be free of "
@@ -304,16 +315,25 @@ class _Reader:
             return Found(0.0, (0.0, float(self.image.std())), notes=self._said())
         read = [_autocovariance(p, h) for p, h in zip(self.image, self.lying, strict=True)]
         levels = [r.sigma**2 for r in read if r is not None] or levels
-        sigma = math.sqrt(sum(levels) / len(levels))
+        sigma = min(math.sqrt(sum(levels) / len(levels)), self._most())
         self.notes.append(f"{why}: the level is that of the flattest areas, and uncertain")
         bounds = (sigma * FLAT[0], sigma * FLAT[1] * self._lost())
         return Found(sigma, bounds, notes=self._said())
+
+    def _is_tiny(self) -> bool:
+        """Whether there are too few blocks for the flattest to be any flatter than the picture."""
+        return math.prod(max(1, 2 * n // SMALL_SIDE - 1) for n in self.gray.shape[1:]) < FEW_BLOCKS
+
+    def _most(self) -> float:
+        """The most noise that there may be in flat areas, pixels that are clipped included."""
+        return max(most_noise(p, h) for p, h in zip(self.image, self._hidden, strict=True))
 
     def _lost(self) -> float:
         """By how much flat areas may show too little, as pixels are clipped."""
         return 1 + CLIPPED * float(clipped_pixels(self.image).double().mean())
 
-    def _say_what_lies(self, left: int) -> None:
+    def _say_what_lies(self, left: int) -> float:
+        """Notes, and the share of the patches that are left."""
         share = float(self.lying.double().mean())
         self.notes.append(
             f"{100 * share:.2g} % of the pixels are clipped, masked or far outside, and left out"
@@ -323,6 +343,7 @@ class _Reader:
             self.notes.append(
                 f"only {100 * left / max(total, 1):.2g} % of the patches are free of them"
             )
+        return left / max(total, 1)
 
     def _say_where(self, ladder: Ladder, patches: Patches) -> None:
         """Whether two halves of the image differ by more than their errors."""

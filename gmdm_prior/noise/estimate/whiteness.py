@@ -13,8 +13,8 @@ are uncertain then. Hence noise is called correlated
 
     where rho < `RED` by more than `LESS_SURE` standard errors of log rho, or < `RED` and full size
     sees no white noise at all (`UNSEEN`),
-    where rho < `DOUBT` by more than `SURE`, and the flattest blocks are alike (`PLATEAU`), as
-    texture's are not,
+    where rho < `DOUBT` by more than `SURE`, and the flattest blocks are alike (`ALIKE`), as
+    texture's are not, not even a meadow's,
     where pixels that lie leave nothing of half the size, and flat blocks that are alike hold `MORE`
     times what full size reads,
     where rho > `BLUE` and half size sees noise,
@@ -37,13 +37,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
-from gmdm_prior.noise.estimate.autocovariance import read_autocovariance
+from gmdm_prior.noise.estimate.autocovariance import most_noise, read_autocovariance
 from gmdm_prior.noise.estimate.ladder import STEP, Ladder
 from gmdm_prior.noise.level import Reading
 from gmdm_prior.noise.patches import Patches, spread_patches
 
 RED, DOUBT, TEXTURE, BLUE = 0.33, 0.5, 0.9, 1.2
-SURE, LESS_SURE, UNEVEN, PLATEAU = 5.0, 3.5, 2.0, 1.5
+SURE, LESS_SURE, UNEVEN, PLATEAU, ALIKE = 5.0, 3.5, 2.0, 1.5, 1.2
 UNSEEN = 0.5  # relative standard error of a level that may as well be none
 MORE, ENOUGH = 1.6, 50  # so many blocks are enough to say that they are alike
 PATCHES, FEWEST = 1_000, 16  # at half the size
@@ -84,7 +84,7 @@ def whiteness(
     if white and ratio < TEXTURE:
         blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
         white = blocks is None or (
-            blocks.anisotropy < UNEVEN and not (doubt and blocks.plateau < PLATEAU)
+            blocks.anisotropy < UNEVEN and not (doubt and blocks.plateau < ALIKE)
         )
     return Whiteness(white, ratio, 2 * half.sigma, half.error)
 
@@ -94,9 +94,9 @@ def _more_in_blocks(plane: Tensor, full: Reading, lying: Tensor | None) -> bool:
     if lying is None or not bool(lying.any()):
         return False
     blocks = read_autocovariance(plane[0], lying[0])
-    if blocks is None or blocks.blocks < ENOUGH:
+    if blocks is None or blocks.blocks < ENOUGH or blocks.plateau >= ALIKE:
         return False
-    return blocks.plateau < PLATEAU and blocks.sigma > MORE * full.sigma
+    return min(blocks.sigma, most_noise(plane[0], torch.zeros_like(lying[0]))) > MORE * full.sigma
 
 
 def half_size(
