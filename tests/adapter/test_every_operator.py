@@ -129,7 +129,7 @@ CHANNELS = {"Decolorize": 3, "Demosaicing": 3, "Pansharpen": 3, "MRI": 2, "Multi
 
 def linear_classes(parent):
     for child in parent.__subclasses__():
-        if child.__module__.startswith("deepinv."):
+        if child.__module__.startswith("deepinv.physics."):  # not those of its distributed ones
             yield child.__name__
             yield from linear_classes(child)
 
