@@ -84,8 +84,8 @@ def of_colour(
         differences: what half their size says, from `START` upwards.
     """
     if all(r is not None and r.anisotropy >= UNEVEN and r.plateau < PLATEAU for r in read[1:]):
-        most = math.sqrt(read[1].sigma * read[2].sigma)
-        return [_at_most(read[0].lags, most), read[1].lags, read[2].lags]
+        bound = math.sqrt(read[1].sigma * read[2].sigma)
+        return [_at_most(read[0].lags, bound), read[1].lags, read[2].lags]
     told = test.half * unit / read[0].sigma
     told = min(max(told, LEAST_TOLD), MOST_TOLD) if math.isfinite(test.error) else 1.0
     lags = [read[0].lags * told ** (2 * BOLD)]
