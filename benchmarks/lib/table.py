@@ -36,6 +36,7 @@ def sigma_heads(levels: Iterable[float]) -> list[str]:
 
 def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV file, each row as soon as it is known."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # else what took hours is lost
     with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(heads)

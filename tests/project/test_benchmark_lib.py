@@ -184,3 +184,8 @@ def test_peak_memory_is_what_a_call_holds():
     size, seconds = timing.peak(lambda: torch.ones(2**24))  # 64 MiB, held for a moment only
     assert 60 < size / 2**20 < 80
     assert seconds > 0
+
+
+def test_a_table_makes_its_folder(tmp_path):
+    table.write_csv(tmp_path / "new" / "t.csv", ("a", "b"), [(1, 2)])
+    assert (tmp_path / "new" / "t.csv").read_text() == "a,b\n1,2\n"
