@@ -13,8 +13,9 @@ Priors" (2023).
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gmdm_prior.at_first_use import at_first_use
 
 if TYPE_CHECKING:
     from gmdm_prior.densities.base import DensityModel
@@ -102,17 +103,4 @@ _HOMES = {
 }
 _ROOMS = {home.split(".")[1] for home in _HOMES} | {"constraints", "fast", "symmetry"}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"gmdm_prior.{name}")
-    for home, names in _HOMES.items():
-        if name in names:
-            value = getattr(import_module(home), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+__getattr__, __dir__ = at_first_use(globals(), _HOMES, sorted(_ROOMS))

@@ -6,22 +6,13 @@ imported at their first use: pictures need no densities.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gmdm_prior.at_first_use import at_first_use
 
 if TYPE_CHECKING:
     from gmdm_prior.files.safetensors import bundled, card, load, register, save
 
 __all__ = ["bundled", "card", "load", "register", "save"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module("gmdm_prior.files.safetensors"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = at_first_use(globals(), {"gmdm_prior.files.safetensors": __all__})

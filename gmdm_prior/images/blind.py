@@ -20,9 +20,9 @@ of difference i, and w their mean, the levels are
 
 the latter at least w `SHARED` of the former. h is `HIDDEN`, but where next to no noise is seen none
 hides: at most `BESIDE` s_0. Luminance comes first, and is the only one to be restored under an
-autocovariance. Of the differences, what
-follows it by local lines is kept, and the rest is restored; their noise is wide, so that is done at
-three sizes, u_0 the rest and u_{s+1} the means of 2×2 pixels of u_s,
+autocovariance. Of the differences, what follows it by local lines is kept, and the rest is
+restored; their noise is wide, so that is done at three sizes, u_0 the rest and u_{s+1} the means of
+2×2 pixels of u_s,
 
     x_s = D(u_s; level at that size),     x_s <- x_s + share · up(x_{s+1} - down(x_s)),
 

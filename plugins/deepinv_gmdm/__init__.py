@@ -20,8 +20,9 @@ waiting for torch and deepinv.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gmdm_prior.at_first_use import at_first_use
 
 if TYPE_CHECKING:
     from deepinv_gmdm.correlated_noise import CorrelatedL2, CorrelatedNoise
@@ -86,15 +87,4 @@ _HOMES = {
     "gmdm_prior.noise.poisson_gaussian": ("estimate_poisson_gaussian", "poisson_gaussian_map"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            value = getattr(import_module(home), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = at_first_use(globals(), _HOMES)

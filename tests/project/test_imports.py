@@ -22,6 +22,7 @@ LAYERS = (
     (
         "sigma",
         "sigma_text",
+        "at_first_use",
         "symmetry",
         "constraints",
         "messages",
