@@ -209,6 +209,11 @@ def test_every_public_name_has_its_home():
         _ = gm.nothing
 
 
+def test_rooms_are_attributes_without_an_import_of_their_own():
+    assert run("import gmdm_prior as gm; print(gm.fast.__name__)") == "gmdm_prior.fast"
+    assert run("import gmdm_prior as gm; print(gm.symmetry.__name__)") == "gmdm_prior.symmetry"
+
+
 def test_training_and_pictures_import_what_draws_and_parses_late():
     statement = "import gmdm_prior.training, gmdm_prior.pictures.report"
     heavy = ("deepinv", "matplotlib", "PIL", "omegaconf", "gmdm_prior.train")
