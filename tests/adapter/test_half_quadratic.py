@@ -7,7 +7,7 @@ import pytest
 import torch
 from deepinv_gmdm import GMDMPrior, build_solver
 from deepinv_gmdm.command.config import shipped
-from deepinv_gmdm.half_quadratic import data_step, measured_of
+from deepinv_gmdm.half_quadratic import Plan, data_step, measured_of
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
 
 from gmdm_prior.files.pictures import read_picture
@@ -134,3 +134,27 @@ def test_a_wrong_operator_is_remarked_on(photo, prior):
     solver = build_solver("hqs", prior, sigma=SIGMA)
     with pytest.warns(UserWarning, match="the operator seems wrong"):
         solver(y, operator("gaussian_blur", photo, width=3.0))
+
+
+def test_steps_begin_ahead_of_the_last_iterate(photo):
+    """A step at level s starts 0.75 of the last move further on."""
+    seen, moves = [], [torch.full_like(photo, v) for v in (0.2, 0.6, 0.6)]
+
+    def move(u, level):
+        seen.append(u)
+        return moves[min(len(seen), 3) - 1]
+
+    settings = {"name": "hqs", "start": 0.2, "max_iter": 3}
+    # data that hold next to nothing
+    solver = build_solver(settings, GMDMPrior("gray-small"), sigma=1e3, prior_sigma=0.1)
+    solver.denoiser = torch.nn.Module()
+    solver.denoiser.forward = move
+    solver(photo, deepinv.physics.Denoising(), init=torch.full_like(photo, 0.4))
+    torch.testing.assert_close(seen[1], torch.full_like(photo, 0.2 - 0.75 * 0.2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(seen[2], torch.full_like(photo, 0.6 + 0.75 * 0.4), atol=1e-3, rtol=0)
+
+
+def test_data_are_trusted_no_further_than_single_precision_carries(photo):
+    plan = Plan(photo, [0.1], weight=0.3, sigma=1e-4, fidelity=None, settle=0)
+    assert plan.weight_at(1e-3) == 0.3
+    assert (0.1 / plan.sigma) ** 2 / plan.weight_at(0.1) == pytest.approx(1e4)
