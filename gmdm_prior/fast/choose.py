@@ -103,6 +103,14 @@ class Evaluator:
         means = kernel.posterior_mean
         return lambda y: means(y).sub_(y).div_(noise)
 
+    def means_and_log_probs(
+        self, model: PatchMixture, image: Tensor, noise: Tensor
+    ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Posterior means (N, a) and log-densities (N,) at a number (), in one."""
+        level = self._mixture(model, noise)
+        kernel = self._kernel(model, level, image, noise)
+        return level.mean_and_log_prob if kernel is None else kernel.mean_and_log_prob
+
     def _kernel(self, model: DensityModel, level: Any, image: Tensor, noise: Tensor) -> Any:
         """The kernel for a mixture at one noise variance (), where it can."""
         if not isinstance(level, DiffusedMixture):
