@@ -1,6 +1,7 @@
 """A mixture of which a share is Gaussian classes of one picture's own, and how both are evaluated.
 
-    f(x) = (1 - Σ_k w_k) f_0(x) + Σ_k w_k N(x; 0, C_k),     C_k = V_kᵀ diag(μ_k) V_k + ε (Id - V_kᵀ V_k)
+    f(x) = (1 - Σ_k w_k) f_0(x) + Σ_k w_k N(x; 0, C_k),
+    C_k  = V_kᵀ diag(μ_k) V_k + ε (Id - V_kᵀ V_k),
 
 with f_0 a `PatchMixture` and V_k few orthonormal zero-mean rows, the directions in which the class
 is wider than ε = `FLOOR`; the mean of a patch is flat in all. Under white noise of variance s,

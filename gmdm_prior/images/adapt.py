@@ -3,17 +3,18 @@
     f(x) = (1 - Σ_k w_k) f_0(x) + Σ_k w_k N(x; 0, C_k)
 
 f_0, the given mixture, stays as it is. The classes begin as those of its classes, each in one
-orientation, that describe most of the picture: largest in (patches that they explain) × (directions
-that stand out of the noise, Σ_j v_kj / (v_kj + s)). Then EM on the picture's overlapping patches y,
-noise of variance s included, with full covariances, which is where textures have their gain:
+orientation, that describe most of the picture: (patches that they explain) × (directions that stand
+out of the noise, Σ_j v_kj / (v_kj + s)) decides. Then EM on the picture's patches y at random
+places, noise of variance s included, with full covariances, where textures have their gain:
 
-    r_ik = P(k | y_i),    n_k = Σ_i r_ik,     T_k = (Σ_i r_ik y_i y_iᵀ + ν (C_k⁰ + s Id)) / (n_k + ν),
-    C_k  = T_k - s Id, eigenvalues up to `LEAST` s set to `FLOOR`,     w_k = (n_k + ν w_k⁰) / (N + ν)
+    r_ik = P(k | y_i),     n_k = Σ_i r_ik,
+    T_k  = (Σ_i r_ik y_i y_iᵀ + ν (C_k⁰ + s Id)) / (n_k + ν),
+    C_k  = T_k - s Id, but `FLOOR` for eigenvalues up to `LEAST` s and beyond the `RANK` largest,
+    w_k  = (n_k + ν w_k⁰) / (N + ν),
 
 where C⁰ and w⁰ are those of the start, whatever the iteration: it counts for ν = `STRENGTH`
-patches. Without `LEAST` that is the exact M-step of a penalised likelihood, which never falls
-(tests/images/test_adapt.py); with it, what sampled noise looks like stays out. Directions of the
-mean of a patch are flat.
+patches. Where all eigenvalues count that is the exact M-step of a penalised likelihood, which never
+falls (tests/images/test_adapt.py). What does not count is what sampled noise looks like, and time.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from gmdm_prior.fast.adapted import FLOOR, OwnClasses, OwnLevel
 from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.sigma import compute_dtype
 
-CLASSES = 12
-STRENGTH = 500.0  # patches that the start counts for
-ITERATIONS = 3
+CLASSES = 10  # of a picture's own
+STRENGTH = 250.0  # patches that the start counts for
+ITERATIONS = 3  # of EM
+RANK = 32  # eigenvalues of a class that count, at most
 LEAST = 0.2  # of the noise's variance: an eigenvalue that counts
-PIXELS, MOST = 7, 40_000  # a patch for so many pixels, and so many patches at most
+PIXELS, MOST = 8, 40_000  # a patch for so many pixels, and so many patches at most
 SEEN = 512  # patches by which the classes are chosen
 RARE = 1e-3  # responsibility that counts
 
@@ -119,8 +121,10 @@ def _start(model: PatchMixture, y: Tensor, noise: float) -> OwnClasses:
 
 
 def _counted(clean: Tensor, noise: float) -> Tensor:
-    """Variances of which those that noise may have made are `FLOOR`."""
-    return torch.where(clean > LEAST * noise, clean, FLOOR).clamp(min=FLOOR)
+    """Variances (M, J) of which `RANK` count, and none that noise may have made."""
+    least = clean.sort(1, descending=True).values[:, min(RANK, clean.shape[1]) - 1, None]
+    counts = (clean > LEAST * noise) & (clean >= least)
+    return torch.where(counts, clean, FLOOR).clamp(min=FLOOR)
 
 
 def _expect(

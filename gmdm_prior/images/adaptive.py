@@ -1,9 +1,8 @@
-"""Half-quadratic splitting with a mixture that is adapted to each picture (`adapt`), so far as to
-be trusted.
+"""Half-quadratic splitting with a mixture that is adapted to each picture, as far as it can be.
 
 Adapted classes are a gain of up to a decibel where a picture repeats itself, and they can lose
-where it does not. Which it is the picture says itself, as noise can be split: with z ~ N(0, s Id)
-drawn here and any a > 0,
+where it does not (`adapt`). Which it is the picture says itself, as noise can be split: with z ~
+N(0, s Id) drawn here and any a > 0,
 
     y_1 = y + a z,     y_2 = y - z / a
 
@@ -22,6 +21,7 @@ under the adapted one.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.model import PatchMixture
-from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.fast.adapted import OwnClasses, OwnLevel
 from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.gaussian_noise import Covariance, Noise
@@ -47,13 +46,17 @@ MOST = 1.3  # τ
 SEED = 4_793_218_506  # of z: none that a picture may have got its noise from
 STRIDE = 4  # of the averages that are compared
 SMALLEST = 32  # shorter side of a picture that is adapted to, in pixels
+WHITE_ONLY = (
+    "a model is adapted to pictures with white noise of one known level only; this one is denoised "
+    "without"
+)
 
 
 class AdaptiveSplitting(nn.Module):
     """`HalfQuadraticSplitting` with a mixture that is adapted to each picture and plane.
 
-    Where the noise is no single level of white noise, and where a picture is smaller than
-    `SMALLEST`, it is `HalfQuadraticSplitting`.
+    It takes up to five times as long as `HalfQuadraticSplitting`, and is that where a picture is
+    smaller than `SMALLEST`, or its noise not white and of one level: then it warns.
 
     Args:
         model: a `PatchMixture` with a flat mean, or an `OpponentModel` of such.
@@ -72,27 +75,38 @@ class AdaptiveSplitting(nn.Module):
         for plane in planes_of(model):
             if not isinstance(plane, PatchMixture) or plane.mean_part.variance is not None:
                 raise TypeError(
-                    "only a PatchMixture with a flat mean (or an OpponentModel of such) can be "
-                    f"adapted; got {type(plane).__name__}. gmdm_prior.load('gray') gives one"
+                    "model must be a PatchMixture with a flat mean, or an OpponentModel of such, "
+                    f"to be adapted; got {type(plane).__name__}. gmdm_prior.load('gray') gives one"
                 )
+
+    @property
+    def model(self) -> DensityModel:
+        """The density that is adapted, as it is without a picture."""
+        return self.plain.model
 
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
-        return per_plane(self.plain.model, self._restore, noisy, sigma)
+        return per_plane(self.model, self._restore, noisy, sigma)
 
     def _restore(
         self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run
     ) -> Tensor:
         """An image (c, H, W) at its level."""
-        splitting = self.plain
-        if isinstance(level, Tensor) and not level.ndim and concrete(image) and concrete(level):
-            noise = float(level) ** 2
-            if noise > 0 and min(image.shape[1:]) >= max(SMALLEST, model.patch_size):
-                own, trust = learnt(model, image.detach(), noise, splitting._evaluator)
-                if trust > 0:
-                    splitting = copy.copy(splitting)
-                    splitting._evaluator = _Trusting(splitting._evaluator, own, trust)
-        return splitting._restore(model, image, level, run)
+        one_level = isinstance(level, Tensor) and not level.ndim
+        if not (one_level and concrete(image) and concrete(level)):
+            warnings.warn(WHITE_ONLY, stacklevel=2)
+        elif level > 0 and min(image.shape[1:]) >= max(SMALLEST, model.patch_size):
+            found = learnt(model, image.detach(), float(level) ** 2, self.plain._evaluator)
+            return self._adapted(*found)._restore(model, image, level, run)
+        return self.plain._restore(model, image, level, run)
+
+    def _adapted(self, own: OwnClasses, trust: float) -> HalfQuadraticSplitting:
+        """The splitting with classes of a picture's own."""
+        if trust == 0:
+            return self.plain
+        adapted = copy.copy(self.plain)
+        adapted._evaluator = _Trusting(self.plain._evaluator, own, trust)
+        return adapted
 
 
 @torch.no_grad()

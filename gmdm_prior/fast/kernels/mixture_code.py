@@ -297,8 +297,9 @@ class Kernel:
         layout: what it was made for.
         workspace: numbers of memory that a call needs for itself.
         run: the kernel. Its arguments are the addresses of float32 numbers: patches (b², N) and
-            result (b², N); the maximum of the logarithms and the sum of weights (2, N);
-            a workspace; bases (G, padded rows, b²), in coordinates (`coordinate_matrix`); for each basis -1 / 2 (v + s) over log 2, (J, K_g);
+            result (b², N); the maximum of the logarithms and the sum of weights (2, N); a
+            workspace; bases (G, padded rows, b²), in coordinates (`coordinate_matrix`); for each
+            basis -1 / 2 (v + s) over log 2, (J, K_g);
             constants c over log 2, (K,); gains v / (v + s), (K, padded rows). Then the number of
             tiles of W patches to do, and N.
     """
