@@ -37,7 +37,7 @@ STRENGTH = 250.0  # patches that the start counts for
 ITERATIONS = 3  # of EM
 RANK = 32  # eigenvalues of a class that count, at most
 LEAST = 0.2  # of the noise's variance: an eigenvalue that counts
-PIXELS, MOST = 8, 40_000  # a patch for so many pixels, and so many patches at most
+PIXELS, MOST = 7, 40_000  # a patch for so many pixels, and so many patches at most
 SEEN = 512  # patches by which the classes are chosen
 RARE = 1e-3  # responsibility that counts
 
@@ -116,13 +116,13 @@ def _start(model: PatchMixture, y: Tensor, noise: float) -> OwnClasses:
         for h, c in zip(turn, k, strict=True)
     ]
     weights = usage.flatten()[chosen].clamp(min=1e-12) / 2
-    clean = variances[k]
-    return OwnClasses(torch.stack(axes).double(), _counted(clean, noise), weights)
+    counted = _counted(variances[k], noise, variances.shape[1])
+    return OwnClasses(torch.stack(axes).double(), counted, weights)
 
 
-def _counted(clean: Tensor, noise: float) -> Tensor:
-    """Variances (M, J) of which `RANK` count, and none that noise may have made."""
-    least = clean.sort(1, descending=True).values[:, min(RANK, clean.shape[1]) - 1, None]
+def _counted(clean: Tensor, noise: float, rank: int) -> Tensor:
+    """Variances (M, J) of which so many count at most, and none that noise may have made."""
+    least = clean.sort(1, descending=True).values[:, min(rank, clean.shape[1]) - 1, None]
     counts = (clean > LEAST * noise) & (clean >= least)
     return torch.where(counts, clean, FLOOR).clamp(min=FLOOR)
 
@@ -151,7 +151,7 @@ def _maximise(
     moments = (scatter + STRENGTH * before) / (counts + STRENGTH)[:, None, None]
     values, vectors = torch.linalg.eigh(moments)
     weights = (counts + STRENGTH * start.weights) / (total + STRENGTH)
-    return OwnClasses(vectors.mT @ basis, _counted(values - noise, noise), weights)
+    return OwnClasses(vectors.mT @ basis, _counted(values - noise, noise, RANK), weights)
 
 
 def _checked(model: PatchMixture, noisy: Tensor) -> Tensor:
