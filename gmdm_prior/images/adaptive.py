@@ -13,9 +13,9 @@ y_2 tells how far to go from the one towards the other: the error of x_0 + τ d 
 
     τ̂ = ⟨y_2 - x_0, d⟩ / ‖d‖²    estimates without bias, with deviation ((1 + 1/a²) s)^½ / ‖d‖,
 
-however the classes came about. To lose nowhere, `DOUBT` deviations are taken off it. Then every
-step of the splitting goes so far, from the posterior mean under the given mixture towards that
-under the adapted one.
+however the classes came about. To lose nowhere, `DOUBT` deviations are taken off it and, since a
+step is not the whole splitting, `CAUTION` (1 - τ). Then every step of the splitting goes so far,
+from the posterior mean under the given mixture towards that under the adapted one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from gmdm_prior.images.planes import per_plane, planes_of
 from gmdm_prior.sigma import concrete
 
 SPLIT = 0.5  # a
-DOUBT = 1.5  # deviations
+DOUBT = 1.0  # deviations
+CAUTION = 0.3
 MOST = 1.3  # τ
 SEED = 4_793_218_506  # of z: none that a picture may have got its noise from
 STRIDE = 4  # of the averages that are compared
@@ -127,7 +128,9 @@ def learnt(
         return own, 0.0
     gain = float(((second[:, :height, :width] - given) * difference).sum()) / power
     deviation = ((1 + 1 / SPLIT**2) * noise / power) ** 0.5
-    return own, min(max(gain - DOUBT * deviation, 0.0), MOST)
+    trust = gain - DOUBT * deviation
+    trust -= CAUTION * max(0.0, 1 - trust)
+    return own, min(max(trust, 0.0), MOST)
 
 
 def _averages(

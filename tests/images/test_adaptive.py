@@ -74,6 +74,7 @@ def test_gains_on_texture(both, sigma):
 def test_trust_is_what_the_truth_says(gray, monkeypatch, seed):
     """Read off the picture, within three deviations: here, next to no doubt."""
     monkeypatch.setattr(MODULE, "DOUBT", 0.0)
+    monkeypatch.setattr(MODULE, "CAUTION", 0.0)
     monkeypatch.setattr(MODULE, "MOST", 10.0)
     seen, clean = (
         [],
