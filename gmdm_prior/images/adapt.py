@@ -32,13 +32,13 @@ from gmdm_prior.fast.adapted import FLOOR, OwnClasses, OwnLevel
 from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.sigma import compute_dtype
 
-CLASSES = 10  # of a picture's own
+CLASSES, FEW = 10, 150  # of a picture's own; one for every so many patches
 STRENGTH = 250.0  # patches that the start counts for
 ITERATIONS = 3  # of EM
 RANK = 32  # eigenvalues of a class that count, at most
 LEAST = 0.2  # of the noise's variance: an eigenvalue that counts
-PIXELS, MOST = 7, 40_000  # a patch for so many pixels, and so many patches at most
-SEEN = 512  # patches by which the classes are chosen
+PIXELS, MOST = 7, 18_000  # a patch for so many pixels, and so many patches at most
+SEEN = 256  # patches by which the classes are chosen
 RARE = 1e-3  # responsibility that counts
 
 
@@ -107,7 +107,8 @@ def _start(model: PatchMixture, y: Tensor, noise: float) -> OwnClasses:
     usage = level.responsibilities(some).double().mean(0)  # orientations, classes
     variances = model.variances.detach().double()
     stand_out = (variances / (variances + noise)).sum(1)
-    chosen = (usage * stand_out).flatten().topk(min(CLASSES, usage.numel())).indices
+    count = min(CLASSES, usage.numel(), 1 + len(y) // FEW)
+    chosen = (usage * stand_out).flatten().topk(count).indices
     turn, k = chosen // usage.shape[1], chosen % usage.shape[1]
     place = {int(c): g for g, members in enumerate(level.members) for c in members}
     dimensions = variances.shape[1]

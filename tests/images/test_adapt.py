@@ -40,6 +40,7 @@ def plain(monkeypatch):
     monkeypatch.setattr(MODULE, "RARE", -1.0)
     monkeypatch.setattr(MODULE, "RANK", 64)
     monkeypatch.setattr(MODULE, "CLASSES", 5)
+    monkeypatch.setattr(MODULE, "FEW", 1)
     monkeypatch.setattr(MODULE, "STRENGTH", 30.0)
     monkeypatch.setattr(MODULE, "SEEN", 10**6)
 
@@ -145,7 +146,8 @@ def test_finds_what_the_picture_is_made_of():
     assert (after - clean).square().mean() < 0.7 * (before - clean).square().mean()
 
 
-def test_channels_and_batches_are_more_of_the_same():
+def test_channels_and_batches_are_more_of_the_same(monkeypatch):
+    monkeypatch.setattr(MODULE, "FEW", 1)
     model = mixture(3)
     stack = torch.stack([picture(), picture().flip(1)])
     batch, channels = adapt(model, stack, 0.1), adapt(model, stack.transpose(0, 1), 0.1)
