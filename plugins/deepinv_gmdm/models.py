@@ -264,9 +264,10 @@ def _check_adaptable(method: str, model: nn.Module) -> None:
     if method != "hqs":
         raise ValueError(f"adapt=True is for method='hqs'; got method={method!r}")
     for plane in planes:
-        if not isinstance(plane, gm.PatchMixture):
+        if not isinstance(plane, gm.PatchMixture) or plane.mean_part.variance is not None:
             raise ValueError(
-                f"adapt=True is for mixtures, such as weights='gray'; got a {type(plane).__name__}"
+                "adapt=True is for mixtures, such as weights='gray', with a flat mean; got a "
+                f"{type(plane).__name__}"
             )
 
 
