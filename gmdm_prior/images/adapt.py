@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from gmdm_prior import constraints
+from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.fast.adapted import FLOOR, OwnClasses, OwnLevel
@@ -43,6 +44,7 @@ RARE = 1e-3  # responsibility that counts
 
 
 @torch.no_grad()
+@plain_modes
 def adapt(model: PatchMixture, noisy: Tensor, sigma: float) -> PatchMixture:
     """Give a mixture classes of a noisy picture's own, learnt from it.
 
@@ -90,10 +92,11 @@ def own_classes(
 def patches(images: Tensor, size: int) -> Tensor:
     """Patches (N, C b²) of images (B, C, H, W), one for every `PIXELS` pixels, at random places."""
     windows = images.unfold(2, size, 1).unfold(3, size, 1)
-    count = images.shape[0] * images.shape[2] * images.shape[3] // PIXELS
+    pixels = images.shape[0] * images.shape[2] * images.shape[3]
+    count = min(max(pixels // PIXELS, 1), MOST)
     generator = torch.Generator().manual_seed(0)
     places = [
-        torch.randint(windows.shape[axis], (min(max(count, 1), MOST),), generator=generator)
+        torch.randint(windows.shape[axis], (count,), generator=generator, device="cpu")
         for axis in (0, 2, 3)
     ]
     image, row, column = (place.to(images.device) for place in places)
@@ -174,5 +177,5 @@ def _checked(model: PatchMixture, noisy: Tensor) -> Tensor:
         raise ValueError(f"noisy must have {model.channels} channels; got {images.shape[1]}")
     if not bool(torch.isfinite(images).all()):
         raise ValueError("noisy must be finite; it holds NaN or infinity")
-    images = images.detach().to(compute_dtype(images.dtype))
+    images = images.detach().to(model.filters.device, compute_dtype(images.dtype))
     return images.flatten(0, 1)[:, None] if model.channels == 1 else images

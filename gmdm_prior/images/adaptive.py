@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -93,11 +93,11 @@ class AdaptiveSplitting(nn.Module):
         self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run
     ) -> Tensor:
         """An image (c, H, W) at its level."""
-        one_level = isinstance(level, Tensor) and not level.ndim
-        if not (one_level and concrete(image) and concrete(level)):
+        if isinstance(level, Noise) or level.ndim or not (concrete(image) and concrete(level)):
             warnings.warn(WHITE_ONLY, stacklevel=2)
         elif level > 0 and min(image.shape[1:]) >= max(SMALLEST, model.patch_size):
-            found = learnt(model, image.detach(), float(level) ** 2, self.plain._evaluator)
+            mixture, noise = cast(PatchMixture, model), float(level) ** 2
+            found = learnt(mixture, image.detach(), noise, self.plain._evaluator)
             return self._adapted(*found)._restore(model, image, level, run)
         return self.plain._restore(model, image, level, run)
 
@@ -116,8 +116,8 @@ def learnt(
 ) -> tuple[OwnClasses, float]:
     """The classes of an image (c, H, W) with white noise of a variance, and their trust τ."""
     generator = torch.Generator().manual_seed(SEED)
-    z = torch.randn(image.shape, generator=generator, dtype=image.dtype).to(image.device)
-    z *= noise**0.5
+    z = torch.randn(image.shape, generator=generator, dtype=image.dtype, device="cpu")
+    z = z.to(image.device) * noise**0.5
     first, second = image + SPLIT * z, image - z / SPLIT
     more = (1 + SPLIT**2) * noise
     own = own_classes(model, first[None], more, evaluator)
@@ -161,6 +161,7 @@ class _Trusting(Evaluator):
         self, model: Any, image: Tensor, noise: Tensor | Covariance, fast: bool = False
     ) -> Callable[..., Tensor]:
         """Posterior means (N, a) at a number ()."""
+        noise = cast(Tensor, noise)
         given = self._given.means_and_log_probs(model, image, noise)
         level = OwnLevel(self._own, float(noise), model.channels, image)
         return lambda y: level.posterior_mean(y, *given(y), self._trust)
