@@ -4,10 +4,10 @@
 
 Half-quadratic splitting with `gray` as it is, and adapted to each picture (`AdaptiveSplitting`), on
 the middle `crop`² pixels of every picture of `skimage` (the photographs in scikit-image's wheel, in
-gray, at full size) and of every `every`-th of a folder; neither had a part in settling how. Told
-the noise level, and blind (`BlindDenoiser` of white noise, with and without `adapt=True`). Times
-are of the processor, in turns, of one thread. Writes adapt.csv and adapt.md into
-benchmarks/results.
+gray, at full size) and of every `every`-th of a folder. BSD68 had no part in settling how; of
+scikit-image's, brick, grass and page did for `DOUBT` and `CAUTION`. Told the noise level, and blind
+(`BlindDenoiser` of white noise, with and without `adapt=True`). Times are of the processor, in
+turns, of one thread. Writes adapt.csv and adapt.md into benchmarks/results.
 """
 
 import sys

@@ -98,6 +98,24 @@ def test_trust_is_what_the_truth_says(gray, monkeypatch, seed):
     assert truth > 0.5
 
 
+def test_what_is_learnt_from_has_noise_of_its_own(gray, monkeypatch):
+    """More than the picture's, and beside it: σ² a² more, of which the picture knows nothing."""
+    seen, own_classes = [], MODULE.own_classes
+
+    def remember(model, images, noise, evaluator):
+        seen.append((images, noise))
+        return own_classes(model, images, noise, evaluator)
+
+    monkeypatch.setattr(MODULE, "own_classes", remember)
+    noisy = with_noise(woven())
+    MODULE.learnt(gray, noisy[0], SIGMA**2, gm.AdaptiveSplitting(gray).plain._evaluator)
+    ((images, noise),) = seen
+    added, held = images - noisy, noisy - woven()
+    assert noise == pytest.approx(1.25 * SIGMA**2)
+    assert float(added.std()) == pytest.approx(SIGMA / 2, rel=0.03)  # of 9,216 pixels: 0.7 %
+    assert abs(float((added * held).mean())) < 0.05 * SIGMA**2 / 2
+
+
 def test_noise_alone_is_not_learnt(both):
     noisy = with_noise(torch.full((1, 1, 64, 64), 0.5))
     flat, adapted = (psnr(denoise(noisy, SIGMA), torch.tensor(0.5)) for denoise in both)
