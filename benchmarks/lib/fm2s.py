@@ -6,10 +6,10 @@ configuration of the microscope's type, whose constants were chosen by its autho
 set.
 """
 
-import importlib
-import sys
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -29,11 +29,7 @@ def fm2s(folder: Path) -> Callable[[np.ndarray, str], np.ndarray]:
     """
     if not (folder / "FM2S.py").is_file():
         raise FileNotFoundError(f"fm2s={folder} must be a clone of Danielement321/FM2S: no FM2S.py")
-    sys.path.insert(0, str(folder))
-    try:
-        module, configs = (importlib.import_module(name) for name in ("FM2S", "configs"))
-    finally:
-        sys.path.remove(str(folder))
+    module, configs = (_module(folder / f"{name}.py") for name in ("FM2S", "configs"))
 
     def denoise(pixels: np.ndarray, microscope: str) -> np.ndarray:
         eight_bits = np.round(255 * pixels.clip(0, 1)).astype(np.uint8)
@@ -43,3 +39,11 @@ def fm2s(folder: Path) -> Callable[[np.ndarray, str], np.ndarray]:
         return restored / 255.0
 
     return denoise
+
+
+def _module(path: Path) -> ModuleType:
+    """A file as a module, by no name that another could have."""
+    spec = importlib.util.spec_from_file_location(f"fm2s_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
