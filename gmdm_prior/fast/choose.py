@@ -2,6 +2,7 @@
 
     density   noise    wanted            evaluated by                     error in an image
     mixture   number   posterior means   kernels.mixture, where it can    1e-6, float32 rounding
+    mixture   number   means, densities  kernels.mixture, where it can    1e-6; 1e-3 of a logarithm
     mixture   number   scores            kernels.mixture, from 5e-3 on    1e-4 of their size
     mixture   number   anything          the density itself               none
     mixture   map      means, fast       mixture_maps                     1e-3; of steep maps 4e-3
