@@ -40,6 +40,7 @@ from torch import Tensor
 
 import gmdm_prior as gm
 from deepinv_gmdm.correlated_noise import CorrelatedL2
+from deepinv_gmdm.explicit import NAMES, ExplicitSolver
 from deepinv_gmdm.half_quadratic import HalfQuadratic
 from deepinv_gmdm.models import GMDMDenoiser
 from deepinv_gmdm.noise import WeightedL2
@@ -147,6 +148,11 @@ def build_solver(
         solver = _optimiser(config, prior, params, common)
     if trainable is not None:
         keep_positive(solver, trainable)
+    elif _is_derived(config, prior, prior_sigma, data_fidelity) and weight > 0:
+        options = {"sigma": measured, "level": prior_sigma, "weight": weight}
+        return ExplicitSolver(
+            config.name, prior, solver, **options, fidelity=data_fidelity, progress=progress
+        )
     return solver
 
 
@@ -252,6 +258,17 @@ def _derives(config: SolverConfig, prior: Any, named: str, trainable: Sequence[s
     if named != "hqs" or config.betas is not None or whole or trainable is not None:
         return False
     return _step(config, prior) == "mean"
+
+
+def _is_derived(config: SolverConfig, prior: Any, level: Any, fidelity: Any) -> bool:
+    """Whether an explicit solver is left to itself, with a prior whose gradient is enough."""
+    untouched = config == SolverConfig(config.name, noise_sigma=config.noise_sigma)
+    number = level is None or isinstance(level, (int, float))
+    quadratic = fidelity is None or isinstance(
+        fidelity, deepinv.optim.L2 | WeightedL2 | CorrelatedL2
+    )
+    explicit = config.name in NAMES and isinstance(prior, GMDMPrior)
+    return explicit and untouched and number and quadratic
 
 
 def _derived(config: SolverConfig, prior: Any, **options: Any) -> HalfQuadratic:
