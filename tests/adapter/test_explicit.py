@@ -77,3 +77,87 @@ def test_it_stops_near_the_minimiser(problem, minimiser, name):
     physics, y, prior = problem
     error = solver(name, prior)(y[:1], physics) - minimiser
     assert error.square().mean().sqrt() < LEVEL / 20
+
+
+@pytest.mark.parametrize("name", ["fista", "admm"])
+def test_a_batch_is_a_loop(problem, patient, name):
+    physics, y, prior = problem
+    run = solver(name, prior)
+    looped = torch.cat([run(one[None], physics) for one in y])
+    torch.testing.assert_close(run(y, physics), looped, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_units_do_not_matter(problem, name):
+    """Neither those of images nor those of measurements: the prior's own level follows both."""
+    physics, y, prior = problem
+    expected = build_solver(name, prior, sigma=NOISE)(y[:1], physics)
+    other = GMDMPrior(prior.model, data_range=(0, 255))
+    strong = Blur(scale=10.0)
+    found = build_solver(name, other, sigma=2550 * NOISE)(2550 * y[:1], strong) / 255
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_quarters_are_left_out_where_pixels_would_not_count_alike(problem):
+    """And where the density is one of whole images; the end is a minimiser there too."""
+    assert explicit.has_quarters(problem[2])
+    assert not explicit.has_quarters(GMDMPrior(mixture(3)))
+    assert not explicit.has_quarters(GMDMPrior(mixture(4), boundary="valid"))
+    assert not explicit.has_quarters(GMDMPrior("gray-wavelet"))
+
+
+@pytest.mark.parametrize("odd", [GMDMPrior(mixture(3)), GMDMPrior("gray-wavelet")])
+def test_a_prior_without_quarters(problem, patient, odd):
+    physics, y, _ = problem
+    x = solver("fista", odd, prior_sigma=0.1)(y[:1], physics)
+    slope = deepinv.optim.L2(sigma=NOISE).grad(x, y[:1], physics) + odd.grad(x, 0.1)
+    assert slope.abs().max() * NOISE < 1e-3
+
+
+def test_gradients_are_few_and_no_cost_is_evaluated(problem):
+    """deepinv's class with the proximal map takes hundreds."""
+    physics, y, prior = problem
+    calls = []
+
+    class Counted(GMDMPrior):
+        def fn(self, *args, **kwargs):
+            calls.append("fn")
+            return super().fn(*args, **kwargs)
+
+        def grad(self, *args, **kwargs):
+            calls.append("grad")
+            return super().grad(*args, **kwargs)
+
+    counted = Counted(prior.model)
+    solver("admm", counted)(y[:1], physics)
+    assert calls.count("fn") == 0
+    few, calls[:] = calls.count("grad"), []
+    run = solver({"name": "admm", "max_iter": 20}, counted)
+    run(y[:1], physics.inner)
+    assert calls.count("fn") == 0
+    assert calls.count("grad") > few
+    run(y[:1], physics.inner, compute_metrics=True)
+    assert calls.count("fn") > 0
+
+
+def test_what_it_cannot_do_is_left_to_the_class_of_deepinv(problem):
+    """Metrics, and operators that are not linear."""
+    physics, y, prior = problem
+    short = GMDMPrior(prior.model, max_iter=3)
+    x, metrics = solver("pgd", short)(y[:1], physics.inner, compute_metrics=True)
+    assert len(metrics["cost"][0]) > 2
+    given = solver({"name": "pgd", "max_iter": 100}, short)
+    assert isinstance(given, deepinv.optim.PGD)
+    assert torch.equal(x, given(y[:1], physics.inner))
+    squares = deepinv.physics.Physics(A=lambda x, **_: x.square())
+    started = solver("pgd", short)(y[:1], squares, init=(y[:1], y[:1]))
+    assert torch.equal(started, given(y[:1], squares, init=(y[:1], y[:1])))
+
+
+@pytest.mark.parametrize(
+    "options", [{"stepsize": 1e-3}, {"early_stop": False}, {"thres_conv": 1e-3}]
+)
+def test_a_setting_is_kept(problem, options):
+    """A solver that is told something is deepinv's, with that."""
+    run = solver({"name": "pgd", **options}, problem[2])
+    assert isinstance(run, deepinv.optim.PGD)
