@@ -22,6 +22,7 @@ PROBLEMS = ("denoise", "deblur", "inpainting", "tomography")
 SOLVERS = {"pgd": "PGD", "fista": "FISTA", "admm": "ADMM, DRS"}
 GRADIENTS = 100  # of L-BFGS
 COST, DECIBELS = 1e-3, 0.05
+LONG = 30  # seconds: what takes more has one turn
 
 
 class Cost:
@@ -68,7 +69,7 @@ def solvers(bench: Bench) -> Iterator[Measurement]:
         for solver in names:  # compiles the kernel
             restore(solver, small)
         runs = [lambda _, s=s, p=problem, r=restore: r(s, p) for s in names]
-        rival, *ours = medians(*runs, turns=bench.turns(1), warm=0)
+        rival, *ours = medians(*runs, turns=bench.turns(3), warm=0, long=LONG)
         cost = Cost(problem, prior)
         for solver, seconds in zip(SOLVERS, ours, strict=True):
             yield bench.timed(

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import gmdm_prior as gm
-from deepinv_gmdm.half_quadratic import HalfQuadratic, Plan
+from deepinv_gmdm.half_quadratic import HalfQuadratic, Plan, _check_finite
 from deepinv_gmdm.optim import GMDMPrior
 from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig
 
@@ -95,6 +95,9 @@ class ExplicitSolver(nn.Module):
             physics: the operator.
             init: the first iterate (B, C, H, W), alone or first in a tuple; None is derived.
             **kwargs: of deepinv's classes: `compute_metrics`, `x_gt`.
+
+        Raises:
+            ValueError: for measurements that hold NaN or infinity.
         """
         if kwargs or not isinstance(physics, deepinv.physics.LinearPhysics):
             return self.plain(y, physics, init=init, **kwargs)
@@ -102,6 +105,7 @@ class ExplicitSolver(nn.Module):
             return self._solve(y, physics, init[0] if isinstance(init, (tuple, list)) else init)
 
     def _solve(self, y: Any, physics: Any, start: Tensor | None) -> Tensor:
+        _check_finite(y)
         plan = self.planner.plan(y, physics, start)
         level = plan.sigma if self.level is None else self.level
         problem = Problem(plan.fidelity, y, physics, self.prior, self.weight, level)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from deepinv_gmdm import GMDMPrior, build_solver, explicit
 from deepinv_gmdm.explicit import NAMES
+from deepinv_gmdm.noise import WeightedL2
 from models import mixture
 from scipy import optimize
 
@@ -161,3 +162,16 @@ def test_a_setting_is_kept(problem, options):
     """A solver that is told something is deepinv's, with that."""
     run = solver({"name": "pgd", **options}, problem[2])
     assert isinstance(run, deepinv.optim.PGD)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_levels_that_differ_from_pixel_to_pixel(problem, patient, name):
+    """The gradient of f + g vanishes where the least level sets the step."""
+    physics, y, prior = problem
+    levels = torch.full((1, 1, 16, 16), 3 * NOISE, dtype=torch.float64)
+    levels[..., :8] = NOISE
+    fidelity = WeightedL2(levels)
+    run = solver(name, prior, sigma=2 * NOISE, data_fidelity=fidelity)
+    x = run(y[:1], physics.inner)
+    slope = fidelity.grad(x, y[:1], physics.inner) + prior.grad(x, LEVEL)
+    assert slope.abs().max() * NOISE < 1e-3
