@@ -108,7 +108,8 @@ class ExplicitSolver(nn.Module):
         _check_finite(y)
         plan = self.planner.plan(y, physics, start)
         level = plan.sigma if self.level is None else self.level
-        problem = Problem(plan.fidelity, y, physics, self.prior, self.weight, level)
+        closed = has_closed_form(plan.fidelity, y, physics, plan.start, level**2)
+        problem = Problem(plan.fidelity, y, physics, self.prior, self.weight, level, closed)
         quarters = QUARTERS if has_quarters(self.prior) else (None,)
         parts, state = itertools.cycle(quarters), State(plan.start)
         step = forward_backward
@@ -146,6 +147,23 @@ def has_quarters(prior: GMDMPrior) -> bool:
     return patches and prior.likelihood.boundary == "circular" and prior.model.patch_size % 2 == 0
 
 
+def has_closed_form(fidelity: Any, y: Any, physics: Any, like: Tensor, gamma: float) -> bool:
+    """Whether the proximal map of a data term is there, and right for a random image.
+
+    That of `Upsampling` is its adjoint's; that of `Decolorize` forgets what it does not see.
+    """
+    if type(fidelity) is not deepinv.optim.L2:
+        return True  # it solves for it
+    known = type(physics).prox_l2 is not deepinv.physics.LinearPhysics.prox_l2
+    if not known or isinstance(physics, deepinv.physics.Upsampling):
+        return False
+    generator = torch.Generator("cpu").manual_seed(0)
+    x = torch.rand(like.shape, generator=generator, device="cpu").to(like)
+    u = fidelity.prox(x, y, physics, gamma=gamma)
+    off = u - x + gamma * fidelity.grad(u, y, physics)
+    return bool(off.norm() <= CG_TOLERANCE * gamma * fidelity.grad(x, y, physics).norm())
+
+
 @dataclass(frozen=True)
 class Problem:
     """f + λ g, with g at a level.
@@ -157,6 +175,7 @@ class Problem:
         prior: g.
         weight: λ.
         level: of g.
+        closed: whether the proximal map of f need not be solved for (`has_closed_form`).
     """
 
     fidelity: Any
@@ -165,6 +184,7 @@ class Problem:
     prior: GMDMPrior
     weight: float
     level: float
+    closed: bool
 
     @cached_property
     def bend(self) -> float:
@@ -181,10 +201,7 @@ class Problem:
         By conjugate gradients the change from there, whose right-hand side is the gradient of the
         whole problem: as that vanishes, errors do.
         """
-        known = type(self.physics).prox_l2 is not deepinv.physics.LinearPhysics.prox_l2
-        if isinstance(self.physics, deepinv.physics.Upsampling):
-            known = False  # it inherits that of its adjoint
-        if known or type(self.fidelity) is not deepinv.optim.L2:
+        if self.closed:
             return self.fidelity.prox(z, self.y, self.physics, gamma=gamma)
         nothing = self.y * 0
         slope = z - near - gamma * self.fidelity.grad(near, self.y, self.physics)
