@@ -3,6 +3,7 @@
 All minimise  f(x) + lambda g(x)  with  f(x) = ‖A x - y‖² / (2 sigma_n²)  and sigma_n the
 measurement's noise level, so that lambda = 1 is the Bayesian weight of an explicit prior. PGD,
 FISTA, GD, DRS, ADMM and PDCP use `fn`, `grad` and `prox` of an explicit prior as they are;
+a `GMDMPrior` whose solver is left to itself needs no `prox` (`explicit`);
 `schedule` gives the falling levels of half-quadratic splitting (HQS). PDCP splits at the identity
 (dual step 1 / primal step), so that any physics with a proximal map will do.
 
@@ -91,7 +92,8 @@ def build_solver(
         physics_norm: largest eigenvalue of AᵀA (`physics.compute_sqnorm`); it bounds steps of
             PGD, FISTA and GD.
         prior_sigma: noise level handed to the prior (deepinv's `g_param`); None: the measurement's
-            noise level, but for `step="mean"` the schedule's.
+            noise level (over the norm of A where steps follow from the operator, `explicit`), but
+            for `step="mean"` the schedule's.
         prior_lambda: weight of the prior; None: 1, and for `step="mean"` 0.25, or what follows
             from the operator (`half_quadratic`).
         data_fidelity: the data term f; None is the one above. `sigma` is then the root mean square
