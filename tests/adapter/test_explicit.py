@@ -168,10 +168,10 @@ def test_a_setting_is_kept(problem, options):
 def test_levels_that_differ_from_pixel_to_pixel(problem, patient, name):
     """The gradient of f + g vanishes where the least level sets the step."""
     physics, y, prior = problem
-    levels = torch.full((1, 1, 16, 16), 3 * NOISE, dtype=torch.float64)
+    levels = torch.full((1, 1, 16, 16), 20 * NOISE, dtype=torch.float64)
     levels[..., :8] = NOISE
     fidelity = WeightedL2(levels)
-    run = solver(name, prior, sigma=2 * NOISE, data_fidelity=fidelity)
+    run = solver(name, prior, sigma=14 * NOISE, data_fidelity=fidelity)
     x = run(y[:1], physics.inner)
     slope = fidelity.grad(x, y[:1], physics.inner) + prior.grad(x, LEVEL)
     assert slope.abs().max() * NOISE < 1e-3
