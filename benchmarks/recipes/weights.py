@@ -6,10 +6,10 @@
 `runs` are folders of `python -m gmdm_prior.train`, each started from the one before it; the last
 one gives the weights. Where the first one has an `init` that is not bundled, `first` is the command
 that made it. Runs on variants of SOURCE (`vary.py`) need `first`, the command that made them, their
-folder's name as `trained`, and the `holdout` of that command. What the card says of the data is in `about`: free.yaml beside this file for the free
-photographs, bsds500.yaml for SOURCE = bsds500:ROOT, which is the default. SOURCE may be any folder
-of images, with an `about` of its own. Every figure is measured on the images of SOURCE that the
-last run has held out.
+folder's name as `trained`, and the `holdout` of that command. What the card says of the data is in
+`about`: free.yaml beside this file for the free photographs, bsds500.yaml for SOURCE =
+bsds500:ROOT, which is the default. SOURCE may be any folder of images, with an `about` of its own.
+Every figure is measured on the images of SOURCE that the last run has held out.
 
 Writes FILE (by default gmdm_prior/weights/NAME.safetensors) and beside it the card, with the suffix
 .md. `denoising_table.py` measures on test images.
