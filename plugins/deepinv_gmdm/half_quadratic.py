@@ -11,15 +11,15 @@ single pixels are measured and 0 where every measurement is of all of them, it t
     first level     2 p^((1 + l) / 4) e with e the root mean square error that this Gaussian leaves,
                     (tr H⁻¹ / N)^½ with H the Hessian of what x₀ minimises; what is known of single
                     pixels among unknown ones looks like noise at a high level
-    last level      ((0.55 p^¼ σ / ‖A‖)² + (p^(l / 4) e / 8)²)^½, at most σ / ‖A‖: what noise
-                    remains of the measured directions, and a share of the error e above, as below
-                    it what is wrong in the others passes for structure
+    last level      p^¼ ((0.55 σ / ‖A‖)² + (e / 8)²)^½, at most σ / ‖A‖: what noise remains of the
+                    measured directions, and a share of the error e above, as below it what is
+                    wrong in the others passes for structure
     weight          λ = 0.3 p² / (p² + (1 - p)²). The data step passes noise of s / (2 λ^½) at most,
                     in any direction, which 0.3 keeps below s; where data see some directions
                     evenly and others not at all, none is amplified, and the less λ the better
-    steps           each level is exp(-p^¼ / 10) of the one before, slower where more is to be
-                    filled, in 8 / p^½ steps or more; then the last one again until an iterate
-                    moves by less than a tenth of it, at most `MOST_STEPS` in all
+    steps           each level is exp(-p^((2 - l) / 4) / 10) of the one before, slower where more
+                    is to be filled, in 8 / p^½ steps or more; then the last one again until an
+                    iterate moves by less than a tenth of it, at most `MOST_STEPS` in all
 
 and, as holes fill slowly, every step begins at an extrapolated iterate,
 
@@ -287,11 +287,10 @@ class HalfQuadratic(nn.Module):
             slow = found.share**0.25
             if error is None:
                 error = first / (FIRST * slow)
-            left = LEFT * found.share ** (found.local / 4) * error
-            least = math.hypot(LAST * slow * sigma / norm, left)
+            least = slow * math.hypot(LAST * sigma / norm, LEFT * error)
             last = min(least, sigma / norm)
         last = max(last, SMALLEST_LEVEL * self.width)
-        steps, settle = self._steps(first, last, found.share)
+        steps, settle = self._steps(first, last, found)
         return Plan(
             start=like if start is None else start,
             levels=schedule(last, steps, first, last),
@@ -301,12 +300,13 @@ class HalfQuadratic(nn.Module):
             settle=settle,
         )
 
-    def _steps(self, first: float, last: float, share: float) -> tuple[int, int]:
+    def _steps(self, first: float, last: float, found: Measured) -> tuple[int, int]:
         """How many steps go down, and how many more there may be."""
         if self.config.max_iter is not None:
             return self.config.max_iter, 0
-        down = math.ceil(math.log(max(first / last, 1)) / (FALL * share**0.25))
-        down = min(max(down, math.ceil(LEAST_STEPS / share**0.5)), MOST_STEPS)
+        fall = FALL * found.share ** ((2 - found.local) / 4)
+        down = math.ceil(math.log(max(first / last, 1)) / fall)
+        down = min(max(down, math.ceil(LEAST_STEPS / found.share**0.5)), MOST_STEPS)
         return down, min(down, MOST_STEPS - down)
 
 
