@@ -39,6 +39,7 @@ from tqdm import tqdm
 NAME = "inverse_problems"
 HEADS = ("problem", "picture", "method", "psnr", "ssim", "seconds")
 SETTINGS = ("problem", "method", "strength", "first", "last", "steps", "psnr")
+FEW = 2  # numbers that are tuned of slow problems
 TUNING = 100  # index of the first tuning picture's noise
 
 
@@ -55,7 +56,8 @@ class Bench:
         if not method.climbs:
             return method.start(tasks[0])
         if key not in self.settings:
-            best, value = tune(method, tasks, self.seed(case, method))
+            most = FEW if case.slow else None
+            best, value = tune(method, tasks, self.seed(case, method), most)
             self.settings.add(key, (*stored(best), value))
         return settings_of(self.settings[key])
 

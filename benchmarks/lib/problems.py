@@ -46,12 +46,14 @@ class Case:
         sigma: the noise level of measurements.
         operator: options of `PhysicsConfig`, or of deepinv's `Tomography`.
         slices: whether it is for slices; else for photographs.
+        slow: whether its data steps take so long that fewer settings are tuned.
     """
 
     name: str
     sigma: float
     operator: Mapping[str, Any] = field(hash=False)
     slices: bool = False
+    slow: bool = False
 
     @property
     def key(self) -> str:
@@ -86,8 +88,8 @@ CASES = (
     Case("denoising", 0.1, {"name": "denoise"}),
     Case("MRI × 4", 0.01, {"name": "mri", "acceleration": 4}, slices=True),
     Case("MRI × 8", 0.01, {"name": "mri", "acceleration": 8}, slices=True),
-    Case("CT, 60 views", 0.01, {"angles": 60, "normalize": True}, slices=True),
-    Case("CT, 20 views", 0.5, {"angles": 20, "normalize": False}, slices=True),
+    Case("CT, 60 views", 0.01, {"angles": 60, "normalize": True}, slices=True, slow=True),
+    Case("CT, 20 views", 0.5, {"angles": 20, "normalize": False}, slices=True, slow=True),
 )
 
 

@@ -44,7 +44,7 @@ def ours(prior: GMDMPrior) -> list[Method]:
         return Settings(plan.weight, plan.levels[0], plan.levels[-1] / plan.sigma, len(plan.levels))
 
     climbs: tuple[Climb, ...] = (
-        *(("strength", 4), ("first", 1.8), ("last", 1.7), ("steps", 2)),
+        *(("strength", 4), ("last", 1.7), ("first", 1.8), ("steps", 2)),
         ("strength", 1.7),
     )
     return [Method(OURS, as_it_comes), Method(TUNED, tuned, start, climbs)]

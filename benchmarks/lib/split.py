@@ -78,11 +78,12 @@ def split(task: Task, denoise: Callable[[Tensor, float], Tensor], settings: Sett
 
 
 def tune(
-    method: Method, tasks: Sequence[Task], seed: Settings | None = None
+    method: Method, tasks: Sequence[Task], seed: Settings | None = None, most: int | None = None
 ) -> tuple[Settings, float]:
     """The settings that are best on tasks, and their mean PSNR there.
 
-    The search begins at `seed`, with the steps of the method, or at the method's own start.
+    The search begins at `seed`, with the steps of the method, or at the method's own start; `most`
+    is how many of its numbers are climbed.
     """
     seen: dict[Settings, float] = {}
 
@@ -93,7 +94,7 @@ def tune(
 
     start = method.start(tasks[0])
     best = _rounded(start if seed is None else replace(seed, steps=start.steps))
-    for name, factor in method.climbs:
+    for name, factor in method.climbs[:most]:
         for by in (factor, 1 / factor):
             while True:
                 tried = _times(best, name, by, method.most)
