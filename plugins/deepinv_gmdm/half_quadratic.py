@@ -11,8 +11,8 @@ single pixels are measured and 0 where every measurement is of all of them, it t
     first level     2 p^((1 + l) / 4) e with e the root mean square error that this Gaussian leaves,
                     (tr H⁻¹ / N)^½ with H the Hessian of what x₀ minimises; what is known of single
                     pixels among unknown ones looks like noise at a high level
-    last level      p^¼ ((0.55 σ / ‖A‖)² + (e / 8)²)^½, at most σ / ‖A‖: what noise remains of the
-                    measured directions, and a share of the error e above, as below it what is
+    last level      p^¼ ((0.55 σ / ‖A‖)² + (p^¼ e / 8)²)^½, at most σ / ‖A‖: what noise remains of
+                    the measured directions, and a share of the error e above, as below it what is
                     wrong in the others passes for structure
     weight          λ = 0.3 p² / (p² + (1 - p)²). The data step passes noise of s / (2 λ^½) at most,
                     in any direction, which 0.3 keeps below s; where data see some directions
@@ -287,7 +287,7 @@ class HalfQuadratic(nn.Module):
             slow = found.share**0.25
             if error is None:
                 error = first / (FIRST * slow)
-            least = slow * math.hypot(LAST * sigma / norm, LEFT * error)
+            least = slow * math.hypot(LAST * sigma / norm, LEFT * slow * error)
             last = min(least, sigma / norm)
         last = max(last, SMALLEST_LEVEL * self.width)
         steps, settle = self._steps(first, last, found)
