@@ -64,11 +64,11 @@ def plugged(
 
 def proximal(name: str, denoise: Denoise, start: float) -> Method:
     """Half-quadratic splitting around a proximal map, whose weight is `strength`."""
-    whole = by_channel(denoise)
 
     def restore(task: Task, settings: Settings) -> Tensor:
         def step(u: Tensor, level: float) -> Tensor:
-            return whole(u, settings.strength * level**2)
+            parts = [denoise(part, settings.strength * level**2) for part in u.split(1, 1)]
+            return torch.cat(parts, 1)
 
         return split(task, step, Settings(1.0, settings.first, settings.last, settings.steps))
 

@@ -14,7 +14,7 @@ import inverse_problems
 from lib import inverse_report, problems, restorers, table
 from lib.problems import CASES, Case, Task, photographs, slices, tuning_slices
 from lib.ridge import FILES, Ridge
-from lib.split import Method, Settings, split, tune
+from lib.split import Method, Settings, by_channel, split, tune
 
 DENOISING = Case("denoising", 0.1, {"name": "denoise"})
 
@@ -77,6 +77,21 @@ def test_splitting_with_a_gaussian_prior_finds_its_mean(task):
     expected = 0.5 + share * (task.y - 0.5)
     torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
     assert (task.plan.start - expected).abs().max() > 0.1
+
+
+def test_networks_see_complex_parts_as_pictures():
+    """In [0, 1], with half the noise, and each part by itself."""
+    seen = []
+
+    def denoise(y, sigma):
+        seen.append((y, sigma))
+        return y
+
+    y = torch.tensor([-1.0, 1.0]).reshape(1, 2, 1, 1)
+    assert torch.equal(by_channel(denoise)(y, 0.2), y)
+    assert [(float(part), sigma) for part, sigma in seen] == [(0.0, 0.1), (1.0, 0.1)]
+    by_channel(denoise)(y[:, :1], 0.2)
+    assert (float(seen[-1][0]), seen[-1][1]) == (-1.0, 0.2)
 
 
 def stored(seed=0):
