@@ -140,5 +140,6 @@ def draw(strips: dict[str, dict[str, Tensor]], path: Path) -> None:
             if name in images:
                 value = "" if name == "truth" else f" {psnr(images[name], images['truth']):.2f}"
                 panel(place, images[name], f"{name}{value}", 7)
-        row[0].set_title(f"{problem}\n{row[0].get_title()}", fontsize=7)
+        row[0].set_title(f"{problem}\n{row[0].get_title()}", fontsize=7, loc="left")
+        row[0].set_title("")
     figure.savefig(path)
