@@ -1,7 +1,8 @@
 """Noise as it comes: real pictures, and correlated noise on clean ones, beside rivals.
 
     python benchmarks/real_noise.py real=FOLDER test=BSD68 [every=8] [crop=128] [sigmas=25]
-                                    [weights=gray] [out=FOLDER] [kept=runs/real_noise]
+                                    [weights=gray] [fm2s=FOLDER] [out=FOLDER]
+                                    [kept=runs/real_noise]
 
 `real` holds pairs NAME-noisy.png and NAME-truth.png, in groups by the two words that NAME begins
 with (camera-cc15); microscopes of the kind WideField are apart from the others, whose noise is
@@ -13,7 +14,9 @@ covariance read`, its splitting under correlated noise. All others are told some
 white`, the best of FINE times the true level, BM3D of LEVELS, non-local means, total variation and
 wavelets (scikit-image's) of STRENGTHS; `gmdm known` and `BM3D, true spectrum` the autocovariance of
 synthetic noise. `stabilised + BM3D` is BM3D at the best of LEVELS after the transform of gmdm's own
-noise curve. Seconds are of one thread, of one run at the best strength.
+noise curve. FM2S, a network that is trained on each micrograph, is told the type of microscope; it
+takes part where `fm2s` is a clone of its authors' repository (lib/fm2s.py). Seconds are of one
+thread, of one run at the best strength.
 
 Writes real_noise.csv and real_noise.md into benchmarks/results (`out`); what stands there from
 "## What is left" on stays. Rivals' pictures and the contact sheet, sheet.png, go to `kept` and not
@@ -32,6 +35,7 @@ import torch
 from lib import table
 from lib.data import digest, middle, read_pictures
 from lib.figures import panel, psnr
+from lib.fm2s import CONFIGS, fm2s
 from lib.noisy_cases import Case, real_cases, synthetic_cases
 from lib.timing import timed
 from lib.words import Needed, Options, command, need
@@ -87,8 +91,10 @@ def ours(case: Case, model: gm.PatchMixture, blind: gm.BlindDenoiser) -> dict[st
     return found
 
 
-def rivals(case: Case, blind: gm.BlindDenoiser) -> dict[str, Callable[[], Result]]:
-    """What is compared, by name, to be run when it is not kept."""
+def rivals(
+    case: Case, blind: gm.BlindDenoiser, network: Callable[..., np.ndarray] | None = None
+) -> dict[str, Callable[[], Result]]:
+    """What is compared, by name, to be run when it is not kept; `network` is FM2S."""
     pixels = case.noisy[0].movedim(0, -1).squeeze(-1).double().numpy()
     ways = {
         "BM3D": lambda: best(case, lambda s: bm3d(pixels, s * case.level), LEVELS),
@@ -104,6 +110,9 @@ def rivals(case: Case, blind: gm.BlindDenoiser) -> dict[str, Callable[[], Result
         ways[SPECTRAL] = lambda: one(case, lambda: bm3d_at(pixels, case.noise))
     if "Poisson" in case.group:
         ways[STABLE] = lambda: stabilised(case, blind)
+    microscope = case.name.partition("_")[0]
+    if network is not None and microscope in CONFIGS:
+        ways["FM2S"] = lambda: one(case, lambda: image_of(network(pixels, microscope)))
     return ways
 
 
@@ -275,6 +284,7 @@ def run(options: Options) -> None:
     cases += synthetic_cases(pictures, options.sigmas, options.crop)
     model = gm.load(options.weights)
     blind, kept = gm.BlindDenoiser(model), Kept(options.kept)
+    network = None if options.fm2s is None else fm2s(options.fm2s)
     rows: list[tuple[str, str, str, Result]] = []
     shown: list[tuple[Case, dict[str, Result]]] = []
     note = (
@@ -284,7 +294,7 @@ def run(options: Options) -> None:
     for case in tqdm(cases, disable=None):
         results = {"noisy": one(case, lambda c=case: c.noisy)} | ours(case, model, blind)
         with contextlib.redirect_stdout(sys.stderr):
-            for method, way in rivals(case, blind).items():
+            for method, way in rivals(case, blind, network).items():
                 results[method] = kept.get(case, method, way)
         rows += [(case.group, case.name, method, result) for method, result in results.items()]
         groups = [c.group for c, _ in shown]
@@ -303,6 +313,7 @@ main = command(
     crop=128,
     sigmas=(25.0,),
     weights="gray",
+    fm2s=Path,
     out=table.RESULTS,
     kept=Path("runs/real_noise"),
 )

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from speed_rows import denoising, machine
 from speed_rows.bench import HEIGHT, WIDTH, Bench, Measurement, mosaic
 from speed_rows.paths import paths
+from speed_rows.solvers import solvers
 from speed_rows.training import training
 from tqdm import tqdm
 
@@ -45,6 +46,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Measurement]]] = {
     "threads": machine.threads,
     "training": training,
     "paths": paths,
+    "solvers": solvers,
 }
 QUICK = ("product-7x7", "product-15x15", "hqs-bm3d", "stride", "table")
 PACKAGES = ("torch", "deepinv", "bm3d", "gmdm-prior")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gmdm_prior.files.pogmdm import import_pogmdm
     from gmdm_prior.files.safetensors import bundled, card, load, save
     from gmdm_prior.gaussian_noise import Covariance, Noise, NoiseCurve
+    from gmdm_prior.images.adaptive import AdaptiveSplitting
     from gmdm_prior.images.averaging import PatchAveraging
     from gmdm_prior.images.data_range import ImageFrame
     from gmdm_prior.images.hqs import HalfQuadraticSplitting
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "AdaptiveSplitting",
     "BlindDenoiser",
     "ConvolutionalModel",
     "Covariance",
@@ -89,6 +91,7 @@ _HOMES = {
     "gmdm_prior.files.pogmdm": ("import_pogmdm",),
     "gmdm_prior.files.safetensors": ("bundled", "card", "load", "save"),
     "gmdm_prior.gaussian_noise": ("Covariance", "Noise", "NoiseCurve"),
+    "gmdm_prior.images.adaptive": ("AdaptiveSplitting",),
     "gmdm_prior.images.averaging": ("PatchAveraging",),
     "gmdm_prior.images.data_range": ("ImageFrame",),
     "gmdm_prior.images.hqs": ("HalfQuadraticSplitting",),

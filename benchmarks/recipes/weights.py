@@ -1,14 +1,15 @@
 """Make bundled weights and the card that says how, of training runs.
 
     python benchmarks/recipes/weights.py data=SOURCE name=NAME runs=RUN[,RUN…] [about=FILE.yaml]
-        [first=…] [out=FILE]
+        [first=…] [trained=…] [holdout=…] [out=FILE]
 
 `runs` are folders of `python -m gmdm_prior.train`, each started from the one before it; the last
 one gives the weights. Where the first one has an `init` that is not bundled, `first` is the command
-that made it. What the card says of the data is in `about`: free.yaml beside this file for the free
-photographs, bsds500.yaml for SOURCE = bsds500:ROOT, which is the default. SOURCE may be any folder
-of images, with an `about` of its own. Every figure is measured on the images of SOURCE that the
-last run has held out.
+that made it. Runs on variants of SOURCE (`vary.py`) need `first`, the command that made them, their
+folder's name as `trained`, and the `holdout` of that command. What the card says of the data is in
+`about`: free.yaml beside this file for the free photographs, bsds500.yaml for SOURCE =
+bsds500:ROOT, which is the default. SOURCE may be any folder of images, with an `about` of its own.
+Every figure is measured on the images of SOURCE that the last run has held out.
 
 Writes FILE (by default gmdm_prior/weights/NAME.safetensors) and beside it the card, with the suffix
 .md. `denoising_table.py` measures on test images.
@@ -43,14 +44,15 @@ def of_runs(options: Options, source: str) -> Made:
     runs = [Path(run) for run in options.runs]
     model = gm.load(runs[-1] / "model.safetensors")
     befores = [None, *(run.name for run in runs[:-1])]
-    commands = [run_command(run, b, source) for run, b in zip(runs, befores, strict=True)]
+    trained = options.trained or source
+    commands = [run_command(run, b, trained) for run, b in zip(runs, befores, strict=True)]
     curves, seconds = zip(*(curve(run) for run in runs), strict=True)
     versions = gm.card(runs[-1] / "model.safetensors")["versions"]
     return Made(
         model,
         [line for line in (options.first, *commands) if line],
         sum(seconds) / 60,
-        settings_of(runs[-1]).get("holdout", 40),
+        options.holdout or settings_of(runs[-1]).get("holdout", 40),
         dict(zip(commands, curves, strict=True)),
         {"seed": settings_of(runs[-1])["seed"], "versions": versions},
     )
@@ -82,6 +84,10 @@ def own_command(options: Options, source: str) -> str:
     words = [f"data={source}", f"name={options.name}", f"runs={runs}"]
     if options.about != ABOUT:
         words.append(f"about={options.about.name}")
+    if options.trained:
+        words += [f"first='{options.first}'", f"trained={options.trained}"]
+    if options.holdout:
+        words.append(f"holdout={options.holdout}")
     return f"python benchmarks/recipes/weights.py {' '.join(words)}"
 
 
@@ -134,6 +140,8 @@ main = command(
     name=Needed("NAME"),
     runs=(),
     first="",
+    trained="",
+    holdout=0,
     about=ABOUT,
     out=Path,
 )

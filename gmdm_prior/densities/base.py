@@ -21,6 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import singledispatch
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -158,7 +159,8 @@ class DensityModel(nn.Module, ABC):
         Raises:
             TypeError: for another model than a `PatchModel` or `PatchMixture`.
         """
-        return trainable_copy(self)
+        import_module("gmdm_prior.densities.trainable")  # registers what has one; by its name, as
+        return trainable_copy(self)  # it imports this file
 
 
 @singledispatch

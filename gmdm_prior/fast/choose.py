@@ -2,6 +2,7 @@
 
     density   noise    wanted            evaluated by                     error in an image
     mixture   number   posterior means   kernels.mixture, where it can    1e-6, float32 rounding
+    mixture   number   means, densities  kernels.mixture, where it can    1e-6; 1e-3 of a logarithm
     mixture   number   scores            kernels.mixture, from 5e-3 on    1e-4 of their size
     mixture   number   anything          the density itself               none
     mixture   map      means, fast       mixture_maps                     1e-3; of steep maps 4e-3
@@ -102,6 +103,14 @@ class Evaluator:
             return level.score
         means = kernel.posterior_mean
         return lambda y: means(y).sub_(y).div_(noise)
+
+    def means_and_log_probs(
+        self, model: PatchMixture, image: Tensor, noise: Tensor
+    ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Posterior means (N, a) and log-densities (N,) at a number (), in one."""
+        level = self._mixture(model, noise)
+        kernel = self._kernel(model, level, image, noise)
+        return level.mean_and_log_prob if kernel is None else kernel.mean_and_log_prob
 
     def _kernel(self, model: DensityModel, level: Any, image: Tensor, noise: Tensor) -> Any:
         """The kernel for a mixture at one noise variance (), where it can."""

@@ -35,6 +35,7 @@ noise is denoised as above, at a level of at least 1.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import cast
 
 import torch
@@ -44,6 +45,7 @@ from torch import Tensor, nn
 from gmdm_prior.densities.base import DensityModel, PatchDensity
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.gaussian_noise import Noise, NoiseCurve
+from gmdm_prior.images.adaptive import WHITE_ONLY, AdaptiveSplitting
 from gmdm_prior.images.half_size import halve
 from gmdm_prior.images.hqs import HalfQuadraticSplitting
 from gmdm_prior.images.planes import check_images, is_gray
@@ -68,9 +70,11 @@ class NoiseDenoiser(nn.Module):
     Args:
         model: a density of gray patches; colour images are taken apart by an `OpponentModel` of it.
         stride: as for `HalfQuadraticSplitting`; None is its default.
+        adapt: whether the model is adapted to each picture (`AdaptiveSplitting`) whose noise is
+            white, once it is stabilised; of other noise there is a warning.
     """
 
-    def __init__(self, model: DensityModel, stride: int | None = None) -> None:
+    def __init__(self, model: DensityModel, stride: int | None = None, adapt: bool = False) -> None:
         super().__init__()
         self.opponent: OpponentModel | None = None
         if isinstance(model, OpponentModel):
@@ -81,6 +85,10 @@ class NoiseDenoiser(nn.Module):
         self.colour = self.plane
         if self.opponent is not None:
             self.colour = HalfQuadraticSplitting(self.opponent, stride)
+        self.adapted: nn.ModuleList | None = None  # a plane's, and that of colours
+        if adapt:
+            both = (self.plane.model, self.colour.model)
+            self.adapted = nn.ModuleList(AdaptiveSplitting(each, stride) for each in both)
 
     def forward(self, noisy: Tensor, noise: Noise) -> Tensor:
         """Denoise images.
@@ -118,14 +126,22 @@ class NoiseDenoiser(nn.Module):
         if curve is not None and len(curve.brightness) > 1:
             return self._stabilised(image, noise, curve)
         if noise.autocovariance is None or bool(noise.white[0]):
-            restore = self.colour if len(image) == 3 else self.plane
-            return restore(image[None], noise.sigma[0])[0]
+            return self._white(image, noise.sigma[0])
+        if self.adapted is not None:
+            warnings.warn(WHITE_ONLY, stacklevel=3)
         if len(image) == 3 and noise.opponent:
             return self._opponent(image, noise)
         levels = _levels(noise, REACH)[0].tolist()
         levels = levels * (len(image) // len(levels))
         noises = [noise.channel(i) for i in range(len(image))]
         return torch.stack([self._either(*p) for p in zip(image, levels, noises, strict=True)])
+
+    def _white(self, image: Tensor, level: float | Tensor) -> Tensor:
+        """An image (C, H, W) with white noise."""
+        colour = len(image) == 3
+        if self.adapted is not None:
+            return self.adapted[int(colour)](image[None], level)[0]
+        return (self.colour if colour else self.plane)(image[None], level)[0]
 
     def _plane(self, plane: Tensor, level: float | Tensor | Noise) -> Tensor:
         return self.plane(plane[None, None], level)[0, 0]
@@ -180,9 +196,8 @@ class NoiseDenoiser(nn.Module):
         if noise.autocovariance is not None and not bool(noise.white[0]):
             shape = float(_levels(noise, REACH)[0, 0] / noise.sigma[0])
         level = max(1.0, shape) / wide
-        restore = self.colour if len(image) == 3 else self.plane
         flat = ((stable - low) / wide).to(image.dtype)
-        clean = restore(flat[None], level)[0]
+        clean = self._white(flat, level)
         return transform.back(clean.double() * wide + low).to(image.dtype)
 
 

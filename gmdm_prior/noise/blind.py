@@ -20,6 +20,7 @@ class BlindDenoiser(nn.Module):
         reader: the density that reads the noise; None loads `READER`.
         stride: as for `HalfQuadraticSplitting`; None is its default.
         kind: as for `estimate_noise`.
+        adapt: as for `NoiseDenoiser`: whether the model is adapted to each picture.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class BlindDenoiser(nn.Module):
         reader: DensityModel | None = None,
         stride: int | None = None,
         kind: str = "auto",
+        adapt: bool = False,
     ) -> None:
         super().__init__()
         from gmdm_prior.files.safetensors import load
 
-        self.denoiser = NoiseDenoiser(load(WEIGHTS) if model is None else model, stride)
+        model = load(WEIGHTS) if model is None else model
+        self.denoiser = NoiseDenoiser(model, stride, adapt)
         self.reader = load(READER) if reader is None else reader
         self.kind = kind
 

@@ -6,6 +6,7 @@ Which kind of model is trained how is a table, `methods.KINDS`. The rooms: `like
 """
 
 from gmdm_prior.files.pictures import read_image
+from gmdm_prior.images.adapt import adapt
 from gmdm_prior.training.checkpoint import Checkpoint, Checkpoints
 from gmdm_prior.training.data.images import (
     find_images,
@@ -16,7 +17,6 @@ from gmdm_prior.training.data.pool import sample_patches
 from gmdm_prior.training.fit import StepRecord, fit
 from gmdm_prior.training.ipalm.nmse import nmse
 from gmdm_prior.training.ipalm.optimiser import IPALM
-from gmdm_prior.training.likelihood.adapt import adapt
 from gmdm_prior.training.likelihood.em import EMRecord, fit_em
 from gmdm_prior.training.score.product_loss import denoising_score_matching
 from gmdm_prior.training.settings import FitSettings

@@ -118,13 +118,29 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
         return (stretched - log_prob).to(x.dtype)
 
     def grad(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-        """Gradient of `fn` with respect to `x`, analytic; shaped like `x`."""
-        return -self.score(x, sigma_denoiser)
+        """Gradient of `fn` with respect to `x`, analytic; arguments as of `score`."""
+        return -self.score(x, sigma_denoiser, **kwargs)
 
-    def score(self, x: Tensor, sigma_denoiser: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-        """Gradient of the composite log-density (for deepinv's samplers); shaped like `x`."""
+    def score(
+        self,
+        x: Tensor,
+        sigma_denoiser: Any = None,
+        *args: Any,
+        part: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Gradient of the composite log-density (for deepinv's samplers); shaped like `x`.
+
+        Args:
+            x: images (B, C, H, W).
+            sigma_denoiser: noise level, as in `fn`.
+            *args: what deepinv passes besides; not used.
+            part: a quarter of the patches, as of `gmdm_prior.PatchLikelihood.score`.
+            **kwargs: not used.
+        """
         planes, level = self.frame.enter(x, self._level(sigma_denoiser))
-        return self.frame.gradient(self._likelihood_for(x).score(planes, level), x)
+        chosen = {} if part is None else {"part": part}
+        return self.frame.gradient(self._likelihood_for(x).score(planes, level, **chosen), x)
 
     def lipschitz(self, sigma: Any = None) -> float:
         """Descent-lemma constant L of `fn` at a noise level: steps up to 1/L never raise it.

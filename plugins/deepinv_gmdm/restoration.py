@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deepinv_gmdm.correlated_noise import CorrelatedL2
+from deepinv_gmdm.explicit import ExplicitSolver
 from deepinv_gmdm.half_quadratic import HalfQuadratic
 from deepinv_gmdm.measured.noise import between_missing, picture_noise
 from deepinv_gmdm.noise import WeightedL2
@@ -117,7 +118,7 @@ def solved(
     fidelity = data_term(physics, y)
     solver = make_solver(prior, config, physics, like, progress, fidelity)
     start, init = as_picture(physics, y, like), {}
-    if start is not y and not isinstance(solver, HalfQuadratic):  # which derives its own
+    if start is not y and not isinstance(solver, (HalfQuadratic, ExplicitSolver)):  # derive theirs
         init = {"init": first_iterate(config.name, start)}
     result = solver(y, physics, **init)
     counted = isinstance(physics.noise_model, COUNTED)

@@ -3,6 +3,7 @@
 All minimise  f(x) + lambda g(x)  with  f(x) = ‖A x - y‖² / (2 sigma_n²)  and sigma_n the
 measurement's noise level, so that lambda = 1 is the Bayesian weight of an explicit prior. PGD,
 FISTA, GD, DRS, ADMM and PDCP use `fn`, `grad` and `prox` of an explicit prior as they are;
+a `GMDMPrior` whose solver is left to itself needs no `prox` (`explicit`);
 `schedule` gives the falling levels of half-quadratic splitting (HQS). PDCP splits at the identity
 (dual step 1 / primal step), so that any physics with a proximal map will do.
 
@@ -31,15 +32,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import deepinv
 import numpy as np
 import torch
+from deepinv.optim.utils import objective_function
 from torch import Tensor
 
 import gmdm_prior as gm
 from deepinv_gmdm.correlated_noise import CorrelatedL2
+from deepinv_gmdm.explicit import NAMES, ExplicitSolver
 from deepinv_gmdm.half_quadratic import HalfQuadratic
 from deepinv_gmdm.models import GMDMDenoiser
 from deepinv_gmdm.noise import WeightedL2
@@ -88,7 +92,8 @@ def build_solver(
         physics_norm: largest eigenvalue of AᵀA (`physics.compute_sqnorm`); it bounds steps of
             PGD, FISTA and GD.
         prior_sigma: noise level handed to the prior (deepinv's `g_param`); None: the measurement's
-            noise level, but for `step="mean"` the schedule's.
+            noise level (over the norm of A where steps follow from the operator, `explicit`), but
+            for `step="mean"` the schedule's.
         prior_lambda: weight of the prior; None: 1, and for `step="mean"` 0.25, or what follows
             from the operator (`half_quadratic`).
         data_fidelity: the data term f; None is the one above. `sigma` is then the root mean square
@@ -147,6 +152,11 @@ def build_solver(
         solver = _optimiser(config, prior, params, common)
     if trainable is not None:
         keep_positive(solver, trainable)
+    elif _is_derived(config, prior, prior_sigma, data_fidelity) and weight > 0:
+        options = {"sigma": measured, "level": prior_sigma, "weight": weight}
+        return ExplicitSolver(
+            config.name, prior, solver, **options, fidelity=data_fidelity, progress=progress
+        )
     return solver
 
 
@@ -212,8 +222,33 @@ def _optimiser(config: SolverConfig, prior: Any, params: dict[str, Any], common:
         )
     elif config.backtracking:  # deepinv's eta of 0.9 gives up at an eighth of the first step
         options["backtracking"] = deepinv.optim.BacktrackingConfig(eta=0.5)
+    if not config.backtracking:
+        options["cost_fn"] = CostWhenRead
     optimiser = getattr(deepinv.optim, config.name.upper())
     return optimiser(prior=prior, params_algo=params, max_iter=count, **options)
+
+
+class CostWhenRead:
+    """The cost f + lambda g of an iterate, (B,), evaluated where an element of it is read.
+
+    deepinv wants it after every step, and reads it for metrics only; of a mixture it takes as long
+    as eight gradients.
+
+    Args:
+        *given: of `deepinv.optim.utils.objective_function`.
+    """
+
+    def __init__(self, *given: Any) -> None:
+        self.given = given
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The cost of each image."""
+        return objective_function(*self.given)
+
+    def __getitem__(self, place: int) -> Tensor:
+        """The cost of one image."""
+        return self.values[place]
 
 
 def first_iterate(name: str, start: Tensor) -> tuple[Tensor, ...]:
@@ -252,6 +287,17 @@ def _derives(config: SolverConfig, prior: Any, named: str, trainable: Sequence[s
     if named != "hqs" or config.betas is not None or whole or trainable is not None:
         return False
     return _step(config, prior) == "mean"
+
+
+def _is_derived(config: SolverConfig, prior: Any, level: Any, fidelity: Any) -> bool:
+    """Whether an explicit solver is left to itself, with a prior whose gradient is enough."""
+    untouched = config == SolverConfig(config.name, noise_sigma=config.noise_sigma)
+    number = level is None or isinstance(level, (int, float))
+    quadratic = fidelity is None or isinstance(
+        fidelity, deepinv.optim.L2 | WeightedL2 | CorrelatedL2
+    )
+    explicit = config.name in NAMES and isinstance(prior, GMDMPrior)
+    return explicit and untouched and number and quadratic
 
 
 def _derived(config: SolverConfig, prior: Any, **options: Any) -> HalfQuadratic:

@@ -30,7 +30,8 @@ class SolverConfig:
     Attributes:
         name: `"hqs"`, `"dpir"`, `"pgd"`, `"fista"`, `"gd"`, `"drs"`, `"admm"` or `"pdcp"`.
         max_iter: iterations; None: for hqs as many as its levels ask for (`half_quadratic`; 12 with
-            `step="prox"` or unfolded, as many as `betas`), 100 otherwise.
+            `step="prox"` or unfolded, as many as `betas`); for pgd, fista, drs and admm of a
+            `GMDMPrior`, where nothing else is set, until they have settled (`explicit`); else 100.
         stepsize: of all but hqs; of pdcp the primal one, the dual one is its inverse. With
             `backtracking` the first that is tried.
         start: hqs: first level, as a share of the prior's data range; None: derived from what the

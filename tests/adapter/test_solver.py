@@ -97,7 +97,8 @@ def test_steps_follow_the_curvatures_of_both_terms():
     prior, options = GMDMPrior(mixture(3)), {"sigma": 0.1, "prior_sigma": 0.2, "physics_norm": 4.0}
 
     def step(name, **others):
-        return build_solver(name, prior, **options, **others).init_params_algo["stepsize"]
+        spec = {"name": name, "max_iter": 100}
+        return build_solver(spec, prior, **options, **others).init_params_algo["stepsize"]
 
     data, bend = 4 / 0.1**2, 3 * prior.lipschitz(0.2)
     assert step("gd", prior_lambda=3.0) == pytest.approx([1 / (data + bend)])

@@ -169,6 +169,20 @@ def test_a_proper_mean_is_shrunk():
 
 
 @needs_llvmlite
+@pytest.mark.parametrize(("size", "bases"), [(4, 1), (6, 2), (8, 3)])
+@pytest.mark.parametrize("mean", [None, 0.02])
+def test_log_densities_come_with_the_means(size, bases, mean):
+    model = model_of(size, COUNTS[bases])
+    y = noisy_patches(model, 50, 0.1)  # three full tiles and a part of one
+    model = model if mean is None else model.with_mean(mean)
+    level = fused(model.at(NOISE), y)
+    means, logs = level.mean_and_log_prob(y)
+    assert torch.equal(means, level.posterior_mean(y))
+    truth = copy.deepcopy(model).double().at(NOISE.double()).log_prob(y.double())
+    assert largest(logs - truth) < 1e-3  # float32 rounding of exponents of about 100
+
+
+@needs_llvmlite
 def test_no_patches_and_no_noise():
     model = model_of(4)
     y = noisy_patches(model, 20, 0.0)

@@ -12,6 +12,7 @@ from models import MODELS, events, mixture, opponents, product, sample, wavelet
 
 import gmdm_prior as gm
 from gmdm_prior.images.langevin import langevin
+from gmdm_prior.training import adapt
 
 
 @contextlib.contextmanager
@@ -60,6 +61,7 @@ PAIR = torch.tensor([0.1, 0.2])
 SMALL = Y[:1, :, :7, :7]
 COLOUR = image(1, 3, 10, 10)
 LEVELS = 0.05 + 0.2 * image(1, 1, 12, 12, seed=1)
+STRIPES = 0.3 * image(1, 1, 64, 64) + torch.arange(64).mul(1.3).sin().mul(0.3)
 MAP = LEVELS[..., :7, :7]
 
 
@@ -95,6 +97,11 @@ def on_wavelets(model):
     return [*results, likelihood.score(Y, 0.1)]
 
 
+def adapted(model):
+    own = adapt(model, STRIPES, 0.1)
+    return [gm.AdaptiveSplitting(model)(STRIPES, 0.1), own.filters, own.variances, own.weights]
+
+
 def in_other_ranges(model):
     frame = gm.ImageFrame(model, data_range=(-1, 1))
     u, sigma = frame.enter(Y, 0.1)
@@ -121,6 +128,7 @@ SUBJECTS = {
     "noise, mixture": (estimates, lambda: mixture(4)),
     "colours": (on_colours, opponents),
     "wavelets": (on_wavelets, wavelet),
+    "adapted": (adapted, lambda: gm.load("gray-small")),
     "ranges": (in_other_ranges, lambda: mixture(4)),
     "Langevin": (chains, lambda: mixture(3)),
 }

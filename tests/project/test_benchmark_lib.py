@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lib import data, figures, table, timing
+from lib.fm2s import fm2s
 from lib.words import Needed, choice, command, need
 from PIL import Image
 
@@ -189,3 +191,20 @@ def test_peak_memory_is_what_a_call_holds():
 def test_a_table_makes_its_folder(tmp_path):
     table.write_csv(tmp_path / "new" / "t.csv", ("a", "b"), [(1, 2)])
     assert (tmp_path / "new" / "t.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_fm2s_is_called_as_its_readme_says(tmp_path):
+    """Gray, 8 bits, the configuration of the microscope, with gradients."""
+    (tmp_path / "configs.py").write_text("CONFOCAL_CONFIG, WIDEFIELD_CONFIG = 2, 3\n")
+    (tmp_path / "FM2S.py").write_text(
+        "import torch\nSEED = 1\n"
+        "def FM2S(image, config):\n"
+        "    assert str(image.dtype) == 'uint8' and torch.is_grad_enabled()\n"
+        "    return image // config\n"
+    )
+    with torch.no_grad():
+        denoise = fm2s(tmp_path)
+        found = denoise(np.array([[0.0, 0.5], [1.0, 1.2]]), "WideField")
+    assert (255 * found).round().tolist() == [[0, 42], [85, 85]]
+    with pytest.raises(FileNotFoundError, match="must be a clone of Danielement321/FM2S"):
+        fm2s(tmp_path / "elsewhere")

@@ -228,3 +228,9 @@ def test_import_adds_little_time_to_torch(tmp_path):
         "print(time.process_time() - t)"
     )
     assert min(float(run(code)) for _ in range(3)) < 0.1
+
+
+def test_a_model_is_trainable_before_anything_else_is_imported():
+    """The trainable forms register themselves where they are first asked for."""
+    said = run("import gmdm_prior as gm\nprint(type(gm.load('gray-small').trainable()).__name__)")
+    assert said == "TrainableMixture"

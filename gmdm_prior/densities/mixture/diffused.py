@@ -45,8 +45,18 @@ class DiffusedMixture(Diffused):
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) posterior mean."""
         u = self._responses(y)
+        return self._mean(y, u, self._log_joint(u))
+
+    def mean_and_log_prob(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, a) posterior mean and (N,) log-density, for the work of one of them."""
+        u = self._responses(y)
+        joint = self._log_joint(u)
+        log_prob = torch.logsumexp(torch.cat(joint, 1), 1) + self.mean_part.log_prob(y, self.noise)
+        return self._mean(y, u, joint), log_prob
+
+    def _mean(self, y: Tensor, u: list[Tensor], joint: list[Tensor]) -> Tensor:
         gains = [v / self._total(g) for g, v in enumerate(self.variances)]
-        zero_mean = self._synthesis(u, self._weigh(u), gains)
+        zero_mean = self._synthesis(u, self._normalised(joint), gains)
         return zero_mean + self.mean_part.posterior_mean(y, self.noise)
 
     def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +138,9 @@ class DiffusedMixture(Diffused):
 
     def _weigh(self, responses: list[Tensor]) -> list[Tensor]:
         """Responsibilities (N, |H|, K_g) for each basis."""
-        joint = self._log_joint(responses)
+        return self._normalised(self._log_joint(responses))
+
+    def _normalised(self, joint: list[Tensor]) -> list[Tensor]:
         weights = torch.softmax(torch.cat(joint, 1), 1).split([p.shape[1] for p in joint], 1)
         return [w.unflatten(1, (-1, len(m))) for w, m in zip(weights, self.members, strict=True)]
 

@@ -55,6 +55,7 @@ class FusedLevel:
 
     def __init__(self, level: DiffusedMixture, kernel: Kernel, tables: Tables) -> None:
         self._level, self._kernel, self._tables = level, kernel, tables.tensors
+        self._offset = tables.offset - 0.5 * kernel.layout.rows * math.log(2 * math.pi)
 
     def posterior_mean(self, y: Tensor) -> Tensor:
         """(N, a) posterior mean of patches (N, a).
@@ -62,24 +63,40 @@ class FusedLevel:
         Patches that are the columns of a contiguous (a, N) matrix are read where they lie, and
         their means lie alike.
         """
-        if y.T.is_contiguous():
-            return self._of_columns(y.T).T
-        return self._of_columns(y.T.contiguous()).T.contiguous()
+        return self._evaluate(y)[0]
 
-    def _of_columns(self, y: Tensor) -> Tensor:
-        """(a, N) posterior means of the columns of a contiguous (a, N)."""
+    def mean_and_log_prob(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior means (N, a), and log-densities (N,) of patches (N, a), which cost nothing.
+
+        The latter err by float32 rounding of a patch's squares in units of the noise.
+        """
+        means, (largest, total) = self._evaluate(y)
+        logs = (largest + total.log2()) * math.log(2) + self._offset
+        return means, logs + self._level.mean_part.log_prob(y, self._level.noise)
+
+    def _evaluate(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Means, laid out like y (N, a), and what tells the densities, (2, N)."""
+        if y.T.is_contiguous():
+            means, seen = self._of_columns(y.T)
+            return means.T, seen
+        means, seen = self._of_columns(y.T.contiguous())
+        return means.T.contiguous(), seen
+
+    def _of_columns(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Means of the columns of a contiguous (a, N), and what tells their densities, (2, N)."""
         out, width = torch.empty_like(y), self._kernel.layout.width
+        seen = y.new_empty(2, y.shape[1])
         tiles, rest = divmod(y.shape[1], width)
-        self._run(y, out, tiles)
+        self._run(y, out, seen, tiles)
         if rest:  # a tile of their own, filled up
             last = F.pad(y[:, -rest:], (0, width - rest))
-            means = torch.empty_like(last)
-            self._run(last, means, 1)
-            out[:, -rest:] = means[:, :rest]
+            means, last_seen = torch.empty_like(last), y.new_empty(2, width)
+            self._run(last, means, last_seen, 1)
+            out[:, -rest:], seen[:, -rest:] = means[:, :rest], last_seen[:, :rest]
         mean_part = self._level.mean_part.posterior_mean(y.T, self._level.noise)
-        return out.add_(mean_part[:, 0].contiguous())  # the same in every pixel
+        return out.add_(mean_part[:, 0].contiguous()), seen  # the same in every pixel
 
-    def _run(self, y: Tensor, out: Tensor, tiles: int) -> None:
+    def _run(self, y: Tensor, out: Tensor, seen: Tensor, tiles: int) -> None:
         """Posterior means, the zero-mean part, of the first tiles of columns."""
         if not tiles:
             return
@@ -87,6 +104,7 @@ class FusedLevel:
         self._kernel.run(
             y.data_ptr(),
             out.data_ptr(),
+            seen.data_ptr(),
             workspace.data_ptr(),
             *(table.data_ptr() for table in self._tables),
             tiles,
@@ -118,7 +136,8 @@ class Tables:
             constants.append(weights.double() - 0.5 * (v + noise).log().sum(1))
             gains.append(F.pad(v / (v + noise), (0, padding)))
         logs = torch.cat(constants)
-        logs -= logs.max()  # a common constant cancels, and small numbers keep their digits
+        self.offset = float(logs.max())  # apart, so that small numbers keep their digits
+        logs -= self.offset
         tables = (
             torch.cat(bases),
             torch.cat(half_precisions) / math.log(2),

@@ -1,5 +1,8 @@
 """Posterior means of patches under a D4 mixture, the zero-mean part, as one compiled kernel.
 
+With them come the maximum of a patch's logarithms and the sum of its weights, which give its
+log-density.
+
 In `square_coordinates` the eight responses u_jh = <a_j, h y> of a row a_j cost little more than
 one. A tile of W patches, one per lane, is turned into coordinates and goes through five stages,
 with all it needs in the cache:
@@ -262,8 +265,8 @@ def emit(layout: Layout) -> tuple[Module, Code]:
     """The module and its entry; the arguments of the entry: `Kernel.run`."""
     module = Module(layout.width)
     run_stages = _stages(module, layout)
-    code = Code(module, "posterior_mean", places=7, integers=2)
-    source, target, workspace, *given = code.memory
+    code = Code(module, "posterior_mean", places=8, integers=2)
+    source, target, evidence, workspace, *given = code.memory
     tiles, count = code.integers
     starts = itertools.accumulate(layout.pieces.values(), initial=0)
     own = {n: workspace.row(s, 1) for n, s in zip(layout.pieces, starts, strict=False)}
@@ -273,7 +276,10 @@ def emit(layout: Layout) -> tuple[Module, Code]:
         patches, means = source.row(t, layout.width), target.row(t, layout.width)
         to_coordinates(layout.size, lambda p: patches.row(p, count).load(), own["tile"].store)
         run_stages(code, own, bases)
-        share = code.constant(1.0) / own["total"].load()
+        seen, total = evidence.row(t, layout.width), own["total"].load()
+        seen.store(0, own["largest"].load())
+        seen.row(count, 1).store(0, total)
+        share = code.constant(1.0) / total
         to_pixels(
             layout.size,
             lambda i: own["result"].load(i) * share,
@@ -291,8 +297,9 @@ class Kernel:
         layout: what it was made for.
         workspace: numbers of memory that a call needs for itself.
         run: the kernel. Its arguments are the addresses of float32 numbers: patches (b², N) and
-            result (b², N); a workspace; bases (G, padded rows, b²), in coordinates
-            (`coordinate_matrix`); for each basis -1 / 2 (v + s) over log 2, (J, K_g);
+            result (b², N); the maximum of the logarithms and the sum of weights (2, N); a
+            workspace; bases (G, padded rows, b²), in coordinates (`coordinate_matrix`); for each
+            basis -1 / 2 (v + s) over log 2, (J, K_g);
             constants c over log 2, (K,); gains v / (v + s), (K, padded rows). Then the number of
             tiles of W patches to do, and N.
     """

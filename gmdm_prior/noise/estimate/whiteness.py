@@ -12,7 +12,8 @@ Texture that is finer than the density knows lowers rho too, to 0.45 for weak no
 are uncertain then. Hence noise is called correlated
 
     where rho < `RED` by more than `LESS_SURE` standard errors of log rho, or < `RED` and full size
-    sees no white noise at all (`UNSEEN`),
+    sees no white noise: none at all (`NOTHING`), or none that is told from texture (`UNSEEN`) while
+    the flattest blocks are alike (`PLATEAU`),
     where rho < `DOUBT` by more than `SURE`, and the flattest blocks are alike (`ALIKE`), as
     texture's are not, not even a meadow's,
     where pixels that lie leave nothing of half the size, and flat blocks that are alike hold `MORE`
@@ -44,7 +45,7 @@ from gmdm_prior.noise.patches import Patches, spread_patches
 
 RED, DOUBT, TEXTURE, BLUE = 0.33, 0.5, 0.9, 1.2
 SURE, LESS_SURE, UNEVEN, PLATEAU, ALIKE = 5.0, 3.5, 2.0, 1.5, 1.2
-UNSEEN = 0.5  # relative standard error of a level that may as well be none
+UNSEEN, NOTHING = 0.5, 3.0  # relative standard errors of levels that may as well be, or are, none
 MORE, ENOUGH = 1.6, 50  # so many blocks are enough to say that they are alike
 PATCHES, FEWEST = 1_000, 16  # at half the size
 LADDERS, BELOW, ABOVE = 4, 0.6, 1.65  # one above the other, each so far in log sigma
@@ -79,7 +80,7 @@ def whiteness(
     error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
     below = -math.log(ratio) / error
     doubt = ratio < DOUBT and below > SURE
-    red = ratio < RED and (doubt or below > LESS_SURE or full.error > UNSEEN)
+    red = ratio < RED and (doubt or below > LESS_SURE or _unseen(plane, full, lying))
     white = not red and (ratio < BLUE or half.error > UNSEEN)
     if white and ratio < TEXTURE:
         blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
@@ -87,6 +88,14 @@ def whiteness(
             blocks.anisotropy < UNEVEN and not (doubt and blocks.plateau < ALIKE)
         )
     return Whiteness(white, ratio, 2 * half.sigma, half.error)
+
+
+def _unseen(plane: Tensor, full: Reading, lying: Tensor | None) -> bool:
+    """Whether full size sees no white noise, which texture, whose blocks differ, may hide too."""
+    if full.error <= UNSEEN or full.error > NOTHING:
+        return full.error > NOTHING
+    blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
+    return blocks is None or blocks.plateau < PLATEAU
 
 
 def _more_in_blocks(plane: Tensor, full: Reading, lying: Tensor | None) -> bool:

@@ -75,7 +75,8 @@ def denoising(words: Sequence[str], options: Mapping[str, Any]) -> Asked:
         options: if wanted `sigma` (a level such as `25/255` in units of the data range; `auto`, the
             default, reads the noise off the picture, `map` a level for every pixel), `noise` (its
             kind with `sigma=auto`: `white`, `correlated`, `poisson` or `auto`), `weights` (default:
-            `gray`), `method`, `out`, `data_range`, `pages`, `axis`, `key`, `overwrite`.
+            `gray`), `method`, `adapt` (`true`: learn from each picture too), `out`, `data_range`,
+            `pages`, `axis`, `key`, `overwrite`.
 
     Raises:
         ValueError: for bad input, in one sentence.
@@ -85,6 +86,8 @@ def denoising(words: Sequence[str], options: Mapping[str, Any]) -> Asked:
     if kind != "auto" and sigma != "auto":
         raise ValueError(f"noise={kind} says which noise to look for; give it with sigma=auto")
     level = sigma if sigma in ESTIMATED else parse(sigma, "sigma", _white(options))
+    if switch(options, "adapt") and sigma == "map":
+        raise ValueError("adapt=true wants one level of white noise; give it without sigma=map")
     sources = existing(words)
     targets = plan(sources, options.get("out"), "-denoised", switch(options, "overwrite"))
     shared = shared_pages(options)

@@ -14,6 +14,7 @@ from deepinv_gmdm.command.files import save
 from deepinv_gmdm.command.noise import describe, level_map, said_noise
 from deepinv_gmdm.command.output_folder import OutputFolder
 from deepinv_gmdm.command.progress import watched
+from deepinv_gmdm.command.words import switch
 from deepinv_gmdm.models import GMDMDenoiser
 from deepinv_gmdm.noise_estimator import GMDMNoiseEstimator
 from gmdm_prior.files.formats.picture import Picture
@@ -35,7 +36,8 @@ def denoise(asked: Asked) -> list[Path]:
     """
     weights = asked.options.get("weights") or "gray"
     method = asked.options.get("method")
-    denoiser = GMDMDenoiser(weights, method=method, sigma="estimate", noise=asked.kind)
+    adapt = switch(asked.options, "adapt")
+    denoiser = GMDMDenoiser(weights, method, sigma="estimate", noise=asked.kind, adapt=adapt)
     for index, (source, target) in enumerate(zip(asked.sources, asked.targets, strict=True)):
         with OutputFolder(target.parent) as folder, torch.no_grad():
             picture = asked.picture(index)

@@ -61,6 +61,7 @@ options:
   out          the file to write, of several pictures a folder [NAME-denoised here]
   weights      a bundled name or a .safetensors file [gray]
   method       hqs or average [hqs]
+  adapt        true: learn from the picture too; for texture, at up to five times the time [false]
   data_range   low,high or auto: the values of black and white [what the type says; see below]
   pages        of a stack, each: its own noise, or shared: one level for all [each]
   axis         of a volume, which axis counts the slices [0; of NIfTI 2]

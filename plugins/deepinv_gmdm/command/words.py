@@ -16,6 +16,7 @@ DENOISE = (
     "noise",
     "weights",
     "method",
+    "adapt",
     "out",
     "data_range",
     "pages",
