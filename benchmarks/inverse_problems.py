@@ -1,160 +1,151 @@
-"""Every bundled config with every prior, in one table.
+"""Inverse problems on pictures that nobody tuned on, beside rivals that were tuned on two others.
 
-    python benchmarks/inverse_problems.py [CONFIG ...] [priors=gmdm,tv,wavelet,pnp,epll]
-        [mixture=runs/table/epll-gmm.safetensors] [out=FOLDER]
+    python benchmarks/inverse_problems.py [networks=FOLDER] [methods=NAME,…] [cases=TEXT,…]
+        [weights=gray] [sheet=false] [out=FOLDER] [kept=runs/inverse_problems]
 
-Restores the same measurement with `gmdm`, total variation, wavelets and plug-and-play with BM3D,
-each with the options that the config has for it (the rivals' weights: `recipes/rivals.py`, on
-the very picture). deepinv's own EPLL reconstruction takes a minute for 128×128 pixels, so it gets
-the middle of the picture, of that size, and `gmdm` restores that too, in the column beside it.
-EPLL's mixture is fitted by `recipes/rivals.py`. Its own continuation, beta = 1, 4, … 32 over the
-noise variance, is for denoising; elsewhere beta starts at 1 / 0.2², in ten steps, as for `gmdm`. It
-is left out where it cannot work: complex images (mri), and photons, which it does not weigh.
+Every problem of `lib/problems.py` on eight pictures of 128×128 pixels. `gmdm` is
+`build_solver("hqs", prior, sigma=physics.noise_model.sigma)(y, physics)`; `gmdm tuned` has weight,
+first and last level and steps climbed on two other pictures, as have all rivals: the weight and
+the last level of plug-and-play with FFDNet (also the steps), FDnCNN and BM3D (eight steps, which
+begin at FFDNet's settings), total variation, wavelets, and ridge regularisers (CRR, WCRR). All of
+them begin at the first iterate of `gmdm`. `FFDNet as DPIR` has the settings of its authors.
 
-Writes inverse_problems.csv, where finished restorations are found again, and .md to `out` (by
-default benchmarks/results), and the figure inverse_problems.png of what was restored in this run:
-measurement, total variation, plug-and-play, gmdm and truth. PSNR in dB, SSIM, wall
-seconds on one thread.
+`networks` is a folder of `FFDNet_gray.mat` (cszn/FFDNet), `FDnCNN_gray.mat` (cszn/DnCNN) and
+`lib/ridge.py`'s weights, which are never committed; without it those rivals are left out.
+
+Writes inverse_problems.csv (a row for each problem, picture and method), -settings.csv, .md and the
+sheet .png to `out` (by default benchmarks/results). What is in the CSV files is not computed again:
+PSNR in dB, SSIM, CPU seconds of one thread. Pictures of the sheet go to `kept`.
 """
 
+import contextlib
+import hashlib
 import sys
-import time
+import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from deepinv.loss.metric import SSIM
-from deepinv.optim import EPLL
-from deepinv_gmdm import physics_sigma, schedule
-from deepinv_gmdm.command.config import load_config
-from lib import rivals, table
-from lib.figures import panel, psnr
-from lib.restoration import Problem, config_names
+from lib import inverse_report, restorers, table
+from lib.figures import psnr
+from lib.problems import CASES, Case, Task, pictures_of, tasks_of
+from lib.split import Method, Settings, settings_of, stored, tune
 from lib.timing import timed
 from lib.words import Options, command
-from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-PRIORS = ("gmdm", "tv", "wavelet", "pnp")
-NAMES = {"gmdm": "`gmdm`", "tv": "`tv`", "wavelet": "`wavelet`", "pnp": "`pnp`, BM3D"}
-SMALL = 128  # side of what EPLL restores
-BETAS, START, LAST = 10, 0.2, 32**0.5  # steps, levels 1 / sqrt(beta) from START to sigma / LAST
-SHOWN = ("measurement", "tv", "pnp", "gmdm", "truth")  # in the figure
-COLUMNS = ("config", "method", "psnr", "ssim", "seconds")
+NAME = "inverse_problems"
+HEADS = ("problem", "picture", "method", "psnr", "ssim", "seconds")
+SETTINGS = ("problem", "method", "strength", "first", "last", "steps", "psnr")
+FEW = 2  # numbers that are tuned of slow problems
+TUNING = 100  # index of the first tuning picture's noise
 
 
-def by_epll(epll: EPLL, problem: Problem) -> Tensor:
-    """A restoration by EPLL with a mixture around `GRAY`."""
-    physics, flat = problem.physics, torch.full_like(problem.scene, rivals.GRAY)
-    sigma, y = physics_sigma(physics), problem.measured - physics.A(flat)
-    # its own continuation begins at the noise, where no hole is filled and no blur undone
-    levels = schedule(sigma, BETAS, START, sigma / LAST)
-    if problem.name == "denoise":
-        levels = [sigma / b**0.5 for b in (1, 4, 8, 16, 32)]
-    betas = [1 / level**2 for level in levels]
-    options = {"x_init": problem.image_of(y), "betas": betas, "batch_size": rivals.BATCH}
-    return rivals.GRAY + epll(y, physics, sigma=sigma, **options)
+class Bench:
+    """What was found so far, in two files."""
 
+    def __init__(self, out: Path) -> None:
+        self.results = table.Cache(out / f"{NAME}.csv", HEADS, 3)
+        self.settings = table.Cache(out / f"{NAME}-settings.csv", SETTINGS, 5)
 
-def possible(name: str) -> bool:
-    """Whether EPLL can take a config."""
-    config = load_config(name)
-    return config.physics.name != "mri" and config.physics.noise.name == "gaussian"
+    def settings_for(self, case: Case, method: Method, tasks: list[Task]) -> Settings:
+        """The settings of a method, tuned if they are not known."""
+        key = (case.key, method.name)
+        if not method.climbs:
+            return method.start(tasks[0])
+        if key not in self.settings:
+            most = FEW if case.slow else None
+            best, value = tune(method, tasks, self.seed(case, method), most)
+            self.settings.add(key, (*stored(best), value))
+        return settings_of(self.settings[key])
 
+    def seed(self, case: Case, method: Method) -> Settings | None:
+        """FFDNet's settings where a method begins at those."""
+        key = (case.key, restorers.FFDNET)
+        if method.climbs is not restorers.FROM_FFDNET or key not in self.settings:
+            return None
+        return settings_of(self.settings[key])
 
-def measure(problem: Problem, method: str, restore, cache: table.Cache) -> Tensor | None:
-    """One restoration, unless it is in the cache; the picture where it was made now."""
-    key = (problem.name, method)
-    if key in cache:
-        return None
-    image, seconds = timed(lambda: restore().clamp(0, 1), time.perf_counter)
-    cache.add(key, (psnr(image, problem.truth), float(SSIM()(image, problem.truth)), seconds))
-    return image
+    def measure(self, case: Case, method: Method, task: Task, settings: Settings) -> None:
+        """Restore one picture."""
+        key = (case.key, task.picture, method.name)
+        if key in self.results:
+            return
+        _ = task.plan  # the first iterate is given
+        image, seconds = timed(lambda: task.seen(method.restore(task, settings)).clamp(0, 1))
+        quality = float(SSIM()(image, task.truth))
+        self.results.add(key, (psnr(image, task.truth), quality, seconds))
+
+    def whole(self, case: Case, method: Method, names: list[str]) -> bool:
+        """Whether all pictures are known."""
+        return all((case.key, name, method.name) in self.results for name in names)
 
 
 @torch.no_grad()
 def run(options: Options) -> None:
-    """Restore, write table and figure."""
-    cache = table.Cache(options.out / "inverse_problems.csv", COLUMNS, 3)
-    strips: dict[str, dict[str, Tensor]] = {}
-    for name in tqdm(options.configs or config_names()):
-        problem = Problem.of(name)
-        measure(problem, "measurement", lambda p=problem: p.seen, cache)
-        images = {"measurement": problem.seen}
-        for prior in (p for p in PRIORS if p in options.priors):
-            words = [f"prior={prior}"]
-            found = measure(problem, prior, lambda p=problem, w=words: p.restored(w), cache)
-            if found is not None:
-                images[prior] = found
-        strips[name] = images | {"truth": problem.truth}
-        if "epll" in options.priors and possible(name):
-            small = Problem.of(name, side=SMALL)
-            epll = rivals.epll(*rivals.read_mixture(options.mixture))
-            measure(small, "epll 128", lambda p=small, e=epll: by_epll(e, p), cache)
-            measure(small, "gmdm 128", lambda p=small: p.restored(["prior=gmdm"]), cache)
-    names = sorted({config for config, _ in cache.lines})
-    table.write_text(options.out / "inverse_problems.md", report(names, cache))
-    whole = {name: images for name, images in strips.items() if set(SHOWN) <= set(images)}
-    if whole:
-        draw(whole, options.out / "inverse_problems.png")
+    """Restore, write table and figure.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
+    methods = restorers.methods(options.weights, options.networks)
+    for name in options.methods:
+        if name not in methods:
+            raise ValueError(f"methods={name}: use some of {', '.join(methods)}")
+    bench = Bench(options.out)
+    wanted = [m for name, m in methods.items() if not options.methods or name in options.methods]
+    cases = [c for c in CASES if not options.cases or any(t in c.key for t in options.cases)]
+    for case in tqdm(cases, disable=None):
+        pictures, others = pictures_of(case)
+        for method in wanted:
+            if bench.whole(case, method, list(pictures)):
+                continue
+            with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+                warnings.simplefilter("ignore")
+                settings = bench.settings_for(case, method, tasks_of(case, others, TUNING))
+                for task in tasks_of(case, pictures):
+                    bench.measure(case, method, task, settings)
+    inverse_report.write(options.out / NAME, bench.results)
+    if options.sheet:
+        sheet(options, bench, methods)
 
 
-def report(names: list[str], cache: table.Cache) -> str:
-    """The table."""
-    rows, first = [], 0
-    for name in names:
-        found = {p: cache[name, p] for p in PRIORS if (name, p) in cache}
-        best = max(found, key=lambda p: round(found[p][0], 2))
-        first += best == "gmdm"
-        cells = [cell(found.get(p), bold=p == best) for p in PRIORS]
-        rows.append([f"`{name}`", f"{cache[name, 'measurement'][0]:.2f}", *cells])
-    text = (
-        "# Inverse problems\n\n"
-        "`python benchmarks/inverse_problems.py`: PSNR in dB / SSIM / seconds on one thread of a "
-        "shared machine; the best PSNR in bold.\n\n"
-    )
-    text += table.markdown(["config", "measurement", *(NAMES[p] for p in PRIORS)], rows)
-    text += f"\n\n`gmdm` is first in {first} of {len(names)}; less than 0.05 dB is a tie."
-    rows = []
-    for name in (name for name in names if (name, "epll 128") in cache):
-        ours, theirs = cache[name, "gmdm 128"], cache[name, "epll 128"]
-        rows.append([f"`{name}`", cell(ours, ours > theirs), cell(theirs, theirs > ours)])
-    if rows:
-        text += f"\n\nThe middle {SMALL}×{SMALL} pixels, beside deepinv's EPLL:\n\n"
-        text += table.markdown(["config", "`gmdm`", "EPLL"], rows)
-    return text
+def sheet(options: Options, bench: Bench, methods: dict[str, Method]) -> None:
+    """Draw another picture of each problem by the methods that were run on it."""
+    strips = {}
+    for i, case in enumerate(CASES):
+        pictures, others = pictures_of(case)
+        task = tasks_of(case, pictures)[i % len(pictures)]
+        panels = {}
+        for name in inverse_report.SHOWN:
+            if (case.key, task.picture, name) in bench.results and name in methods:
+                settings = bench.settings_for(case, methods[name], tasks_of(case, others, TUNING))
+                panels[name] = kept(options.kept, case, methods[name], task, settings)
+        strips[case.key] = panels | {"truth": task.truth}
+    inverse_report.draw(strips, options.out / f"{NAME}.png")
 
 
-def cell(values: tuple[float, ...] | None, bold: bool) -> str:
-    """PSNR / SSIM / seconds."""
-    if values is None:
-        return ""
-    value, quality, seconds = values
-    shown = f"**{value:.2f}**" if bold else f"{value:.2f}"
-    return f"{shown} / {quality:.3f} / {seconds:.1f}"
-
-
-def draw(strips: dict[str, dict[str, Tensor]], path: Path) -> None:
-    """One row of pictures for each config, with PSNR."""
-    size = 2.6 * len(SHOWN), 2.75 * len(strips)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(strips), len(SHOWN), squeeze=False)
-    for row, (name, images) in zip(axes, strips.items(), strict=True):
-        for place, kind in zip(row, SHOWN, strict=True):
-            title = name if kind == "measurement" else kind
-            if kind != "truth":
-                title += f", {psnr(images[kind], images['truth']):.2f} dB"
-            panel(place, images[kind], title)
-    figure.savefig(path, dpi=100)
+def kept(folder: Path, case: Case, method: Method, task: Task, settings: Settings) -> Tensor:
+    """A restored picture, from a file where there is one."""
+    words = f"{case.key} {task.picture} {method.name} {settings}"
+    path = folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.npy"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(path, task.seen(method.restore(task, settings)).numpy())
+    return torch.from_numpy(np.load(path))
 
 
 main = command(
     run,
-    place="configs",
-    configs=(),
-    priors=(*PRIORS, "epll"),
-    mixture=rivals.MIXTURE,
+    networks=Path,
+    methods=(),
+    cases=(),
+    weights="gray",
+    sheet=True,
     out=table.RESULTS,
+    kept=Path("runs/inverse_problems"),
 )
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 FFDNet (Zhang, Zuo, Zhang, 2018) is one network for all noise levels, `FFDNet_gray.mat` of its
 authors' repository cszn/FFDNet; DnCNN-S (Zhang et al., 2017) one for each level, `sigma=15.mat` and
-so on of cszn/DnCNN. Both were trained for white noise on other images than BSD68.
+so on of cszn/DnCNN, where `FDnCNN_gray.mat` is one for all levels. All were trained for white noise
+on other images than BSD68.
 """
 
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from lib.rivals import Denoise
 
 FFDNET = "FFDNet_gray.mat"
+FLEXIBLE = "FDnCNN_gray.mat"
 ROWS_FIRST = [0, 2, 1, 3]  # MATLAB counts the pixels of a 2x2 block down, PyTorch across
 Layers = list[tuple[Tensor, Tensor]]
 
@@ -51,6 +53,16 @@ def ffdnet(folder: Path) -> tuple[Denoise, int]:
         x = torch.cat([x, torch.full_like(x[:, :1], sigma)], 1)
         out = F.pixel_shuffle(_run(layers, x)[:, ROWS_FIRST], 2)
         return out[..., :height, :width]
+
+    return denoise, numbers(layers)
+
+
+def flexible_dncnn(folder: Path) -> tuple[Denoise, int]:
+    """FDnCNN, one network for all levels, as a denoiser, and how many numbers it holds."""
+    layers = read_layers(folder / FLEXIBLE)
+
+    def denoise(y: Tensor, sigma: float) -> Tensor:
+        return _run(layers, torch.cat([y, torch.full_like(y, sigma)], 1))
 
     return denoise, numbers(layers)
 

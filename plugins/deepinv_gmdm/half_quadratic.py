@@ -2,22 +2,24 @@
 
 With f the data term, M = AᵀA, σ the noise level and p = 1 - r² (1 - q) of two numbers that
 `measured_of` reads off the operator with random probes, q = tr M / (N ‖M‖), how much of an image is
-measured, and r = tr M² / (‖M‖ tr M), how evenly, it takes
+measured, and r = tr M² / (‖M‖ tr M), how evenly, and l = (Σ M_ii² / tr M² - q) / (1 - q), 1 where
+single pixels are measured and 0 where every measurement is of all of them, it takes
 
     first iterate   x₀ = argmin f(x) + ‖∇x‖² / (2 c²): a picture whose neighbouring pixels differ
                     by c, which fills holes smoothly and amplifies no noise
                     (f is that of noise of at least c ‖A‖ / 2: what is sharper rings at borders)
-    first level     2 p^¼ e with e the root mean square error that this Gaussian leaves,
-                    (tr H⁻¹ / N)^½ with H the Hessian of what x₀ minimises
-    last level      ((0.55 p^¼ σ / ‖A‖)² + (e / 8)²)^½, at most σ / ‖A‖: what noise remains of the
-                    measured directions, and a share of the error e above, as below it what is
+    first level     2 p^((1 + l) / 4) e with e the root mean square error that this Gaussian leaves,
+                    (tr H⁻¹ / N)^½ with H the Hessian of what x₀ minimises; what is known of single
+                    pixels among unknown ones looks like noise at a high level
+    last level      p^¼ ((0.55 σ / ‖A‖)² + (p^¼ e / 8)²)^½, at most σ / ‖A‖: what noise remains of
+                    the measured directions, and a share of the error e above, as below it what is
                     wrong in the others passes for structure
     weight          λ = 0.3 p² / (p² + (1 - p)²). The data step passes noise of s / (2 λ^½) at most,
                     in any direction, which 0.3 keeps below s; where data see some directions
                     evenly and others not at all, none is amplified, and the less λ the better
-    steps           each level is exp(-p^¼ / 10) of the one before, slower where more is to be
-                    filled, in 8 / p^½ steps or more; then the last one again until an iterate
-                    moves by less than a tenth of it, at most `MOST_STEPS` in all
+    steps           each level is exp(-p^((2 - l) / 4) / 10) of the one before, slower where more
+                    is to be filled, in 8 / p^½ steps or more; then the last one again until an
+                    iterate moves by less than a tenth of it, at most `MOST_STEPS` in all
 
 and, as holes fill slowly, every step begins at an extrapolated iterate,
 
@@ -59,10 +61,11 @@ POWER_STEPS, CG_STEPS, CG_TOLERANCE = 12, 60, 1e-3
 
 @dataclass(frozen=True)
 class Measured:
-    """What a linear operator sees: its norm ‖A‖, and 1 - r² (1 - q)."""
+    """What a linear operator sees: its norm ‖A‖, p = 1 - r² (1 - q), and l."""
 
     norm: float
     share: float
+    local: float = 0.0
 
 
 def measured_of(physics: Any, like: Tensor) -> Measured:
@@ -81,9 +84,13 @@ def measured_of(physics: Any, like: Tensor) -> Measured:
         largest = float(x.norm())
         if largest == 0:
             return Measured(0.0, 1.0)
+    other = _probe(like, seed=1)
+    diagonal = float((probe * once * other * normal(other)).sum())  # Σ M_ii²
     seen = min(trace / (largest * probe.numel()), 1.0)
     even = min(squared / (largest * trace), 1.0) if trace > 0 else 0.0
-    return Measured(math.sqrt(largest), 1 - even**2 * (1 - seen))
+    local = diagonal / squared if squared > 0 else 0.0
+    local = min(max((local - seen) / (1 - seen), 0.0), 1.0) if seen < 1 else 0.0
+    return Measured(math.sqrt(largest), 1 - even**2 * (1 - seen), local)
 
 
 class SmoothEstimate:
@@ -146,9 +153,9 @@ def roughness(x: Tensor) -> Tensor:
     return result
 
 
-def _probe(like: Tensor) -> Tensor:
+def _probe(like: Tensor, seed: int = 0) -> Tensor:
     """Random signs, the same for every image of a batch."""
-    generator = torch.Generator("cpu").manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(seed)
     signs = torch.randint(0, 2, (1, *like.shape[1:]), generator=generator, device="cpu")
     return (2 * signs - 1).to(like).expand_as(like).contiguous()
 
@@ -264,23 +271,26 @@ class HalfQuadratic(nn.Module):
         norm = found.norm if found.norm > 0 else 1.0
         sigma = max(self.sigma, SMALLEST_LEVEL * self.width * norm)
         fidelity = deepinv.optim.L2(sigma=sigma) if self.fidelity is None else self.fidelity
-        first = GUESSED_FIRST * self.width
+        first, error = GUESSED_FIRST * self.width, None
         if linear and (start is None or self.config.start is None):
             contrast = CONTRAST * self.width
             trust = min(1.0, (sigma / norm / (SHARPEST * contrast)) ** 2)
             smooth = SmoothEstimate(fidelity, physics, y, like, contrast, trust)
             start = smooth.mean() if start is None else start
-            first = FIRST * found.share**0.25 * smooth.error()
+            error = smooth.error()
+            first = FIRST * found.share ** ((1 + found.local) / 4) * error
         if self.config.start is not None:
             first = parse(self.config.start, "solver.start") * self.width
         if self.stop is not None:
             last = parse(self.stop, "solver.stop")
         else:
             slow = found.share**0.25
-            least = math.hypot(LAST * slow * sigma / norm, LEFT * first / (FIRST * slow))
+            if error is None:
+                error = first / (FIRST * slow)
+            least = slow * math.hypot(LAST * sigma / norm, LEFT * slow * error)
             last = min(least, sigma / norm)
         last = max(last, SMALLEST_LEVEL * self.width)
-        steps, settle = self._steps(first, last, found.share)
+        steps, settle = self._steps(first, last, found)
         return Plan(
             start=like if start is None else start,
             levels=schedule(last, steps, first, last),
@@ -290,12 +300,13 @@ class HalfQuadratic(nn.Module):
             settle=settle,
         )
 
-    def _steps(self, first: float, last: float, share: float) -> tuple[int, int]:
+    def _steps(self, first: float, last: float, found: Measured) -> tuple[int, int]:
         """How many steps go down, and how many more there may be."""
         if self.config.max_iter is not None:
             return self.config.max_iter, 0
-        down = math.ceil(math.log(max(first / last, 1)) / (FALL * share**0.25))
-        down = min(max(down, math.ceil(LEAST_STEPS / share**0.5)), MOST_STEPS)
+        fall = FALL * found.share ** ((2 - found.local) / 4)
+        down = math.ceil(math.log(max(first / last, 1)) / fall)
+        down = min(max(down, math.ceil(LEAST_STEPS / found.share**0.5)), MOST_STEPS)
         return down, min(down, MOST_STEPS - down)
 
 

@@ -46,6 +46,28 @@ def test_what_is_measured_of_a_projection(photo, name):
     )  # three deviations of a probe of 2304 pixels
 
 
+LOCAL = {"inpainting": 1.0, "compressed_sensing": 0.0, "denoise": 0.0, "gaussian_blur": 0.0}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_single_pixels_are_told_from_mixtures(photo, name):
+    """Of a mask Σ M_ii² is tr M²; of a random projection it is the share of it that is seen."""
+    physics = operator(name, photo, **PROJECTIONS.get(name, {}))
+    # three deviations of two probes of 2304 pixels are 0.06 of tr M², over 1 - q = 0.7
+    assert measured_of(physics, photo).local == pytest.approx(LOCAL[name], abs=0.09)
+
+
+def test_what_is_known_of_single_pixels_is_not_taken_for_noise(photo, prior):
+    """Nine of ten are missing: splitting begins at a level that leaves the tenth one standing."""
+    first = {}
+    for name in ("inpainting", "compressed_sensing"):
+        physics = operator(name, photo, keep=0.1)
+        plan = build_solver("hqs", prior, sigma=SIGMA).plan(physics(photo), physics)
+        first[name] = plan.levels[0]
+    # the smooth estimate is off alike; the level is 0.1^¼ = 0.56 of the other
+    assert first["inpainting"] == pytest.approx(0.56 * first["compressed_sensing"], rel=0.15)
+
+
 class Scaled(deepinv.physics.LinearPhysics):
     """Another operator in other units."""
 
