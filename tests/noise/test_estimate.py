@@ -97,13 +97,16 @@ def test_a_picture_from_16_pixels_on(model, shape):
 
 
 def test_standard_error_is_that_of_the_samples(model):
-    """On flat images the curvature's share of the error is the spread of the estimates."""
+    """On flat images the error is the spread of the estimates, or somewhat more.
+
+    Of so few patches the weights of many classes are not sure, which the curvature counts.
+    """
     images = 0.5 + 0.1 * noise(24, 1, 24, 24)
     level = gm.noise_level(model, images)
     spread = (level.sigma / 0.1).log().std().item()
     own = (level.error / level.sigma).mean().item()
     assert 1 / math.sqrt(2 * 24 * 24) < own < 0.1
-    assert spread == pytest.approx(own, rel=0.35)  # of 24 samples: 15 % is one standard deviation
+    assert 0.5 * own < spread < 1.35 * own  # of 24 samples: 15 % is one standard deviation
 
 
 def test_batches_channels_and_types(model):
