@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import gmdm_prior as gm
-from deepinv_gmdm.half_quadratic import HalfQuadratic, Plan, _check_finite
+from deepinv_gmdm.half_quadratic import HalfQuadratic, Plan, check_finite
 from deepinv_gmdm.optim import GMDMPrior
 from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig
 
@@ -105,7 +105,7 @@ class ExplicitSolver(nn.Module):
             return self._solve(y, physics, init[0] if isinstance(init, (tuple, list)) else init)
 
     def _solve(self, y: Any, physics: Any, start: Tensor | None) -> Tensor:
-        _check_finite(y)
+        check_finite(y)
         plan = self.planner.plan(y, physics, start)
         level = plan.sigma if self.level is None else self.level
         closed = has_closed_form(plan.fidelity, y, physics, plan.start, level**2)

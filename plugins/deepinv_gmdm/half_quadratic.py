@@ -236,7 +236,7 @@ class HalfQuadratic(nn.Module):
             ValueError: for measurements that hold NaN or infinity.
         """
         begun = time.perf_counter()
-        _check_finite(y)
+        check_finite(y)
         plan = self.plan(y, physics, init[0] if isinstance(init, (tuple, list)) else init)
         x = before = plan.start
         residual = Residual(plan.fidelity, y, physics, x)
@@ -411,7 +411,7 @@ class Residual:
         return (1 - passed) / (1 - passed * (1 - taken))
 
 
-def _check_finite(y: Any) -> None:
+def check_finite(y: Any) -> None:
     """Refuse measurements without values before anything is derived from them."""
     parts = [y] if isinstance(y, Tensor) else y
     if not all(bool(torch.isfinite(part).all()) for part in parts if isinstance(part, Tensor)):

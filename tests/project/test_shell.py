@@ -45,7 +45,7 @@ def files(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     smooth = np.kron(random.uniform(40, 200, (4, 4)), np.ones((8, 8)))
     noisy = (smooth + random.normal(0, 12, smooth.shape)).clip(0, 255).astype(np.uint8)
-    for name in "noisy.png blurry.png blurry.jpg small.png".split():
+    for name in "noisy.png blurry.png blurry.jpg small.png cloth.png".split():
         Image.fromarray(noisy).save(name)
     Image.fromarray(np.stack([noisy, noisy.T, noisy], 2)).save("night.jpg", quality=95)
     point = np.zeros((5, 5), np.uint8)
