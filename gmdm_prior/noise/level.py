@@ -4,7 +4,7 @@ For patches y_i of an image with unknown level sigma and unknown class weights w
 
     sigma = argmax_sigma max_w 1/N sum_i log f(y_i; sigma, w).
 
-The patches are spread evenly over the image, ten thousand of them at most (`informative_patches`).
+The patches are spread evenly over the image, five thousand of them at most (`informative_patches`).
 The maximum is looked for in t = log sigma, on a coarse grid with few of the patches, then by
 Newton's method with all.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
 
-PATCHES = 10_000  # looked at in one image
+PATCHES = 5_000  # looked at in one image
 FEWEST = 16  # patches without clipped pixels, for those with some to be left out
 
 
