@@ -37,7 +37,8 @@ def test_variants_are_smaller_and_of_another_contrast(photographs, tmp_path):
         sizes = set()
         for folder in folders[1:]:
             image = Image.open(out / folder / f"0{i}.png")
-            assert 27 <= image.height < 60 and 36 <= image.width < 80
+            assert 27 <= image.height < 60
+            assert 36 <= image.width < 80
             assert image.mode == "L"
             brightest = (ramp + 20 * i).max()
             assert abs(int(np.asarray(image).max()) - brightest) > 1  # gamma
