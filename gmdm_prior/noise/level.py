@@ -17,12 +17,12 @@ The first term is the likelihood's own; r corrects for patches that overlap and 
 The second is what the model does not know about images: a slope of the log-likelihood where there
 should be none, which moves a maximum of curvature h by as much over h. s is 1 for a flat image,
 and small for one that is all texture. At small levels no statistics tells texture from noise, so
-the estimate reads high: by 6 % at 2/255, 2 % at 5/255, less than 0.6 % from 10/255 on, on average
-over ten held-out images (rougher test images: benchmarks/results/noise_level.md). That bias is not
-subtracted, since flat images do not have it, but is part of the error. a and b are fitted to those
-images by likelihood and then widened until the 95 % interval covers all ten at every level, as
-errors have heavy tails and ten are few:
-`benchmarks/noise_level.py calibrate data=bsds500:ROOT`.
+the estimate reads high: by 2 % at 5/255, 1 % at 25/255, on average over six photographs held out
+(other images: benchmarks/results/noise_level.md). That bias is not subtracted, since flat images do
+not have it, but is part of the error. a and b were fitted to the held-out images of an earlier
+density of 40 classes by likelihood and then widened until the 95 % interval covered all at every
+level, as errors have heavy tails; today's would do with half of a, but rougher pictures would not:
+`benchmarks/noise_level.py calibrate data=FREE`.
 """
 
 from __future__ import annotations
