@@ -33,7 +33,7 @@ from gmdm_prior.noise.prior_free import to_pixels
 from gmdm_prior.sigma import compute_dtype
 
 SPACING = 4  # of the patches, in pixels
-STEP, BELOW, ABOVE = 0.15, 14, 10  # the ladder: of log sigma, steps below and above the image's
+STEP, BELOW, ABOVE = 0.15, 14, 17  # the ladder: of log sigma, steps below and above the image's
 COUPLING, LIKENESS = 6.0, 0.2  # beta for all neighbours together, and h
 START = 2  # radius, in patches, of the window whose likelihood the field starts from
 SWEEPS, TURNS = 15, 2

@@ -256,3 +256,15 @@ def test_bad_input_is_refused(model):
     for window in (4, 12.0):
         with pytest.raises(ValueError, match="window"):
             gm.estimate_sigma_map(model, image, window)
+
+
+def test_a_half_seven_times_as_noisy_is_read_in_full(model):
+    """The level of the image is about that of the quiet half: ladders must reach far above it."""
+    sigma = torch.full((1, 1, 96, 96), 0.02)
+    sigma[..., :48] = 0.15
+    image = 0.3 + 0.4 * waves(96, 96) + sigma * noise(1, 1, 96, 96)
+    found = gm.estimate_noise(image, model)
+    assert any("several levels in one image" in note for note in found.notes)
+    levels = gm.estimate_sigma_map(model, image)
+    assert levels[..., :44].median().item() == pytest.approx(0.15, rel=0.05)
+    assert levels[..., 52:].median().item() == pytest.approx(0.02, rel=0.1)
