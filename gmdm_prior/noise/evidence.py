@@ -109,7 +109,9 @@ class MixturePatches:
                 squares = squares.unflatten(0, (-1, h))[::every].flatten(0, 1)
             total = own + variance
             log = torch.addmm(-0.5 * total.log().sum(1), squares, (-0.5 / total).T)
-            parts.append(log.unflatten(0, (-1, h)).logsumexp(1) - math.log(h))
+            log = log.unflatten(0, (-1, h))
+            most = log.amax(1, keepdim=True)
+            parts.append(log.sub_(most).exp_().sum(1).log_().add_(most[:, 0]) - math.log(h))
         j = self._variances[0].shape[1]
         flat = -0.5 * (energies / variance + j * math.log(variance))
         log = torch.cat([*parts, flat[:, None]], 1)
