@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/
 from lib.words import Needed, Options, command
 from tqdm import tqdm
 
+from gmdm_prior.training import find_images, split_held_out
+
 LEAST, GAMMA = 0.45, 0.3
 FILTERS = (
     Image.Resampling.BICUBIC,
@@ -39,22 +41,10 @@ def varied(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.round(values).astype(np.uint8))
 
 
-def training_paths(folder: Path, holdout: int) -> dict[int, Path]:
-    """The PNG files that are not held out, by their place in the sorted list.
-
-    Raises:
-        ValueError: there are none.
-    """
-    paths = sorted(folder.rglob("*.png"))
-    kept = {i: path for i, path in enumerate(paths) if i % holdout}
-    if not kept:
-        raise ValueError(f"data={folder} holds no .png files besides those held out")
-    return kept
-
-
 def write(options: Options) -> None:
     """All variants of all images."""
-    paths = training_paths(Path(options.data), options.holdout)
+    files = find_images(options.data)
+    training, _ = split_held_out(files, options.holdout)
     if options.out.exists() and any(options.out.iterdir()):
         raise ValueError(f"out={options.out} is not empty: name a new folder")
     rng = np.random.default_rng(1)
@@ -62,17 +52,17 @@ def write(options: Options) -> None:
     for name in tqdm(names):
         folder = options.out / name
         folder.mkdir(parents=True, exist_ok=True)
-        for i, path in paths.items():
+        for path in training:
             with Image.open(path) as file:
                 image = file.convert("L")
             if name != "original":
                 image = varied(image, rng)
-            image.save(folder / f"{i:02d}.png")
+            image.save(folder / f"{files.index(path):02d}.png")
 
 
 main = command(
     write,
-    data=Needed("a folder of clean photographs, PNG"),
+    data=Needed("a folder of clean photographs"),
     out=Path("runs/varied"),
     holdout=10,
     variants=4,

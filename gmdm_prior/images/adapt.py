@@ -27,6 +27,7 @@ from torch import Tensor
 
 from gmdm_prior import constraints
 from gmdm_prior.ambient import plain_modes
+from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.fast.adapted import FLOOR, OwnClasses, OwnLevel
@@ -156,6 +157,11 @@ def _maximise(
     values, vectors = torch.linalg.eigh(moments)
     weights = (counts + STRENGTH * start.weights) / (total + STRENGTH)
     return OwnClasses(vectors.mT @ basis, _counted(values - noise, noise, RANK), weights)
+
+
+def adaptable(density: DensityModel) -> bool:
+    """Whether a density of patches can be given classes of a picture's own."""
+    return isinstance(density, PatchMixture) and density.mean_part.variance is None
 
 
 def _checked(model: PatchMixture, noisy: Tensor) -> Tensor:

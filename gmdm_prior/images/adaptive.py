@@ -34,7 +34,7 @@ from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.fast.adapted import OwnClasses, OwnLevel
 from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.gaussian_noise import Covariance, Noise
-from gmdm_prior.images.adapt import own_classes
+from gmdm_prior.images.adapt import adaptable, own_classes
 from gmdm_prior.images.hqs import HalfQuadraticSplitting
 from gmdm_prior.images.patches import Run
 from gmdm_prior.images.planes import per_plane, planes_of
@@ -74,7 +74,7 @@ class AdaptiveSplitting(nn.Module):
         super().__init__()
         self.plain = HalfQuadraticSplitting(model, stride, boundary)
         for plane in planes_of(model):
-            if not isinstance(plane, PatchMixture) or plane.mean_part.variance is not None:
+            if not adaptable(plane):
                 raise TypeError(
                     "model must be a PatchMixture with a flat mean, or an OpponentModel of such, "
                     f"to be adapted; got {type(plane).__name__}. gmdm_prior.load('gray') gives one"

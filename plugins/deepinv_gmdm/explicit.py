@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import gmdm_prior as gm
-from deepinv_gmdm.half_quadratic import HalfQuadratic, Plan, check_finite
+from deepinv_gmdm.half_quadratic import HalfQuadratic, Plan
 from deepinv_gmdm.optim import GMDMPrior
 from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig
 
@@ -102,11 +102,10 @@ class ExplicitSolver(nn.Module):
         if kwargs or not isinstance(physics, deepinv.physics.LinearPhysics):
             return self.plain(y, physics, init=init, **kwargs)
         with torch.no_grad():
-            return self._solve(y, physics, init[0] if isinstance(init, (tuple, list)) else init)
+            return self._solve(y, physics, init)
 
-    def _solve(self, y: Any, physics: Any, start: Tensor | None) -> Tensor:
-        check_finite(y)
-        plan = self.planner.plan(y, physics, start)
+    def _solve(self, y: Any, physics: Any, init: Any) -> Tensor:
+        plan = self.planner.plan(y, physics, init)
         level = plan.sigma if self.level is None else self.level
         closed = has_closed_form(plan.fidelity, y, physics, plan.start, level**2)
         problem = Problem(plan.fidelity, y, physics, self.prior, self.weight, level, closed)

@@ -236,8 +236,7 @@ class HalfQuadratic(nn.Module):
             ValueError: for measurements that hold NaN or infinity.
         """
         begun = time.perf_counter()
-        check_finite(y)
-        plan = self.plan(y, physics, init[0] if isinstance(init, (tuple, list)) else init)
+        plan = self.plan(y, physics, init)
         x = before = plan.start
         residual = Residual(plan.fidelity, y, physics, x)
         info: dict[str, Any] = {"levels": [], "residual": [], "change": []}
@@ -261,8 +260,14 @@ class HalfQuadratic(nn.Module):
             warnings.warn(info["remark"], stacklevel=2)
         return x
 
-    def plan(self, y: Any, physics: Any, start: Tensor | None = None) -> Plan:
-        """What follows from an operator, the noise and the settings that were given."""
+    def plan(self, y: Any, physics: Any, init: Any = None) -> Plan:
+        """What follows from an operator, the noise and the settings; arguments as `forward`'s.
+
+        Raises:
+            ValueError: for measurements that hold NaN or infinity.
+        """
+        _check_finite(y)
+        start = init[0] if isinstance(init, (tuple, list)) else init
         linear = isinstance(physics, deepinv.physics.LinearPhysics)
         like = physics.A_adjoint(y) if start is None and linear else start
         if like is None:
@@ -411,7 +416,7 @@ class Residual:
         return (1 - passed) / (1 - passed * (1 - taken))
 
 
-def check_finite(y: Any) -> None:
+def _check_finite(y: Any) -> None:
     """Refuse measurements without values before anything is derived from them."""
     parts = [y] if isinstance(y, Tensor) else y
     if not all(bool(torch.isfinite(part).all()) for part in parts if isinstance(part, Tensor)):

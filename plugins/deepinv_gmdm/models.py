@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 import gmdm_prior as gm
 from deepinv_gmdm.noise_estimator import loaded, noise_estimator_for
+from gmdm_prior.images.adapt import adaptable
 from gmdm_prior.images.blind import NoiseDenoiser
 from gmdm_prior.images.data_range import Framed, in_colour, seen_by
-from gmdm_prior.images.planes import white_shared
+from gmdm_prior.images.planes import planes_of, white_shared
 from gmdm_prior.messages import nearest
 
 METHODS = {
@@ -258,13 +259,12 @@ def _checked(method: str | None, model: nn.Module, stride: int | None, boundary:
     return method
 
 
-def _check_adaptable(method: str, model: nn.Module) -> None:
+def _check_adaptable(method: str, model: gm.DensityModel) -> None:
     """Refuse `adapt=True` where there is nothing that could be adapted."""
-    planes = model.planes if isinstance(model, gm.OpponentModel) else [model]
     if method != "hqs":
         raise ValueError(f"adapt=True is for method='hqs'; got method={method!r}")
-    for plane in planes:
-        if not isinstance(plane, gm.PatchMixture) or plane.mean_part.variance is not None:
+    for plane in planes_of(model):
+        if not adaptable(plane):
             raise ValueError(
                 "adapt=True is for mixtures, such as weights='gray', with a flat mean; got a "
                 f"{type(plane).__name__}"

@@ -7,7 +7,7 @@ from deepinv_gmdm import GMDMPrior, build_solver, explicit
 from deepinv_gmdm.explicit import NAMES
 from deepinv_gmdm.noise import WeightedL2
 from models import mixture
-from scipy import optimize
+from reference import minimiser_of
 
 THREE = ("pgd", "fista", "admm")  # DRS is ADMM
 LEVEL, NOISE = 0.3, 0.05  # where the prior is nearly a Gaussian and there is one minimiser
@@ -39,18 +39,7 @@ def problem():
 def minimiser(problem):
     """Of the first image."""
     physics, y, prior = problem
-    fidelity = deepinv.optim.L2(sigma=NOISE)
-
-    def value_and_slope(flat):
-        x = torch.from_numpy(flat).reshape(y[:1].shape)
-        value = fidelity(x, y[:1], physics) + prior(x, LEVEL)
-        slope = fidelity.grad(x, y[:1], physics) + prior.grad(x, LEVEL)
-        return float(value), slope.flatten().numpy()
-
-    options = {"gtol": 1e-5, "ftol": 0, "maxiter": 400, "maxcor": 30}
-    start = y[:1].flatten().numpy()
-    found = optimize.minimize(value_and_slope, start, jac=True, method="L-BFGS-B", options=options)
-    return torch.from_numpy(found.x).reshape(y[:1].shape)
+    return minimiser_of(deepinv.optim.L2(sigma=NOISE), prior, LEVEL, y[:1], physics)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from deepinv_gmdm import GMDMDenoiser, GMDMPrior, build_prior, build_solver
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
 from models import mixture
-from scipy import optimize
+from reference import minimiser_of
 
 LEVEL, NOISE = 0.3, 0.05
 SOLVERS = {"pgd": 500, "gd": 500, "fista": 150, "drs": 60, "admm": 60, "pdcp": 60}
@@ -38,19 +38,7 @@ def solver(name, prior, steps, **options):
 def minimiser(problem):
     """By L-BFGS, in one image."""
     physics, y, prior = problem
-    fidelity = deepinv.optim.L2(sigma=NOISE)
-
-    def value_and_slope(flat):
-        x = torch.from_numpy(flat).reshape(y[:1].shape)
-        value = fidelity(x, y[:1], physics) + prior(x, LEVEL)
-        slope = fidelity.grad(x, y[:1], physics) + prior.grad(x, LEVEL)
-        return float(value), slope.flatten().numpy()
-
-    options = {"gtol": 1e-5, "ftol": 0, "maxiter": 400, "maxcor": 30}
-    start = y[:1].flatten().numpy()
-    found = optimize.minimize(value_and_slope, start, jac=True, method="L-BFGS-B", options=options)
-    assert abs(found.jac).max() < 1e-4
-    return torch.from_numpy(found.x).reshape(y[:1].shape)
+    return minimiser_of(deepinv.optim.L2(sigma=NOISE), prior, LEVEL, y[:1], physics)
 
 
 def costs(run, y, physics):

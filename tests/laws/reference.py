@@ -3,6 +3,7 @@
 import math
 
 import torch
+from scipy import optimize
 
 from gmdm_prior import symmetry
 
@@ -62,3 +63,19 @@ def patch_average(image, size, denoise, boundary):
                     if 0 <= top + i < height and 0 <= left + j < width:
                         total[top + i, left + j] += clean[i, j]
     return total / size**2
+
+
+def minimiser_of(fidelity, prior, level, y, physics):
+    """argmin of a data term and a prior, over images like the measurements, by L-BFGS."""
+
+    def value_and_slope(flat):
+        x = torch.from_numpy(flat).reshape(y.shape)
+        value = fidelity(x, y, physics) + prior(x, level)
+        slope = fidelity.grad(x, y, physics) + prior.grad(x, level)
+        return float(value), slope.flatten().numpy()
+
+    options = {"gtol": 1e-5, "ftol": 0, "maxiter": 400, "maxcor": 30}
+    start = y.flatten().numpy()
+    found = optimize.minimize(value_and_slope, start, jac=True, method="L-BFGS-B", options=options)
+    assert abs(found.jac).max() < 1e-4
+    return torch.from_numpy(found.x).reshape(y.shape)

@@ -11,8 +11,9 @@ from reference import mixture_density
 
 import gmdm_prior as gm
 from gmdm_prior.fast.choose import Evaluator
+from gmdm_prior.noise.estimate.whiteness import half_size, whiteness
 from gmdm_prior.noise.evidence import PRIOR, evidence_of
-from gmdm_prior.noise.level import level_of_patches
+from gmdm_prior.noise.level import Reading, level_of_patches
 from gmdm_prior.noise.map import _Field
 from gmdm_prior.noise.patches import clipped_pixels
 from gmdm_prior.noise.prior_free import to_pixels
@@ -268,3 +269,17 @@ def test_a_half_seven_times_as_noisy_is_read_in_full(model):
     levels = gm.estimate_sigma_map(model, image)
     assert levels[..., :44].median().item() == pytest.approx(0.15, rel=0.05)
     assert levels[..., 52:].median().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_what_full_size_does_not_tell_is_correlated_where_flat_blocks_are_alike(model):
+    """Texture, whose blocks differ, may hide white noise; a level that is none at all may not."""
+    g = torch.Generator().manual_seed(0)
+    rough = torch.nn.functional.avg_pool2d(torch.randn(1, 1, 162, 162, generator=g), 3, 1)[0]
+    even = 0.5 + 0.1 * rough
+    uneven = 0.5 + 0.3 * rough * torch.linspace(0.02, 1, 160)
+    for plane, error, white in ((even, 0.6, False), (uneven, 0.6, True), (uneven, 4.0, False)):
+        half = half_size(model, plane, 0.002)
+        full = Reading(0.25 * 2 * half.sigma, error**2, 1.0)
+        found = whiteness(model, plane, full)
+        assert found.ratio == pytest.approx(0.25, rel=0.2)
+        assert found.white == white

@@ -30,7 +30,9 @@ at 5, 15, 25 and 50 / 255) one was taken for correlated, at 5 / 255, with an ear
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +40,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
-from gmdm_prior.noise.estimate.autocovariance import most_noise, read_autocovariance
+from gmdm_prior.noise.estimate.autocovariance import (
+    Autocovariance,
+    most_noise,
+    read_autocovariance,
+)
 from gmdm_prior.noise.estimate.ladder import STEP, Ladder
 from gmdm_prior.noise.level import Reading
 from gmdm_prior.noise.patches import Patches, spread_patches
@@ -76,26 +82,29 @@ def whiteness(
     half = half_size(model, plane, max(full.sigma / 2, LEAST), lying)
     if half is None:
         return Whiteness(not _more_in_blocks(plane, full, lying), 1.0, full.sigma)
+    blocks = functools.cache(lambda: read_autocovariance(plane[0], _first(lying)))
     ratio = full.sigma / (2 * half.sigma)
     error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
     below = -math.log(ratio) / error
     doubt = ratio < DOUBT and below > SURE
-    red = ratio < RED and (doubt or below > LESS_SURE or _unseen(plane, full, lying))
+    red = ratio < RED and (doubt or below > LESS_SURE or _unseen(full, blocks))
     white = not red and (ratio < BLUE or half.error > UNSEEN)
     if white and ratio < TEXTURE:
-        blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
-        white = blocks is None or (
-            blocks.anisotropy < UNEVEN and not (doubt and blocks.plateau < ALIKE)
-        )
+        flat = blocks()
+        white = flat is None or (flat.anisotropy < UNEVEN and not (doubt and flat.plateau < ALIKE))
     return Whiteness(white, ratio, 2 * half.sigma, half.error)
 
 
-def _unseen(plane: Tensor, full: Reading, lying: Tensor | None) -> bool:
+def _first(lying: Tensor | None) -> Tensor | None:
+    return None if lying is None else lying[0]
+
+
+def _unseen(full: Reading, blocks: Callable[[], Autocovariance | None]) -> bool:
     """Whether full size sees no white noise, which texture, whose blocks differ, may hide too."""
     if full.error <= UNSEEN or full.error > NOTHING:
         return full.error > NOTHING
-    blocks = read_autocovariance(plane[0], None if lying is None else lying[0])
-    return blocks is None or blocks.plateau < PLATEAU
+    flat = blocks()
+    return flat is None or flat.plateau < PLATEAU
 
 
 def _more_in_blocks(plane: Tensor, full: Reading, lying: Tensor | None) -> bool:
