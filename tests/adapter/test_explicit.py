@@ -1,5 +1,7 @@
 """PGD, FISTA, ADMM and DRS left to themselves: they end at the minimiser that L-BFGS finds."""
 
+import math
+
 import deepinv
 import pytest
 import torch
@@ -164,3 +166,13 @@ def test_levels_that_differ_from_pixel_to_pixel(problem, patient, name):
     x = run(y[:1], physics.inner)
     slope = fidelity.grad(x, y[:1], physics.inner) + prior.grad(x, LEVEL)
     assert slope.abs().max() * NOISE < 1e-3
+
+
+@pytest.mark.parametrize("name", ["hqs", *THREE])
+def test_measurements_that_are_not_finite_are_refused(problem, name):
+    physics, y, prior = problem
+    for bad in (math.nan, math.inf):
+        spoilt = y[:1].clone()
+        spoilt[..., 3, 5] = bad
+        with pytest.raises(ValueError, match="finite"):
+            solver(name, prior)(spoilt, physics)
