@@ -54,7 +54,6 @@ CHROMA_SIDE = 32  # of the blocks of differences of colours, whose noise is wide
 FEW_BLOCKS = 16  # in a picture, for correlated noise to be told from it
 SPARSE = 0.05  # share of the patches without pixels that lie: perhaps all of them letters
 TOUCHED = 0.5  # share of the patches with pixels that lie from which on a note says so
-LOUDEST = 2.5  # of log sigma, from the level of the image to that of its noisiest part
 SEVERAL, SURE = 1.3, 5.0  # level of one half over the other, and by how many standard errors
 REDUCED, WIDE = 0.02, 2.0  # ranges of brightness outside of which the image is rescaled
 UNSURE = 0.5  # relative standard error above which nothing is told
@@ -236,7 +235,7 @@ class _Reader:
         patches = spread_patches(self.gray, self.model, self.gray_lying, GROUPED)
         if len(patches) < FEWEST:  # no place is free of pixels that lie in all channels
             patches = spread_patches(self.image, self.model, self.lying, GROUPED)
-        return Ladder(self.model, patches, light.full.sigma, above=LOUDEST), patches
+        return Ladder(self.model, patches, light.full.sigma), patches
 
     def _white(self, full: Reading, half: float) -> Found:
         """One level; the interval knows what the half-size image says differently."""
