@@ -214,7 +214,7 @@ def _maximum(
         newton = slope / curvature if curvature > 0 else math.copysign(math.inf, slope)
         move = min(max(newton, -2 * h), 2 * h)
         t += move
-        if abs(move) < h:
+        if abs(move) < h / 2:
             steps = [step for step in steps if step[1] < h]
     return max(t, lowest), max(curvature, 1.0)
 

@@ -111,6 +111,26 @@ def test_poisson_noise_is_seen_and_its_gain_measured(model, denoiser):
     assert psnr(denoiser(y, noise), x) > psnr(flat, x)
 
 
+def test_noise_that_grows_may_be_correlated_too(model, denoiser):
+    """Full size then reads too little, half the size does not; also in three equal channels."""
+    row = torch.tensor([0.1, 1, 0.1])
+    kernel = torch.outer(row, row) / row.square().sum()
+    clean = scene(160)
+    y = clean + (0.02 * clean).sqrt() * coloured((160, 160), kernel)
+    noise = gm.estimate_noise(y, model)
+    assert noise.curve is not None
+    assert not noise.white.any()
+    assert noise.lag1[0, 0].mean().item() == pytest.approx(0.2 / 1.02, abs=0.05)
+    truth = (y - clean).square().mean().sqrt().item()
+    assert noise.sigma.item() == pytest.approx(truth, rel=0.1)
+    assert noise.curve[0].at(0.5).item() == pytest.approx(0.1, rel=0.15)
+    restored = denoiser(y, noise)
+    alone = denoiser(y, gm.Noise(noise.sigma, curve=noise.curve))
+    assert psnr(restored, clean) > psnr(alone, clean) + 1
+    thrice = denoiser(y.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(thrice, restored.expand(-1, 3, -1, -1), rtol=0, atol=2e-3)
+
+
 @pytest.mark.parametrize("kind", ["white", "correlated", "poisson"])
 def test_a_kind_is_forced(model, kind):
     noise = gm.estimate_noise(scene() + 0.1 * white(1, 1, 128, 128), model, kind=kind)

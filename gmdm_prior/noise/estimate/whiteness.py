@@ -50,6 +50,7 @@ from gmdm_prior.noise.level import Reading
 from gmdm_prior.noise.patches import spread_patches
 
 RED, DOUBT, TEXTURE, BLUE = 0.33, 0.5, 0.9, 1.2
+MILD = 0.85  # of strong noise, which hides texture
 SURE, LESS_SURE, UNEVEN, PLATEAU, ALIKE = 5.0, 3.5, 2.0, 1.5, 1.2
 UNSEEN, NOTHING = 0.5, 3.0  # relative standard errors of levels that may as well be, or are, none
 MORE, ENOUGH = 1.6, 50  # so many blocks are enough to say that they are alike
@@ -92,6 +93,13 @@ def whiteness(
         flat = blocks()
         white = flat is None or (flat.anisotropy < UNEVEN and not (doubt and flat.plateau < ALIKE))
     return Whiteness(white, ratio, 2 * half.sigma, half.error)
+
+
+def is_red(full: Reading, half: Reading) -> bool:
+    """Whether half size surely sees more than full size does, for noise that no texture hides."""
+    error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
+    ratio = full.sigma / (2 * half.sigma)
+    return ratio < MILD and -math.log(ratio) > SURE * error
 
 
 def _first(lying: Tensor | None) -> Tensor | None:
