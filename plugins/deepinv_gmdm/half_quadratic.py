@@ -43,6 +43,7 @@ from deepinv.optim.linear import conjugate_gradient
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from deepinv_gmdm.data_steps import DataStep
 from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig, schedule
 from gmdm_prior.sigma import parse
 
@@ -55,8 +56,8 @@ MOMENTUM = 0.75
 SETTLED = 0.1  # of the last level
 GUESSED_FIRST = 0.2  # of the data range, where the operator is not linear
 LEAST_SHARE = 0.62  # of the expected residual, or its inverse, that is not remarked on
-EXACT = 0.05  # of a level: how far a data step may be off
 POWER_STEPS, CG_STEPS, CG_TOLERANCE = 12, 60, 1e-3
+ROUGH = 0.02  # tolerance of a trace, which one probe gives to a few hundredths
 
 
 @dataclass(frozen=True)
@@ -125,21 +126,23 @@ class SmoothEstimate:
         """The first iterate, (B, C, H, W)."""
         zero = torch.zeros_like(self.probe)
         slope = self.trust * self.fidelity.grad(zero, self.y, self.physics)
-        return self._solve(-slope / self.unit)
+        return self._solve(-slope / self.unit, CG_TOLERANCE)
 
     def error(self) -> float:
         """Root mean square error of a pixel, if pictures were so."""
-        variance = (self.probe * self._solve(self.probe)).mean() / self.unit
+        variance = (self.probe * self._solve(self.probe, ROUGH)).mean() / self.unit
         return math.sqrt(max(float(variance), 0.0))
 
     def _data(self, x: Tensor) -> Tensor:
+        if type(self.fidelity) is deepinv.optim.L2:  # its gradient maps `nothing` each time
+            return self.trust * self.fidelity.norm * self.physics.A_adjoint_A(x)
         return self.trust * self.fidelity.grad(x, self.nothing, self.physics)
 
     def _hessian(self, x: Tensor) -> Tensor:
         return (self._data(x) + roughness(x) / self.contrast**2) / self.unit
 
-    def _solve(self, right: Tensor) -> Tensor:
-        return conjugate_gradient(self._hessian, right, max_iter=CG_STEPS, tol=CG_TOLERANCE)
+    def _solve(self, right: Tensor, tolerance: float) -> Tensor:
+        return conjugate_gradient(self._hessian, right, max_iter=CG_STEPS, tol=tolerance)
 
 
 def roughness(x: Tensor) -> Tensor:
@@ -239,11 +242,12 @@ class HalfQuadratic(nn.Module):
         plan = self.plan(y, physics, init)
         x = before = plan.start
         residual = Residual(plan.fidelity, y, physics, x)
+        data_step = DataStep(plan.fidelity, physics, y)
         info: dict[str, Any] = {"levels": [], "residual": [], "change": []}
         levels = plan.levels + plan.settle * plan.levels[-1:]
         for i, level in enumerate(tqdm(levels, disable=not self.progress)):
             ahead = x + MOMENTUM * (x - before)
-            u = data_step(plan.fidelity, ahead, y, physics, level, plan.weight_at(level))
+            u = data_step(ahead, level, plan.weight_at(level))
             before, x = x, self.denoiser(u, level)
             info["levels"].append(level)
             info["residual"].append(residual.of(x))
@@ -315,42 +319,6 @@ class HalfQuadratic(nn.Module):
         return down, min(down, MOST_STEPS - down)
 
 
-def data_step(
-    fidelity: Any, z: Tensor, y: Any, physics: Any, level: float, weight: float
-) -> Tensor:
-    """Argmin of f(u) + λ ‖u - z‖² / (2 s²).
-
-    In closed form where the operator has one. Else by conjugate gradients on the change u - z, to a
-    small share of the level: the Hessian, relative to that of the second term, is at least the
-    identity, so that u errs by less than what is left of the gradient.
-
-    Args:
-        fidelity: the data term f.
-        z: images (B, C, H, W).
-        y: measurements.
-        physics: the operator.
-        level: s.
-        weight: λ.
-    """
-    gamma = level * level / weight
-    known = type(physics).prox_l2 is not deepinv.physics.LinearPhysics.prox_l2
-    if isinstance(physics, deepinv.physics.Upsampling):
-        known = False  # it inherits that of its adjoint
-    if known or type(fidelity) is not deepinv.optim.L2:
-        return fidelity.prox(z, y, physics, gamma=gamma)
-    nothing = y * 0
-    slope = gamma * fidelity.grad(z, y, physics)
-    size = float(slope.flatten(1).square().mean(1).max().sqrt())
-    if size <= EXACT * level:
-        return z
-    return z - conjugate_gradient(
-        lambda d: d + gamma * fidelity.grad(d, nothing, physics),
-        slope,
-        max_iter=CG_STEPS,
-        tol=EXACT * level / size,
-    )
-
-
 def _weight(share: float) -> float:
     seen, rest = share**2, (1 - share) ** 2
     return WEIGHT * seen / (seen + rest)
@@ -407,7 +375,7 @@ class Residual:
         noise pass, which leaves (1 - d) / (1 - d (1 - h)) of it. Both are measured with probes.
         """
         probe = _probe(u)
-        kept = data_step(self.fidelity, probe, self.y * 0, self.physics, level, weight)
+        kept = DataStep(self.fidelity, self.physics, self.y * 0)(probe, level, weight)
         taken = float((probe * (probe - kept)).sum()) / self.count
         small = 0.1 * level
         moved = denoiser(u + small * probe, level) - denoiser(u, level)
