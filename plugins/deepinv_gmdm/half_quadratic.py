@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +43,7 @@ from deepinv.optim.linear import conjugate_gradient
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from deepinv_gmdm.coarse import BothSizes, HalfSize, double
 from deepinv_gmdm.data_steps import DataStep
 from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig, schedule
 from gmdm_prior.sigma import parse
@@ -54,6 +55,8 @@ STIFFEST = 1e4  # the largest curvature of data beside 1 of the prior in a data 
 FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 100
 MOMENTUM = 0.75
 SETTLED = 0.1  # of the last level
+FEW, LEAST_SIDE = 0.3, 32  # p, and pixels: when to begin at half the size
+DETAIL, NEARER = 0.4, 0.7  # of c: what is lost there; of the first level afterwards
 GUESSED_FIRST = 0.2  # of the data range, where the operator is not linear
 LEAST_SHARE = 0.62  # of the expected residual, or its inverse, that is not remarked on
 POWER_STEPS, CG_STEPS, CG_TOLERANCE = 12, 60, 1e-3
@@ -174,6 +177,8 @@ class Plan:
         sigma: σ / ‖A‖.
         fidelity: the data term.
         settle: how many steps at the last level may follow.
+        norm: ‖A‖.
+        scattered: whether it is worth while to begin at half the size.
     """
 
     start: Tensor
@@ -182,6 +187,8 @@ class Plan:
     sigma: float
     fidelity: Any
     settle: int
+    norm: float = 1.0
+    scattered: bool = False
 
     def weight_at(self, level: float) -> float:
         """λ, or what single precision needs: a data step that trusts data still more loses x."""
@@ -239,22 +246,14 @@ class HalfQuadratic(nn.Module):
             ValueError: for measurements that hold NaN or infinity.
         """
         begun = time.perf_counter()
-        plan = self.plan(y, physics, init)
-        x = before = plan.start
+        plan, denoiser = self.plan(y, physics, init), self.denoiser
+        if init is None and plan.scattered and self.config.start is None:
+            plan = self._from_half_size(plan, y, physics)
+            denoiser = BothSizes(denoiser, plan.levels[0])
+        x, u, info = self._descend(plan, denoiser, y, physics)
+        level = info["levels"][-1]
         residual = Residual(plan.fidelity, y, physics, x)
-        data_step = DataStep(plan.fidelity, physics, y)
-        info: dict[str, Any] = {"levels": [], "residual": [], "change": []}
-        levels = plan.levels + plan.settle * plan.levels[-1:]
-        for i, level in enumerate(tqdm(levels, disable=not self.progress)):
-            ahead = x + MOMENTUM * (x - before)
-            u = data_step(ahead, level, plan.weight_at(level))
-            before, x = x, self.denoiser(u, level)
-            info["levels"].append(level)
-            info["residual"].append(residual.of(x))
-            info["change"].append(float((x - before).square().mean().sqrt()))
-            if i + 1 >= len(plan.levels) and info["change"][-1] < SETTLED * level:
-                break
-        info["expected"] = residual.expected(self.denoiser, u, level, plan.weight_at(level))
+        info["expected"] = residual.expected(denoiser, u, level, plan.weight_at(level))
         info["seconds"] = time.perf_counter() - begun
         # at the smallest level data are taken for noisier than they are
         told = level > 1.01 * SMALLEST_LEVEL * self.width
@@ -263,6 +262,42 @@ class HalfQuadratic(nn.Module):
         if info["remark"]:
             warnings.warn(info["remark"], stacklevel=2)
         return x
+
+    def _descend(
+        self, plan: Plan, denoiser: nn.Module, y: Any, physics: Any
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """The last iterate, the result of its data step, and what each step did."""
+        x = before = u = plan.start
+        residual = Residual(plan.fidelity, y, physics, x)
+        data_step = DataStep(plan.fidelity, physics, y)
+        info: dict[str, Any] = {"levels": [], "residual": [], "change": []}
+        levels = plan.levels + plan.settle * plan.levels[-1:]
+        for i, level in enumerate(tqdm(levels, disable=not self.progress)):
+            ahead = x + MOMENTUM * (x - before)
+            u = data_step(ahead, level, plan.weight_at(level))
+            before, x = x, denoiser(u, level)
+            info["levels"].append(level)
+            info["residual"].append(residual.of(x))
+            info["change"].append(float((x - before).square().mean().sqrt()))
+            if i + 1 >= len(plan.levels) and info["change"][-1] < SETTLED * level:
+                break
+        return x, u, info
+
+    def _from_half_size(self, plan: Plan, y: Any, physics: Any) -> Plan:
+        """The same plan from another first iterate, which is nearer, and lower levels."""
+        size = plan.start.shape[-2:]
+        detail = DETAIL * CONTRAST * self.width
+        coarse = HalfQuadratic(
+            self.denoiser,
+            SolverConfig(),
+            sigma=plan.norm * max(plan.sigma, detail),
+            width=self.width,
+        )
+        half = HalfSize(physics, *size)
+        z, *_ = coarse._descend(coarse.plan(y, half), self.denoiser, y, half)
+        first, last = plan.levels[0], plan.levels[-1]
+        levels = schedule(last, len(plan.levels), NEARER * first, last)
+        return replace(plan, start=double(z, *size), levels=levels)
 
     def plan(self, y: Any, physics: Any, init: Any = None) -> Plan:
         """What follows from an operator, the noise and the settings; arguments as `forward`'s.
@@ -307,6 +342,10 @@ class HalfQuadratic(nn.Module):
             sigma=sigma / norm,
             fidelity=fidelity,
             settle=settle,
+            norm=norm,
+            scattered=found.local > 0.5
+            and found.share < FEW
+            and min(like.shape[-2:]) >= LEAST_SIDE,
         )
 
     def _steps(self, first: float, last: float, found: Measured) -> tuple[int, int]:
