@@ -25,6 +25,11 @@ and, as holes fill slowly, every step begins at an extrapolated iterate,
 
     z = x + 0.75 (x - x before),   u = argmin f(u) + λ ‖u - z‖² / (2 s²),   x = E[clean | u, s].
 
+Where few single pixels are measured (l above ½, p below 0.3) x₀ is what the same splitting makes
+of images of half the size, doubled: details of less than 0.4 c count as noise there. The first
+level is then 0.7 of the one above, and every step has a share of the denoiser's at half the size
+(`coarse`).
+
 All of this is the same for A and σ in other units.
 """
 
