@@ -8,9 +8,10 @@ single pixels are measured and 0 where every measurement is of all of them, it t
     first iterate   x₀ = argmin f(x) + ‖∇x‖² / (2 c²): a picture whose neighbouring pixels differ
                     by c, which fills holes smoothly and amplifies no noise
                     (f is that of noise of at least c ‖A‖ / 2: what is sharper rings at borders)
-    first level     2 p^((1 + l) / 4) e with e the root mean square error that this Gaussian leaves,
+    first level     1.15 p^(l / 4) e with e the root mean square error that this Gaussian leaves,
                     (tr H⁻¹ / N)^½ with H the Hessian of what x₀ minimises; what is known of single
-                    pixels among unknown ones looks like noise at a high level
+                    pixels among unknown ones looks like noise at a high level, and at any higher
+                    level than need be something is lost that the last steps do not find again
     last level      p^¼ ((0.55 σ / ‖A‖)² + (p^¼ e / 8)²)^½, at most σ / ‖A‖: what noise remains of
                     the measured directions, and a share of the error e above, as below it what is
                     wrong in the others passes for structure
@@ -55,7 +56,7 @@ from gmdm_prior.sigma import parse
 
 CONTRAST = 0.1  # c, as a share of the data range
 SHARPEST = 0.5  # of c: the least noise level that the first iterate is told of
-FIRST, LAST, LEFT, WEIGHT = 2.0, 0.55, 1 / 8, 0.3
+FIRST, LAST, LEFT, WEIGHT = 1.15, 0.55, 1 / 8, 0.3
 STIFFEST = 1e4  # the largest curvature of data beside 1 of the prior in a data step
 FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 100
 MOMENTUM = 0.75
@@ -327,7 +328,7 @@ class HalfQuadratic(nn.Module):
             smooth = SmoothEstimate(fidelity, physics, y, like, contrast, trust)
             start = smooth.mean() if start is None else start
             error = smooth.error()
-            first = FIRST * found.share ** ((1 + found.local) / 4) * error
+            first = FIRST * found.share ** (found.local / 4) * error
         if self.config.start is not None:
             first = parse(self.config.start, "solver.start") * self.width
         if self.stop is not None:
@@ -335,7 +336,7 @@ class HalfQuadratic(nn.Module):
         else:
             slow = found.share**0.25
             if error is None:
-                error = first / (FIRST * slow)
+                error = first / FIRST
             least = slow * math.hypot(LAST * sigma / norm, LEFT * slow * error)
             last = min(least, sigma / norm)
         last = max(last, SMALLEST_LEVEL * self.width)

@@ -8,7 +8,7 @@ import torch
 from deepinv_gmdm import GMDMPrior, build_solver
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.data_steps import DataStep
-from deepinv_gmdm.half_quadratic import Plan, measured_of
+from deepinv_gmdm.half_quadratic import Plan, SmoothEstimate, measured_of
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
 
 from gmdm_prior.files.pictures import read_picture
@@ -67,6 +67,18 @@ def test_what_is_known_of_single_pixels_is_not_taken_for_noise(photo, prior):
         first[name] = plan.levels[0]
     # the smooth estimate is off alike; the level is 0.1^¼ = 0.56 of the other
     assert first["inpainting"] == pytest.approx(0.56 * first["compressed_sensing"], rel=0.15)
+
+
+def test_splitting_begins_at_the_error_of_the_first_iterate(photo, prior):
+    """However much of an image mixtures measure: higher levels lose what was known."""
+    plans = []
+    for keep in (0.1, 0.6):
+        physics = operator("compressed_sensing", photo, keep=keep)
+        y, fidelity = physics(photo), deepinv.optim.L2(sigma=SIGMA)
+        trust = (SIGMA / 0.05) ** 2  # as if of noise of half the contrast
+        error = SmoothEstimate(fidelity, physics, y, photo, 0.1, trust).error()
+        plans.append(build_solver("hqs", prior, sigma=SIGMA).plan(y, physics).levels[0] / error)
+    assert plans == pytest.approx([1.15, 1.15], rel=0.02)
 
 
 class Scaled(deepinv.physics.LinearPhysics):
