@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -192,12 +193,14 @@ class NoiseDenoiser(nn.Module):
         stable = transform(image)
         low = float(stable.min())
         wide = max(float(stable.max()) - low, 1e-6)
-        shape = 1.0
-        if noise.autocovariance is not None and not bool(noise.white[0]):
-            shape = float(_levels(noise, REACH)[0, 0] / noise.sigma[0])
-        level = max(1.0, shape) / wide
-        flat = ((stable - low) / wide).to(image.dtype)
-        clean = self._white(flat, level)
+        flat, level = ((stable - low) / wide).to(image.dtype), 1 / wide
+        if noise.autocovariance is None or bool(noise.white[0]):
+            clean = self._white(flat, level)
+        else:
+            own = replace(noise, curve=None).scaled(level / float(noise.sigma[0]))
+            level = float(_levels(own, REACH)[0, 0])
+            one = len(image) == 1
+            clean = self._either(flat[0], level, own)[None] if one else self._white(flat, level)
         return transform.back(clean.double() * wide + low).to(image.dtype)
 
 
@@ -242,7 +245,7 @@ def predicted(plane: Tensor, light: Tensor, level: float) -> Tensor:
 def _shared(noise: Noise) -> Noise:
     """The noise of one channel of an image of equal channels."""
     one = noise.channel(0)
-    return one.scaled(1 / math.sqrt(3)) if noise.opponent else one
+    return replace(one.scaled(1 / math.sqrt(3)), curve=noise.curve) if noise.opponent else one
 
 
 def _is_low(noise: Noise) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -37,8 +38,8 @@ class Evidence:
     """Densities of patches at one noise level, class by class.
 
     Attributes:
-        densities: (N, K), relative to the largest of each patch.
-        largest: (N,), its logarithm.
+        densities: (N, K), over one that is about the largest of each patch.
+        largest: (N,), the logarithm of that.
     """
 
     densities: Tensor
@@ -49,11 +50,10 @@ class Evidence:
 
         No step lowers sum_i log f(y_i) + `PRIOR` sum_k start_k log w_k.
         """
-        weights = start
+        weights, count = start, len(self.densities)
         for _ in range(steps):
-            joint = self.densities * weights
-            counts = (joint / joint.sum(1, keepdim=True)).sum(0)
-            weights = (counts + PRIOR * start) / (len(joint) + PRIOR)
+            counts = weights * ((self.densities @ weights).reciprocal() @ self.densities)
+            weights = (counts + PRIOR * start) / (count + PRIOR)
         return weights
 
     def log_prob(self, weights: Tensor) -> Tensor:
@@ -93,31 +93,33 @@ class MixturePatches:
         self._variances = variances
         j = variances[0].shape[1]
         self._squares = [(patches @ rows.T).square_().reshape(-1, j) for rows in bases]
-        self._count = len(patches)
         self._positions = len(bases[0]) // j
-        first = self._squares[0].reshape(self._count, self._positions, j)[:, 0]
+        first = self._squares[0].reshape(len(patches), self._positions, j)[:, 0]
         self._energies = first.sum(1)  # a basis is complete: that of the zero-mean part
         self.start = torch.cat([weights * (1 - flat), weights.new_tensor([flat])])
 
-    def at(self, sigma: float, every: int = 1) -> Evidence:
-        """At a noise level, of all patches or `every` so many."""
-        variance, h = sigma * sigma, self._positions
-        energies = self._energies[::every]
-        parts = []
+    def every(self, step: int) -> MixturePatches:
+        """One of `step` patches each."""
+        fewer, h = copy(self), self._positions
+        fewer._squares = [
+            squares.unflatten(0, (-1, h))[::step].flatten(0, 1) for squares in self._squares
+        ]
+        fewer._energies = self._energies[::step]
+        return fewer
+
+    def at(self, sigma: float) -> Evidence:
+        """At a noise level."""
+        variance, h, j = sigma * sigma, self._positions, self._variances[0].shape[1]
+        logs = []
         for squares, own in zip(self._squares, self._variances, strict=True):
-            if every > 1:
-                squares = squares.unflatten(0, (-1, h))[::every].flatten(0, 1)
             total = own + variance
             log = torch.addmm(-0.5 * total.log().sum(1), squares, (-0.5 / total).T)
-            log = log.unflatten(0, (-1, h))
-            most = log.amax(1, keepdim=True)
-            parts.append(log.sub_(most).exp_().sum(1).log_().add_(most[:, 0]) - math.log(h))
-        j = self._variances[0].shape[1]
-        flat = -0.5 * (energies / variance + j * math.log(variance))
-        log = torch.cat([*parts, flat[:, None]], 1)
-        largest = log.amax(1)
-        constant = 0.5 * j * math.log(2 * math.pi)
-        return Evidence((log - largest[:, None]).exp_(), largest - constant)
+            logs.append(log.unflatten(0, (-1, h)))
+        flat = -0.5 * (self._energies / variance + j * math.log(variance))
+        largest = torch.stack([flat, *(log.amax((1, 2)) for log in logs)]).amax(0)
+        parts = [log.sub_(largest[:, None, None]).exp_().sum(1).div_(h) for log in logs]
+        densities = torch.cat([*parts, (flat - largest).exp_()[:, None]], 1)
+        return Evidence(densities, largest - 0.5 * j * math.log(2 * math.pi))
 
 
 class PlainPatches:
@@ -131,9 +133,13 @@ class PlainPatches:
         self._model, self._patches, self._evaluator = model, patches, evaluator
         self.start = patches.new_ones(1)
 
-    def at(self, sigma: float, every: int = 1) -> Evidence:
-        """At a noise level, of all patches or `every` so many."""
-        patches = self._patches[::every]
+    def every(self, step: int) -> PlainPatches:
+        """One of `step` patches each."""
+        return PlainPatches(self._model, self._patches[::step], self._evaluator)
+
+    def at(self, sigma: float) -> Evidence:
+        """At a noise level."""
+        patches = self._patches
         level = self._evaluator.level(self._model, patches.new_tensor(sigma * sigma))
         return Evidence(patches.new_ones(len(patches), 1), level.log_prob(patches))
 

@@ -5,8 +5,8 @@ For patches y_i of an image with unknown level sigma and unknown class weights w
     sigma = argmax_sigma max_w 1/N sum_i log f(y_i; sigma, w).
 
 The patches are spread evenly over the image, five thousand of them at most (`informative_patches`).
-The maximum is looked for in t = log sigma, on a coarse grid with few of the patches, then by
-Newton's method with half of them, at last with all.
+The maximum is looked for in t = log sigma, on a coarse grid with few of the patches from the top
+down, then by Newton's method with a quarter of them, at last with all.
 
 Standard error, relative to sigma (that is, of t): with J dimensions of a patch, h the curvature of
 the maximum per patch and each pixel in r patches,
@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,11 +40,12 @@ from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.images.planes import check_images, check_options
-from gmdm_prior.noise.evidence import evidence_of
+from gmdm_prior.noise.evidence import MixturePatches, PlainPatches, evidence_of
 from gmdm_prior.noise.patches import informative
 from gmdm_prior.sigma import compute_dtype
 
-COARSE_PATCHES = 400  # on the coarse grid
+COARSE_PATCHES, WIDE_PATCHES = 400, 1_250  # on the coarse grid, and for the first steps
+PATIENCE = 3  # double steps of the coarse grid after a maximum, in which there must be no higher
 LEAST = 1e-4  # noise level below which none is looked for
 GRID, WIDE, FINE = 0.25, 0.125, 0.05  # steps in log sigma
 MISFIT, TEXTURE = 0.0057, 0.0276 / 255  # a and b
@@ -177,11 +177,7 @@ def level_of_patches(model: DensityModel, patches: Tensor, overlap: float = 1.0)
     dimensions = model.channels * (model.patch_size**2 - 1)
     highest = centred.double().square().sum((1, 2)).mean().item() / dimensions
 
-    def log_likelihood(t: float, every: int = 1) -> float:
-        at = evidence.at(math.exp(t), every)
-        return at.log_prob(at.fitted(evidence.start)).double().mean().item()
-
-    t, curvature = _maximum(log_likelihood, 0.5 * math.log(highest), len(patches))
+    t, curvature = _maximum(evidence, 0.5 * math.log(highest), len(patches))
     return Reading(
         sigma=math.exp(t),
         own_variance=overlap / (len(patches) * curvature),
@@ -194,25 +190,50 @@ def misfit(sigma: float, share: float, a: float = MISFIT, b: float = TEXTURE) ->
     return math.hypot(a, b / sigma) / share
 
 
+def log_likelihood(evidence: MixturePatches | PlainPatches, t: float) -> float:
+    """The mean log-density of patches at the level exp t, under the weights that suit them."""
+    at = evidence.at(math.exp(t))
+    return at.log_prob(at.fitted(evidence.start)).double().mean().item()
+
+
 def _maximum(
-    log_likelihood: Callable[..., float], highest: float, count: int
+    evidence: MixturePatches | PlainPatches, highest: float, count: int
 ) -> tuple[float, float]:
     """The place t = log sigma of the largest log-likelihood up to `highest`, and -its curvature."""
     lowest = math.log(LEAST)
-    steps = max(1, math.ceil((highest - lowest) / GRID))
-    grid = [highest - i * GRID for i in range(-1, steps + 1)]
-    every = max(1, count // COARSE_PATCHES)
-    t = max(grid, key=lambda at: log_likelihood(at, every))
+    t = _coarse(evidence.every(max(1, count // COARSE_PATCHES)), lowest, highest)
+    fewer = evidence.every(max(1, count // WIDE_PATCHES))
     curvature = 1.0
-    for h in (WIDE, WIDE, WIDE, FINE, FINE):
+    steps = [(fewer, WIDE)] * 3 + [(evidence, FINE)] * 2
+    while steps:
+        patches, h = steps.pop(0)
         t = max(t, lowest)
-        thinned = 2 if h == WIDE and count > 2 * COARSE_PATCHES else 1
-        below, here, above = (log_likelihood(t + d, thinned) for d in (-h, 0, h))
+        below, here, above = (log_likelihood(patches, t + d) for d in (-h, 0, h))
         curvature = (2 * here - below - above) / h**2
         slope = (above - below) / (2 * h)
         newton = slope / curvature if curvature > 0 else math.copysign(math.inf, slope)
         move = min(max(newton, -2 * h), 2 * h)
         t += move
-        if h == FINE and abs(move) < h:
-            break
+        if abs(move) < h / 2:
+            steps = [step for step in steps if step[1] < h]
     return max(t, lowest), max(curvature, 1.0)
+
+
+def _coarse(evidence: MixturePatches | PlainPatches, lowest: float, highest: float) -> float:
+    """Where the log-likelihood of a few patches is largest, on a grid from the top down.
+
+    It is gone by double steps, until several in succession bring nothing better.
+    """
+    found: dict[int, float] = {}
+
+    def at(rung: int) -> float:
+        if rung not in found:
+            found[rung] = log_likelihood(evidence, highest + GRID * rung)
+        return found[rung]
+
+    best = rung = 1
+    while rung - best > -2 * PATIENCE and highest + GRID * rung > lowest:
+        rung -= 2
+        best = max(best, rung, key=at)
+    best = max(best, best - 1, best + 1, key=at)
+    return max(highest + GRID * best, lowest)

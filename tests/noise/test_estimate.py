@@ -11,11 +11,12 @@ from reference import mixture_density
 
 import gmdm_prior as gm
 from gmdm_prior.fast.choose import Evaluator
+from gmdm_prior.noise.estimate.ladder import STEP, Ladder
 from gmdm_prior.noise.estimate.whiteness import half_size, whiteness
-from gmdm_prior.noise.evidence import PRIOR, evidence_of
+from gmdm_prior.noise.evidence import PRIOR, Evidence, evidence_of
 from gmdm_prior.noise.level import Reading, level_of_patches
 from gmdm_prior.noise.map import _Field
-from gmdm_prior.noise.patches import clipped_pixels
+from gmdm_prior.noise.patches import clipped_pixels, informative, spread_patches
 from gmdm_prior.noise.prior_free import to_pixels
 
 LIKELIHOOD = "gray-likelihood"
@@ -50,7 +51,7 @@ def test_evidence_is_the_density_of_the_classes_and_the_flat_one():
         classes = mixture_density(model, patches[i].reshape(1, 3, 3), 0.15)
         expected = math.log(0.8 * classes + 0.2 * flat)
         assert found[i].item() == pytest.approx(expected, abs=1e-9)
-    fewer = evidence.at(0.15, every=4)
+    fewer = evidence.every(4).at(0.15)
     torch.testing.assert_close(fewer.log_prob(weights), found[::4], rtol=0, atol=1e-12)
 
 
@@ -87,6 +88,55 @@ def test_recovers_the_noise_level_of_its_own_samples(sigma):
     spread = math.sqrt(found.own_variance)
     assert 0.002 < spread < 0.05
     assert math.log(found.sigma / sigma) == pytest.approx(0, abs=3 * spread)
+
+
+def height(evidence, t, rows=slice(None)):
+    """The mean log-density of some patches at the level exp t, under their own weights."""
+    at = evidence.at(math.exp(t))
+    part = Evidence(at.densities[rows], at.largest[rows])
+    return part.log_prob(part.fitted(evidence.start)).double().mean().item()
+
+
+def highest(evidence, places, rows=slice(None)):
+    """Where the parabola through the highest point and its neighbours is highest."""
+    heights = [height(evidence, t, rows) for t in places]
+    i = max(range(1, len(places) - 1), key=heights.__getitem__)
+    below, here, above = heights[i - 1 : i + 2]
+    step = places[1] - places[0]
+    return places[i] + step * 0.5 * (above - below) / (2 * here - below - above)
+
+
+@pytest.mark.parametrize("sigma", [0.008, 0.04, 0.2])
+def test_the_search_finds_the_highest_of_all_levels(model, sigma):
+    """Against every level, without a coarse grid of few patches that stops early."""
+    image = waves(96, 96) + sigma * noise(1, 1, 96, 96)
+    patches = informative(image[0], model)[0][::8]
+    evidence = evidence_of(model, patches, Evaluator())
+    rough = highest(evidence, [math.log(1e-4) + 0.25 * i for i in range(33)])
+    most = max(height(evidence, rough + 0.03 * i) for i in range(-4, 5))
+    found = height(evidence, math.log(level_of_patches(model, patches).sigma))
+    assert found > most - 3e-3  # nats per patch; a level 1 % off loses 6e-3
+
+
+def test_a_ladder_reads_what_all_its_rungs_do(model):
+    """Halves far above and below the level that it starts from."""
+    sigma = torch.full((1, 1, 64, 96), 0.01)
+    sigma[..., :48] = 0.2
+    image = waves(64, 96) + sigma * noise(1, 1, 64, 96)
+    patches = spread_patches(image[0], model, torch.zeros(1, 64, 96, dtype=torch.bool), 600)
+    evidence = evidence_of(model, patches.values, Evaluator())
+    ladder = Ladder(model, patches, 0.05)
+    places = [math.log(0.05) + STEP * i for i in range(-12, 13)]
+    for rows in (patches.columns < 40, patches.columns >= 48, slice(None)):
+        found = ladder.read(rows)
+        assert math.log(found.sigma) == pytest.approx(highest(evidence, places, rows), abs=1e-5)
+
+
+def test_a_ladder_ends_above_nothing(model):
+    """A picture without noise reads about the least level, from wherever it is looked for."""
+    patches = spread_patches(waves()[0], model, torch.zeros(1, 64, 64, dtype=torch.bool), 400)
+    for start in (0.0, 1e-4, 0.01):
+        assert 5e-5 < Ladder(model, patches, start).read().sigma < 2e-3
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (17, 40), (64, 96)])

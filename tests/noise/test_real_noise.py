@@ -13,13 +13,14 @@ from gmdm_prior.files.safetensors import load
 from gmdm_prior.images.blind import BESIDE, HIDDEN, LIGHT, _strengths
 from gmdm_prior.images.stabilise import anscombe, integral, line_of, stabiliser
 from gmdm_prior.noise.estimate import READER
-from gmdm_prior.noise.estimate.agreement import HIGH, agreed
+from gmdm_prior.noise.estimate.agreement import HIGH, agreed, falling
 from gmdm_prior.noise.estimate.autocovariance import (
     Autocovariance,
     cut_blocks,
     lags_of,
     positive,
     read_autocovariance,
+    spectrum_of,
 )
 from gmdm_prior.noise.estimate.lying_pixels import outliers, spikes
 from gmdm_prior.noise.estimate.whiteness import Whiteness
@@ -108,6 +109,27 @@ def test_poisson_noise_is_seen_and_its_gain_measured(model, denoiser):
         assert level == pytest.approx(math.sqrt(gain * at), rel=0.15)
     flat = gm.HalfQuadraticSplitting(load("gray"))(y, gm.estimate_sigma(model, y, "white"))
     assert psnr(denoiser(y, noise), x) > psnr(flat, x)
+
+
+def test_noise_that_grows_may_be_correlated_too(model, denoiser):
+    """Full size then reads too little, half the size does not; also in three equal channels."""
+    row = torch.tensor([0.1, 1, 0.1])
+    kernel = torch.outer(row, row) / row.square().sum()
+    clean = scene(160)
+    y = clean + (0.02 * clean).sqrt() * coloured((160, 160), kernel)
+    noise = gm.estimate_noise(y, model)
+    assert noise.curve is not None
+    assert not noise.white.any()
+    assert noise.lag1[0, 0].mean().item() == pytest.approx(0.2 / 1.02, abs=0.05)
+    truth = (y - clean).square().mean().sqrt().item()
+    assert noise.sigma.item() == pytest.approx(truth, rel=0.1)
+    level = noise.curve[0].at(torch.tensor(0.5, dtype=torch.float64)).item()
+    assert level == pytest.approx(0.1, rel=0.15)
+    restored = denoiser(y, noise)
+    alone = denoiser(y, gm.Noise(noise.sigma, curve=noise.curve))
+    assert psnr(restored, clean) > psnr(alone, clean) + 1
+    thrice = denoiser(y.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(thrice, restored.expand(-1, 3, -1, -1), rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["white", "correlated", "poisson"])
@@ -402,6 +424,26 @@ def test_a_meadow_is_not_all_noise():
     meadow, noise = (Autocovariance(lags, plateau, 300) for plateau in (1.3, 1.05))
     assert agreed(meadow, test, 1.0)[18, 18].sqrt().item() == pytest.approx(HIGH * 0.05)
     assert agreed(noise, test, 1.0)[18, 18].sqrt().item() == pytest.approx(0.12)
+
+
+def test_noise_without_low_frequencies_keeps_none_of_what_texture_adds_there():
+    """Its own spectrum stays: at high frequencies to the last digit, at low ones nearly."""
+    lags = torch.zeros(37, 37, dtype=torch.float64)
+    lags[18, 18] = 1
+    lags[17:20, 17:20] -= BINOMIAL.double() * 6 / 16 * 1.5  # rises from near 0 at frequency 0
+    own = positive(lags)
+    places = torch.arange(-18, 19, dtype=torch.float64)
+    texture = torch.exp(-torch.hypot(places[:, None], places).square() / 18)
+    both = positive(own + 0.02 * texture)
+    found = falling(both)
+    low = [float(spectrum_of(r, 76)[:3, :3].mean()) for r in (own, both, found)]
+    assert low[1] > low[0] + 0.5
+    assert low[2] < low[0] + 0.02
+    torch.testing.assert_close(
+        spectrum_of(found, 76)[20:56, 20:56], spectrum_of(both, 76)[20:56, 20:56], rtol=0, atol=0.02
+    )
+    test = Whiteness(white=False, ratio=1.5, half=10.0, error=0.02)
+    assert torch.equal(agreed(Autocovariance(both, 1.0, 300), test, 1.0), found)
 
 
 def page(side=192):

@@ -9,6 +9,11 @@ from noise, better but not wholly.
 `HIGH` times the one that half the size reads. A meadow is as alike everywhere as noise is, and half
 the size sees less of it: where blocks are not quite alike (`ALIKE`), `HIGH` holds, too.
 
+Noise without low frequencies has a spectrum that falls towards frequency 0, where texture's is
+highest. What flat blocks say rises there again; from the ring of frequencies where it is least, at
+f, to 0 the spectrum is at most what it is there times (frequency / f)², which is how one that is
+smooth, as that of noise of short reach is, comes down to nothing.
+
 *Colour*: half the size is asked of the brightness. Where it reads t times what flat blocks say of
 that, flat blocks are wrong in its direction and so is it, which texture misleads, too:
 
@@ -32,11 +37,12 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gmdm_prior.autocovariance import taper
-from gmdm_prior.noise.estimate.autocovariance import Autocovariance
+from gmdm_prior.noise.estimate.autocovariance import Autocovariance, positive, spectrum_of
 from gmdm_prior.noise.estimate.found import next_to_none
 from gmdm_prior.noise.estimate.whiteness import ALIKE, BLUE, PLATEAU, UNEVEN, Whiteness
 from gmdm_prior.noise.level import LEAST, Reading
@@ -58,7 +64,7 @@ def agreed(read: Autocovariance, test: Whiteness, unit: float) -> Tensor:
     """
     told = test.half * unit
     if test.ratio > BLUE:
-        return read.lags * min(1.0, test.ratio * told / read.sigma) ** 2
+        return _at_most(falling(read.lags), test.ratio * told)
     if told <= LEAST:
         return read.lags
     even = read.anisotropy < UNEVEN
@@ -107,6 +113,25 @@ def of_colour(
         _at_most(r if i == 0 else _narrow(r), math.sqrt(max(m**2 - GRAIN**2, NONE**2)))
         for i, (r, m) in enumerate(zip(lags, most, strict=True))
     ]
+
+
+def falling(lags: Tensor) -> Tensor:
+    """An autocovariance (2m+1, 2m+1) without the rise of its spectrum towards frequency 0."""
+    m = len(lags) // 2
+    side = 4 * m + 4
+    spectrum = spectrum_of(lags, side)
+    places = torch.fft.fftfreq(side, 1 / side, dtype=lags.dtype, device=lags.device)
+    radius = torch.hypot(places[:, None], places)
+    ring = radius.round().long()
+    sums, counts = (torch.bincount(ring.flatten(), w) for w in (spectrum.flatten(), None))
+    means = (sums / counts)[: side // 4 + 1]
+    least = int(means.argmin())
+    if least == 0:
+        return lags
+    bound = means[least] * (radius / least).square()
+    spectrum = torch.where(ring <= least, torch.minimum(spectrum, bound), spectrum)
+    wide = torch.fft.ifft2(spectrum).real.roll((m, m), (0, 1))
+    return positive(wide[: 2 * m + 1, : 2 * m + 1])
 
 
 def _narrow(lags: Tensor) -> Tensor:

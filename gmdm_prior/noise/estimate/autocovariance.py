@@ -163,9 +163,9 @@ def positive(lags: Tensor) -> Tensor:
     m = len(lags) // 2
     lags = taper((lags + lags.flip(0, 1)) / 2, m)
     side = 4 * m + 4
-    spectrum = _spectrum(lags, side)
+    spectrum = spectrum_of(lags, side)
     if float(spectrum.min()) >= 0:
-        dip = float(_spectrum(lags, FINER * side).min())
+        dip = float(spectrum_of(lags, FINER * side).min())
         lags[m, m] -= (1 + MARGIN) * min(dip, 0.0)
         return lags
     spectrum = spectrum.clamp(min=1e-6 * float(spectrum.max()))
@@ -173,7 +173,7 @@ def positive(lags: Tensor) -> Tensor:
     return taper((wide + wide.flip(0, 1)) / 2, m)
 
 
-def _spectrum(lags: Tensor, side: int) -> Tensor:
+def spectrum_of(lags: Tensor, side: int) -> Tensor:
     """The spectrum (side, side) of lags (2m+1, 2m+1)."""
     m = len(lags) // 2
     grid = F.pad(lags, (0, side - 2 * m - 1) * 2).roll((-m, -m), (0, 1))

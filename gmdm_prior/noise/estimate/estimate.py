@@ -4,7 +4,8 @@ In this order, each in its own file:
 
 1. Pixels that lie are left out (`lying_pixels`, and those of `mask`).
 2. The level by maximum likelihood, if the noise were white (`level`).
-3. Does that level grow with brightness (`curve`)? Then it is Poisson-like.
+3. Does that level grow with brightness (`curve`)? Then it is Poisson-like. Where it is the same at
+   every brightness (`images.stabilise`), half the size tells whether it is correlated, too.
 4. Otherwise: is the noise white (`whiteness`)? If not, its autocovariance comes from the flattest
    blocks (`autocovariance`), in colour of the planes luminance, red - blue and green.
 5. Where too few patches are left to ask the likelihood, the flattest blocks say the level, and a
@@ -17,14 +18,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gmdm_prior.densities.base import DensityModel
-from gmdm_prior.gaussian_noise import Noise
+from gmdm_prior.gaussian_noise import Noise, NoiseCurve
 from gmdm_prior.images.planes import check_images, is_gray
+from gmdm_prior.images.stabilise import stabiliser
 from gmdm_prior.noise.estimate.agreement import START, agreed, of_colour
 from gmdm_prior.noise.estimate.autocovariance import (
     SIDE,
@@ -39,7 +42,7 @@ from gmdm_prior.noise.estimate.found import Found, joined, next_to_none
 from gmdm_prior.noise.estimate.frames import of_two_frames
 from gmdm_prior.noise.estimate.ladder import Ladder
 from gmdm_prior.noise.estimate.lying_pixels import lying_pixels
-from gmdm_prior.noise.estimate.whiteness import Whiteness, half_size, whiteness
+from gmdm_prior.noise.estimate.whiteness import ALIKE, Whiteness, half_size, is_red, whiteness
 from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
 from gmdm_prior.noise.patches import Patches, clipped_pixels, spread_patches
 from gmdm_prior.sigma import compute_dtype
@@ -54,7 +57,6 @@ CHROMA_SIDE = 32  # of the blocks of differences of colours, whose noise is wide
 FEW_BLOCKS = 16  # in a picture, for correlated noise to be told from it
 SPARSE = 0.05  # share of the patches without pixels that lie: perhaps all of them letters
 TOUCHED = 0.5  # share of the patches with pixels that lie from which on a note says so
-LOUDEST = 2.5  # of log sigma, from the level of the image to that of its noisiest part
 SEVERAL, SURE = 1.3, 5.0  # level of one half over the other, and by how many standard errors
 REDUCED, WIDE = 0.02, 2.0  # ranges of brightness outside of which the image is rescaled
 UNSURE = 0.5  # relative standard error above which nothing is told
@@ -139,6 +141,10 @@ def _hidden(mask: Tensor | None, images: Tensor) -> Tensor | None:
 
 def _of_one(scene: list[Tensor], model: DensityModel, hidden: Tensor, kind: str) -> Found:
     """The noise of one scene, in one frame (C, H, W) or two."""
+    channels = len(scene[0])
+    if channels > 1 and all(map(is_gray, scene)):
+        gray = [frame[:1] for frame in scene]
+        return _of_one(gray, model, hidden.any(0, keepdim=True), kind).repeated(channels)
     lying = hidden | torch.stack([lying_pixels(frame) for frame in scene]).any(0)
     if bool(lying.all()):
         lying = hidden
@@ -148,13 +154,7 @@ def _of_one(scene: list[Tensor], model: DensityModel, hidden: Tensor, kind: str)
     image, (scale, shift) = scene[0], _units(scene[0][~lying])
     if scale != 1:
         image = (image - shift) / scale
-    if len(image) > 1 and is_gray(image):
-        gray = _Reader(
-            model, image[:1], lying.any(0, keepdim=True), kind, hidden.any(0, keepdim=True)
-        ).read()
-        found = gray.repeated(len(image))
-    else:
-        found = _Reader(model, image, lying, kind, hidden).read()
+    found = _Reader(model, image, lying, kind, hidden).read()
     return found if scale == 1 else found.scaled(scale, shift)
 
 
@@ -236,7 +236,7 @@ class _Reader:
         patches = spread_patches(self.gray, self.model, self.gray_lying, GROUPED)
         if len(patches) < FEWEST:  # no place is free of pixels that lie in all channels
             patches = spread_patches(self.image, self.model, self.lying, GROUPED)
-        return Ladder(self.model, patches, light.full.sigma, above=LOUDEST), patches
+        return Ladder(self.model, patches, light.full.sigma), patches
 
     def _white(self, full: Reading, half: float) -> Found:
         """One level; the interval knows what the half-size image says differently."""
@@ -265,9 +265,39 @@ class _Reader:
             f"the noise grows with brightness: variance {fitted.gain:.3g} x brightness "
             f"{fitted.offset:+.3g}"
         )
-        return Found(
-            level, (level * GROWING[0], level * GROWING[1]), curve=curve, notes=self._said()
-        )
+        read, lags = self._stabilised(curve), ()
+        if read is not None:
+            curve, level = (
+                NoiseCurve(curve.brightness, curve.level * read.sigma),
+                level * read.sigma,
+            )
+            lags = (read.lags * (level / read.sigma) ** 2,)
+            self.notes.append(
+                "it is correlated, too: neighbours by {:.2f} vertically and {:.2f} horizontally, "
+                "of {:.2g} times that variance".format(*read.lag1, read.sigma**2)
+            )
+        bounds = (level * GROWING[0], level * GROWING[1])
+        return Found(level, bounds, lags, curve, self._said())
+
+    def _stabilised(self, curve: NoiseCurve) -> Autocovariance | None:
+        """Of gray noise over its curve, if it is correlated: half the size tells that."""
+        if len(self.image) > 1:
+            return None
+        transform = stabiliser(curve, float(self.image.min()), float(self.image.max()))
+        stable = transform(self.image)
+        low, wide = float(stable.min()), max(float(stable.max() - stable.min()), LEAST)
+        flat = ((stable - low) / wide).to(self.image.dtype)
+        patches = spread_patches(flat, self.model, self.lying, GROUPED)
+        if len(patches) < FEWEST:
+            return None
+        full = level_of_patches(self.model, patches.values, patches.overlap)
+        half = half_size(self.model, flat, max(full.sigma / 2, LEAST), self.lying)
+        if half is None or not is_red(full, half):
+            return None
+        read = _autocovariance(flat[0], self.lying[0])
+        if read is None or read.plateau >= ALIKE:
+            return None
+        return replace(read, lags=read.lags * wide**2)
 
     def _correlated(self, light: Plane, test: Whiteness | None) -> Found:
         """An autocovariance of each plane, at a level that other evidence agrees to.

@@ -45,16 +45,16 @@ from gmdm_prior.noise.estimate.autocovariance import (
     most_noise,
     read_autocovariance,
 )
-from gmdm_prior.noise.estimate.ladder import STEP, Ladder
+from gmdm_prior.noise.estimate.ladder import Ladder
 from gmdm_prior.noise.level import Reading
-from gmdm_prior.noise.patches import Patches, spread_patches
+from gmdm_prior.noise.patches import spread_patches
 
 RED, DOUBT, TEXTURE, BLUE = 0.33, 0.5, 0.9, 1.2
+MILD = 0.85  # of strong noise, which hides texture
 SURE, LESS_SURE, UNEVEN, PLATEAU, ALIKE = 5.0, 3.5, 2.0, 1.5, 1.2
 UNSEEN, NOTHING = 0.5, 3.0  # relative standard errors of levels that may as well be, or are, none
 MORE, ENOUGH = 1.6, 50  # so many blocks are enough to say that they are alike
 PATCHES, FEWEST = 1_000, 16  # at half the size
-LADDERS, BELOW, ABOVE = 4, 0.6, 1.65  # one above the other, each so far in log sigma
 LEAST = 0.002  # level around which the half-size image's is looked for, at least
 
 
@@ -95,6 +95,13 @@ def whiteness(
     return Whiteness(white, ratio, 2 * half.sigma, half.error)
 
 
+def is_red(full: Reading, half: Reading) -> bool:
+    """Whether half size surely sees more than full size does, for noise that no texture hides."""
+    error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
+    ratio = full.sigma / (2 * half.sigma)
+    return ratio < MILD and -math.log(ratio) > SURE * error
+
+
 def _first(lying: Tensor | None) -> Tensor | None:
     return None if lying is None else lying[0]
 
@@ -131,14 +138,4 @@ def half_size(
     if lying is not None and bool(lying.any()):
         hidden = F.max_pool2d(lying[None].to(plane), 2)[0] > 0
     patches = spread_patches(small, model, hidden, PATCHES)
-    return _read(model, patches, sigma) if len(patches) >= FEWEST else None
-
-
-def _read(model: DensityModel, patches: Patches, sigma: float) -> Reading:
-    """The level of patches, looked for from about sigma upwards."""
-    for _ in range(LADDERS):
-        ladder = Ladder(model, patches, sigma, BELOW, ABOVE, grain=True)
-        found, sigma = ladder.read(), math.exp(ladder.levels[-1])
-        if found.sigma < math.exp(-STEP) * sigma:
-            break
-    return found
+    return Ladder(model, patches, sigma, grain=True).read() if len(patches) >= FEWEST else None
