@@ -39,8 +39,10 @@ from gmdm_prior.noise.estimate.found import Found, joined, next_to_none
 from gmdm_prior.noise.estimate.frames import of_two_frames
 from gmdm_prior.noise.estimate.ladder import Ladder
 from gmdm_prior.noise.estimate.lying_pixels import lying_pixels
+from gmdm_prior.noise.estimate.parts import different_parts, slowly
 from gmdm_prior.noise.estimate.whiteness import Whiteness, half_size, whiteness
 from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
+from gmdm_prior.noise.map import slow_growth
 from gmdm_prior.noise.patches import Patches, clipped_pixels, spread_patches
 from gmdm_prior.sigma import compute_dtype
 
@@ -55,7 +57,6 @@ FEW_BLOCKS = 16  # in a picture, for correlated noise to be told from it
 SPARSE = 0.05  # share of the patches without pixels that lie: perhaps all of them letters
 TOUCHED = 0.5  # share of the patches with pixels that lie from which on a note says so
 LOUDEST = 2.5  # of log sigma, from the level of the image to that of its noisiest part
-SEVERAL, SURE = 1.3, 5.0  # level of one half over the other, and by how many standard errors
 REDUCED, WIDE = 0.02, 2.0  # ranges of brightness outside of which the image is rescaled
 UNSURE = 0.5  # relative standard error above which nothing is told
 SEEN = 0.5  # relative standard error of white noise that is seen in colour
@@ -347,20 +348,12 @@ class _Reader:
         return left / max(total, 1)
 
     def _say_where(self, ladder: Ladder, patches: Patches) -> None:
-        """Whether two halves of the image differ by more than their errors."""
-        height, width = self.gray.shape[1:]
-        upper, left = patches.rows < height / 2, patches.columns < width / 2
-        for name, half in (("upper half", upper), ("left half", left)):
-            if min(int(half.sum()), int((~half).sum())) < FEWEST:
-                continue
-            one, other = ladder.read(half), ladder.read(~half)
-            apart = abs(math.log(one.sigma / other.sigma))
-            error = math.hypot(min(one.error, 9.0), min(other.error, 9.0))
-            if apart > math.log(SEVERAL) and apart > SURE * error:
-                self.notes.append(
-                    f"several levels in one image: {one.sigma:.3g} in the {name} and "
-                    f"{other.sigma:.3g} in the other; a map (estimate_sigma_map) suits it better"
-                )
+        """Whether parts of the image differ by more than their errors, and how levels change."""
+        apart = list(different_parts(ladder, patches, self.gray.shape[1:]))
+        if not apart:
+            return
+        levels = slow_growth(self.model, self.image, self.lying, apart[0].middle)
+        self.notes += [slowly(levels)] if levels is not None else [part.said for part in apart]
 
     def _said(self) -> tuple[str, ...]:
         return tuple(self.notes)
