@@ -40,7 +40,7 @@ RAREST = 1e-5  # added to rho
 REACH = 12  # steps of the ladder up and down that a surface is looked for
 STIFFNESS = (4.0, 12.0, 40.0)  # steps: the spread of bends of surfaces that are tried
 TILES = 6  # a side, the fewest that a surface is looked for in
-GAIN, TEXTURE = 0.02, 9e-5  # of log-likelihood a tile that a surface must gain
+GAIN, TEXTURE = 0.03, 1.5e-4  # of log-likelihood a tile that a surface must gain
 
 
 @dataclass(frozen=True, eq=False)

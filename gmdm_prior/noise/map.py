@@ -1,17 +1,10 @@
 """The noise level of every pixel, by local maximum likelihood.
 
-Patches `SPACING` pixels apart get a level each, out of a ladder of levels t_l = log sigma_l. Levels
-and the class weights w of the image (`patch_evidence`) are found in turns. For given weights,
-neighbours are likely to have like levels, and some levels are more common than others in the image:
-
-    p(l_1, l_2, …) ∝ prod_i rho(l_i) f(y_i; sigma_{l_i}, w)^c
-                     exp(beta sum_{i ~ j} exp(-(t_{l_i} - t_{l_j})² / 2 h²)),
-
-a field of Potts type whose posterior is approximated by independent q_i (mean field), with rho the
-mean of the q_i. The ladder is coarse: in the end each of its steps moves to where the patches
-assigned to it are likeliest. Level i is then the mean of t under q_i, interpolated linearly to
-pixels. c is one over the number of patches that a pixel is in. The coupling spreads over a
-neighbourhood of `window` pixels, the scale below which levels are smoothed, but lets them jump.
+Patches `SPACING` pixels apart get a level each, out of a ladder of levels t_l = log sigma_l, and a
+smooth surface moves them (`field`, `surface`): levels may jump, or grow slowly. Levels and the class
+weights w of the image (`evidence`) are found in turns. A log-likelihood log f(y_i; sigma, w) counts
+as one over the number of patches that a pixel is in. Levels are interpolated linearly to pixels. The
+neighbourhood of `window` pixels is the scale below which levels are smoothed.
 """
 
 from __future__ import annotations
@@ -44,6 +37,9 @@ PATCHES = 8_192  # evaluated at a time, and looked at for the class weights
 def estimate_sigma_map(model: DensityModel, images: Tensor, window: int = 12) -> Tensor:
     """Noise levels of images pixel by pixel.
 
+    Levels that jump come out even on both sides of a sharp border, levels that grow slowly as a
+    ramp; the image decides between the two.
+
     Patches that are constant or hold clipped pixels take the level of their neighbours.
 
     Args:
@@ -53,7 +49,7 @@ def estimate_sigma_map(model: DensityModel, images: Tensor, window: int = 12) ->
             where the noise changes slowly.
 
     Returns:
-        (B, 1, H, W), dtype and device of the images; within a factor 4.5 of the image's one level.
+        (B, 1, H, W), dtype and device of the images.
 
     Raises:
         ValueError: for a window below 8, images that do not fit the model or are not finite.
@@ -123,10 +119,11 @@ class _Field:
         if self.overall == 0:
             return self.planes.new_zeros(self.shape)
         found, weights = self.middle(), None
-        for _ in range(TURNS):
+        for turn in range(TURNS):
             weights = self.class_weights(found, weights)
             logs = self.log_likelihoods(weights)
-            tau = self.grid(2, 1).chosen(self.once(logs[:, ::2, ::2]))
+            if turn == 0:
+                tau = self.grid(2, 1).chosen(self.once(logs[:, ::2, ::2]))
             found = self.grid(1, radius).levels(self.once(logs), tau)
         middle = (self.model.patch_size - 1) / 2
         height, width = self.shape
