@@ -1,9 +1,9 @@
 """The noise level of every pixel, by local maximum likelihood.
 
 Patches `SPACING` pixels apart get a level each, out of a ladder of levels t_l = log sigma_l, and a
-smooth surface moves them (`field`, `surface`): levels may jump, or grow slowly. Levels and the class
-weights w of the image (`evidence`) are found in turns. A log-likelihood log f(y_i; sigma, w) counts
-as one over the number of patches that a pixel is in. Levels are interpolated linearly to pixels. The
+smooth surface moves them (`field`, `surface`): levels may jump, or grow slowly. Levels and the
+class weights w of the image (`evidence`) are found in turns. log f(y_i; sigma, w) counts as one
+over the number of patches that a pixel is in. Levels are interpolated linearly to pixels. The
 neighbourhood of `window` pixels is the scale below which levels are smoothed.
 """
 
