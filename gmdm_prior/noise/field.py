@@ -40,7 +40,7 @@ RAREST = 1e-5  # added to rho
 REACH = 12  # steps of the ladder up and down that a surface is looked for
 STIFFNESS = (4.0, 12.0, 40.0)  # steps: the spread of bends of surfaces that are tried
 TILES = 6  # a side, the fewest that a surface is looked for in
-GAIN, TEXTURE = 0.03, 1.5e-4  # of log-likelihood a tile that a surface must gain
+GAIN, TEXTURE = 0.05, 1.2e-4  # of log-likelihood a tile that a surface must gain
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,23 +93,35 @@ class Grid:
         return found
 
     def chosen(self, logs: Tensor) -> float | None:
-        """The tau under which tiles are likeliest whose log-likelihoods (L, R, Q) are hidden."""
-        count = logs[0].numel()
+        """The tau, None for no surface, of the stiffest that foretells about as well as the best.
+
+        Args:
+            logs: (L, R, Q), of tiles that share no pixel.
+        """
         if min(logs.shape[1:]) < TILES:
             return None
-        black = sum(torch.meshgrid(*(torch.arange(n) for n in logs.shape[1:]), indexing="ij")) % 2
-        black = black.to(logs)
-        gains = {}
-        for tau in (None, *STIFFNESS):
-            gains[tau] = 0.0
-            for seen in (black, 1 - black):
-                levels = self.levels(logs * seen, tau)
-                down = (levels - self.ladder[-1]) / self.step
-                likely = interpolated(logs, down, len(logs) - 1)[0]
-                gains[tau] += float((likely * (1 - seen)).sum())
-        least = (GAIN + TEXTURE * math.exp(-2 * float(self.ladder[self.start]))) * count
-        best = max(gains.values())
-        return next(tau for tau, gain in gains.items() if gain >= best - least)
+        scores = {tau: self.foretold(logs, tau) for tau in (None, *STIFFNESS)}
+        least = max(scores.values()) - self.margin(logs)
+        return next(tau for tau, score in scores.items() if score >= least)
+
+    def margin(self, logs: Tensor) -> float:
+        """By how much one explanation must be likelier than another to be believed."""
+        texture = TEXTURE * math.exp(-2 * float(self.ladder[self.start]))
+        return (GAIN + texture) * logs[0].numel()
+
+    def foretold(self, logs: Tensor, tau: float | None) -> float:
+        """How likely tiles are at the levels that the tiles beside them foretell."""
+        row, column = (torch.arange(n, device=logs.device) for n in logs.shape[1:])
+        black = ((row[:, None] + column) % 2).to(logs)
+        score = 0.0
+        for seen in (black, 1 - black):
+            score += self.likelihood(logs * (1 - seen), self.levels(logs * seen, tau))
+        return score
+
+    def likelihood(self, logs: Tensor, levels: Tensor) -> float:
+        """Log-likelihood of log levels (R, Q)."""
+        down = (levels - self.ladder[-1]) / self.step
+        return float(interpolated(logs, down, len(logs) - 1)[0].double().sum())
 
     def _means(self, q: Tensor, logs: Tensor) -> Tensor:
         """Means (R, Q) of levels under q (L, R, Q), once each has moved to its likeliest place."""

@@ -28,7 +28,7 @@ from gmdm_prior.sigma import compute_dtype
 SPACING = 4  # of the patches, in pixels
 STEP, BELOW, ABOVE = 0.15, 14, 17  # the ladder: of log sigma, steps below and above the image's
 TURNS = 2
-COARSE = 2_000  # places of a grid that tells whether levels change slowly
+PLACES = (2_000, 10_000)  # of grids that tell whether levels change slowly, and where they jump
 PATCHES = 8_192  # evaluated at a time, and looked at for the class weights
 
 
@@ -65,24 +65,35 @@ def estimate_sigma_map(model: DensityModel, images: Tensor, window: int = 12) ->
     return torch.stack(maps)[:, None].to(images.dtype)
 
 
-def slow_growth(model: DensityModel, image: Tensor, lying: Tensor, sigma: float) -> Tensor | None:
-    """Log levels of an image (C, H, W) where they change slowly across it.
+def uneven_levels(
+    model: DensityModel, image: Tensor, lying: Tensor, sigma: float, rival: Tensor | None = None
+) -> tuple[Tensor, bool] | None:
+    """Levels of the pixels of an image (C, H, W) whose parts have different ones.
 
     Args:
         model: as for `estimate_sigma_map`.
-        image: of one level or more.
+        image: the image.
         lying: bool, like the image, pixels that are left out.
         sigma: about the level of the image.
+        rival: (H, W), levels of pixels for which there is another explanation.
 
     Returns:
-        (R, Q) on a coarse grid, or None where they are even or jump.
+        (H, W), and whether they change slowly; None where the rival is about as likely.
     """
-    spacing = max(model.patch_size, math.ceil(math.sqrt(image[0].numel() / COARSE)))
-    field = _Field(model, image, sigma, lying, spacing)
+    few, more = (math.ceil(math.sqrt(image[0].numel() / most)) for most in PLACES)
+    field = _Field(model, image, sigma, lying, max(model.patch_size, few))
     logs = field.once(field.log_likelihoods(field.class_weights(field.middle(), None)))
     grid = field.grid(1, 1)
     tau = grid.chosen(logs)
-    return None if tau is None else grid.levels(logs, tau)
+    if rival is not None:
+        middle = model.patch_size // 2
+        other = rival[field.rows + middle][:, field.columns + middle].clamp(min=LEAST).log()
+        better = grid.foretold(logs, tau) - grid.likelihood(logs, other.to(logs))
+        if better < grid.margin(logs):
+            return None
+    if tau is not None:
+        return field.of_pixels(grid.levels(logs, tau)), True
+    return _Field(model, image, sigma, lying, max(SPACING, more)).levels(1), False
 
 
 class _Field:
@@ -125,6 +136,10 @@ class _Field:
             if turn == 0:
                 tau = self.grid(2, 1).chosen(self.once(logs[:, ::2, ::2]))
             found = self.grid(1, radius).levels(self.once(logs), tau)
+        return self.of_pixels(found)
+
+    def of_pixels(self, found: Tensor) -> Tensor:
+        """(H, W) levels of log levels (R, Q) of the middles of patches."""
         middle = (self.model.patch_size - 1) / 2
         height, width = self.shape
         return to_pixels(found, self.rows + middle, self.columns + middle, (height, width)).exp()

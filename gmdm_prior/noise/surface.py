@@ -143,10 +143,18 @@ def _cubic(share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Of the cubic through them, and of its first and second derivatives.
     """
     x = share
-    value = (-x * (x - 1) * (x - 2) / 6, (x + 1) * (x - 1) * (x - 2) / 2)
-    value += (-(x + 1) * x * (x - 2) / 2, (x + 1) * x * (x - 1) / 6)
-    first = (-(3 * x * x - 6 * x + 2) / 6, (3 * x * x - 4 * x - 1) / 2)
-    first += (-(3 * x * x - 2 * x - 2) / 2, (3 * x * x - 1) / 6)
+    value = (
+        -x * (x - 1) * (x - 2) / 6,
+        (x + 1) * (x - 1) * (x - 2) / 2,
+        -(x + 1) * x * (x - 2) / 2,
+        (x + 1) * x * (x - 1) / 6,
+    )
+    first = (
+        -(3 * x * x - 6 * x + 2) / 6,
+        (3 * x * x - 4 * x - 1) / 2,
+        -(3 * x * x - 2 * x - 2) / 2,
+        (3 * x * x - 1) / 6,
+    )
     second = (1 - x, 3 * x - 2, 1 - 3 * x, x)
     return torch.stack(value), torch.stack(first), torch.stack(second)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,8 +43,9 @@ from gmdm_prior.noise.estimate.lying_pixels import lying_pixels
 from gmdm_prior.noise.estimate.parts import different_parts, slowly
 from gmdm_prior.noise.estimate.whiteness import Whiteness, half_size, whiteness
 from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
-from gmdm_prior.noise.map import slow_growth
+from gmdm_prior.noise.map import uneven_levels
 from gmdm_prior.noise.patches import Patches, clipped_pixels, spread_patches
+from gmdm_prior.noise.poisson_gaussian import local_mean
 from gmdm_prior.sigma import compute_dtype
 
 READER = "gray-likelihood"  # the density that reads noise
@@ -92,7 +94,8 @@ def estimate_noise(
 
     Returns:
         Level with interval, autocovariance where the noise is correlated (of opponent planes, for
-        three channels), curve where it grows with brightness, and notes. Never NaN; the interval is
+        three channels), curve where it grows with brightness, levels of pixels where it grows
+        slowly across the image, and notes. Never NaN; the interval is
         finite, and wide where little is told.
 
     Raises:
@@ -198,6 +201,8 @@ class _Reader:
         ladder, some = self._ladder(light)
         brightness = some.values.mean(1)
         line = None if self.kind in ("white", "correlated") else line_of_groups(ladder, brightness)
+        if self.kind == "auto" and grows(line) and self._is_of_places(ladder, some, line):
+            line = None
         if self.kind == "poisson" or grows(line):
             return self._poisson(light.full, line)
         best = min(planes, key=lambda p: p.full.error)
@@ -209,8 +214,9 @@ class _Reader:
             white &= best.full.error < SEEN and alike(planes, common(planes).sigma)
         if self.kind == "correlated" or not (white or self._is_tiny()):
             return self._correlated(light, test if best is light else None)
-        self._say_where(ladder, some)
-        return self._white(common(planes), test.half * common(planes).sigma / best.full.sigma)
+        levels = self._levels_of_places(ladder, some)
+        half = test.half * common(planes).sigma / best.full.sigma
+        return replace(self._white(common(planes), half), levels=levels)
 
     def _planes(self, patches: Patches) -> list[Plane]:
         """The brightness, and in colour the differences, each with its level if it were white."""
@@ -347,13 +353,27 @@ class _Reader:
             )
         return left / max(total, 1)
 
-    def _say_where(self, ladder: Ladder, patches: Patches) -> None:
-        """Whether parts of the image differ by more than their errors, and how levels change."""
+    def _is_of_places(self, ladder: Ladder, patches: Patches, line: Line) -> bool:
+        """Whether noise that follows brightness follows the place far better."""
+        apart = next(different_parts(ladder, patches, self.gray.shape[1:]), None)
+        if apart is None:
+            return False
+        curve = line.curve(float(self.gray.min()), float(self.gray.max()))
+        levels = curve.at(local_mean(self.gray[None]))[0, 0]
+        found = uneven_levels(self.model, self.gray, self.gray_lying, apart.middle, levels)
+        return found is not None
+
+    def _levels_of_places(self, ladder: Ladder, patches: Patches) -> Tensor | None:
+        """Levels of pixels (H, W), with notes, where parts of the image differ in them."""
         apart = list(different_parts(ladder, patches, self.gray.shape[1:]))
         if not apart:
-            return
-        levels = slow_growth(self.model, self.image, self.lying, apart[0].middle)
-        self.notes += [slowly(levels)] if levels is not None else [part.said for part in apart]
+            return None
+        found = uneven_levels(self.model, self.image, self.lying, apart[0].middle)
+        if found is None:
+            return None
+        levels, slow = found
+        self.notes += [slowly(levels)] if slow else [part.said for part in apart]
+        return levels
 
     def _said(self) -> tuple[str, ...]:
         return tuple(self.notes)

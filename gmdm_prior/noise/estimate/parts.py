@@ -69,14 +69,14 @@ def different_parts(ladder: Ladder, patches: Patches, shape: Sequence[int]) -> I
 
 
 def slowly(levels: Tensor) -> str:
-    """The sentence that log levels (R, Q) grow slowly across the image."""
+    """The sentence that levels (H, W) grow slowly across the image."""
     ends = []
     for place in (int(levels.argmin()), int(levels.argmax())):
         row, column = divmod(place, levels.shape[1])
         down = ("top ", "", "bottom ")[3 * row // levels.shape[0]]
         right = ("left", "", "right")[3 * column // levels.shape[1]]
         where = f"at the {down}{right}".rstrip() if down or right else "in the middle"
-        ends.append(f"{math.exp(levels.flatten()[place]):.3g} {where}")
+        ends.append(f"{float(levels.flatten()[place]):.3g} {where}")
     return (
         f"the noise grows slowly across the image, from {ends[0]} to {ends[1]}; a map "
         "(estimate_sigma_map) suits it better"
