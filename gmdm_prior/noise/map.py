@@ -28,7 +28,7 @@ from gmdm_prior.sigma import compute_dtype
 SPACING = 4  # of the patches, in pixels
 STEP, BELOW, ABOVE = 0.15, 14, 17  # the ladder: of log sigma, steps below and above the image's
 TURNS = 2
-PLACES = (2_000, 10_000)  # of grids that tell whether levels change slowly, and where they jump
+PLACES = (2_000, 5_000)  # of grids that tell whether levels change slowly, and where they jump
 PATCHES = 8_192  # evaluated at a time, and looked at for the class weights
 
 
