@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,38 @@ def test_maps_of_pictures_are_ramps_and_jumps(name):
     assert "several levels" in notes[1]
     assert "levels" not in notes[2]
     assert "slowly" not in notes[2]
+
+
+def psnr(x, clean):
+    return -10 * math.log10(float((x - clean).square().mean()))
+
+
+def test_blind_denoising_follows_the_levels_of_the_pixels():
+    """In a batch with an even image, and in other units."""
+    clean = picture("cat")
+    slow = 0.04 * 2 ** (2 * torch.arange(176) / 175).expand(clean.shape)
+    noisy = torch.cat([clean + level * noise(*clean.shape).float() for level in (0.08, slow)])
+    denoiser = gm.BlindDenoiser(gm.load("gray-small"))
+    found = gm.estimate_noise(noisy)
+    assert found.levels[0] is None
+    assert bool(found.white.all())
+    own = denoiser(noisy, found)
+    truth = gm.HalfQuadraticSplitting(gm.load("gray-small"))(noisy[1:], slow)
+    one = denoiser(noisy, replace(found, levels=None))
+    assert psnr(own[1:], clean) > max(psnr(truth, clean) - 0.15, psnr(one[1:], clean) + 0.5)
+    assert torch.equal(own[0], one[0])
+    wide = denoiser.reader, 200 * noisy[1:] + 30
+    scaled = gm.estimate_noise(wide[1], wide[0])
+    torch.testing.assert_close(scaled.map, 200 * found[1].map.to(scaled.map), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["place", "brightness"])
+def test_what_follows_the_place_is_told_from_what_follows_brightness(kind):
+    """Pictures that are brighter where they are noisier, but for details in one of the two."""
+    right = torch.arange(176) / 175
+    detail = torch.sin(torch.arange(128)[:, None] / 6) * torch.cos(torch.arange(176) / 8)
+    clean = (0.2 + 0.6 * right + 0.15 * detail)[None, None]
+    levels = 0.03 * (1 + 3 * right) if kind == "place" else (0.02 * clean).sqrt()
+    found = gm.estimate_noise(clean + levels * noise(*clean.shape).float())
+    assert (found.levels is not None) == (kind == "place")
+    assert (found.curve is not None) == (kind == "brightness")

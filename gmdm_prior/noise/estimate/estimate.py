@@ -359,7 +359,8 @@ class _Reader:
         if apart is None:
             return False
         curve = line.curve(float(self.gray.min()), float(self.gray.max()))
-        levels = curve.at(local_mean(self.gray[None]))[0, 0]
+        side = 2 * (self.model.patch_size // 2) - 1  # of about a patch
+        levels = curve.at(local_mean(self.gray[None], side))[0, 0]
         found = uneven_levels(self.model, self.gray, self.gray_lying, apart.middle, levels)
         return found is not None
 
