@@ -1,7 +1,7 @@
 """Blind denoising where the noise varies: the estimated map beside the true one and one level.
 
     python benchmarks/noise_level_map.py BSD68 [noise=board] [cell=64] [every=1] [out=FOLDER]
-    python benchmarks/noise_level_map.py BSD68 noise=ramps every=8
+    python benchmarks/noise_level_map.py BSD68 noise=ramps every=16
 
 Gray images in [0, 1], noise from a generator seeded with the image's index; HQS of `gray`, levels
 read with `gray-likelihood`. `board`: standard deviations of 0.1 and 0.2 on the fields of a
