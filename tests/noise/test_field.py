@@ -10,6 +10,7 @@ import torch
 
 import gmdm_prior as gm
 from gmdm_prior.noise import field
+from gmdm_prior.noise.estimate.parts import Apart
 from gmdm_prior.noise.field import Grid, potts
 from gmdm_prior.noise.surface import Surface, expected, interpolated, shifted
 from gmdm_prior.training import read_image
@@ -223,3 +224,18 @@ def test_what_follows_the_place_is_told_from_what_follows_brightness(kind):
     found = gm.estimate_noise(clean + levels * noise(*clean.shape).float())
     assert (found.levels is not None) == (kind == "place")
     assert (found.curve is not None) == (kind == "brightness")
+
+
+def test_levels_far_apart_are_not_taken_for_correlated_noise(monkeypatch):
+    """Full size reads more than half the size does then; the louder half alone does not."""
+    monkeypatch.setattr("gmdm_prior.noise.estimate.whiteness.BLUE", 1.13)
+    file = Path(__file__).parents[2] / "examples" / "images" / "camera.png"
+    clean = read_image(file)[None, :, :200, :200]
+    levels = torch.where(torch.arange(200) < 100, 0.03, 0.2).expand(clean.shape)
+    found = gm.estimate_noise(clean + levels * noise(*clean.shape).float())
+    assert bool(found.white)
+    assert (found.map / levels).log().abs().mean() < 0.05
+    down = Apart("upper half", 0.1, 0.2)
+    assert down.louder_half(9, 5) == (slice(4, 9), slice(0, 5))
+    assert Apart("left half", 0.2, 0.1).louder_half(9, 5) == (slice(0, 9), slice(0, 2))
+    assert Apart("middle", 0.2, 0.1).louder_half(9, 5) is None

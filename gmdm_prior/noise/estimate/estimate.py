@@ -209,13 +209,15 @@ class _Reader:
         if self.kind == "white":
             return self._white(common(planes), common(planes).sigma)
         test = whiteness(self.model, best.values, best.full, best.lying)
+        if not test.white and test.ratio > 1:  # of levels far apart, too
+            test = self._of_louder_half(best, ladder, some) or test
         white = test.white
         if len(planes) == 3:
             white &= best.full.error < SEEN and alike(planes, common(planes).sigma)
         if self.kind == "correlated" or not (white or self._is_tiny()):
             return self._correlated(light, test if best is light else None)
         levels = self._levels_of_places(ladder, some)
-        half = test.half * common(planes).sigma / best.full.sigma
+        half = common(planes).sigma / test.ratio
         return replace(self._white(common(planes), half), levels=levels)
 
     def _planes(self, patches: Patches) -> list[Plane]:
@@ -352,6 +354,20 @@ class _Reader:
                 f"only {100 * left / max(total, 1):.2g} % of the patches are free of them"
             )
         return left / max(total, 1)
+
+    def _of_louder_half(self, plane: Plane, ladder: Ladder, patches: Patches) -> Whiteness | None:
+        """Whether noise is white in the half that has more; None if halves do not differ."""
+        shape = self.gray.shape[1:]
+        found = [part.louder_half(*shape) for part in different_parts(ladder, patches, shape)]
+        half = next((ends for ends in found if ends is not None), None)
+        if half is None:
+            return None
+        values, lying = (whole[:, half[0], half[1]] for whole in (plane.values, plane.lying))
+        inside = spread_patches(values, self.model, lying, GROUPED)
+        if len(inside) < FEWEST:
+            return None
+        full = level_of_patches(self.model, inside.values, inside.overlap)
+        return whiteness(self.model, values, full, lying)
 
     def _is_of_places(self, ladder: Ladder, patches: Patches, line: Line) -> bool:
         """Whether noise that follows brightness follows the place far better."""

@@ -18,6 +18,7 @@ from gmdm_prior.noise.patches import Patches
 
 FEWEST = 64  # patches of a part
 SEVERAL, SURE = 1.3, 5.0  # one level over the other, and by how many standard errors
+HALVES = ("upper half", "left half")  # of rows, of columns
 MIDDLE, CORNERS = 0.2, 0.4  # squared distance from the middle, over that of the corners
 
 
@@ -40,6 +41,16 @@ class Apart:
         """The level between the two."""
         return math.sqrt(self.one * self.other)
 
+    def louder_half(self, height: int, width: int) -> tuple[slice, slice] | None:
+        """Rows and columns of the half with more noise; None if the parts are no halves."""
+        if self.name not in HALVES:
+            return None
+        ends = [slice(0, height), slice(0, width)]
+        axis = HALVES.index(self.name)
+        middle, end = ends[axis].stop // 2, ends[axis].stop
+        ends[axis] = slice(0, middle) if self.one > self.other else slice(middle, end)
+        return ends[0], ends[1]
+
     @property
     def said(self) -> str:
         """The sentence that says so."""
@@ -54,8 +65,8 @@ def different_parts(ladder: Ladder, patches: Patches, shape: Sequence[int]) -> I
     down, right = patches.rows / shape[0], patches.columns / shape[1]
     away = 2 * ((down - 0.5).square() + (right - 0.5).square())
     parts = {
-        "upper half": (down < 0.5, down >= 0.5),
-        "left half": (right < 0.5, right >= 0.5),
+        HALVES[0]: (down < 0.5, down >= 0.5),
+        HALVES[1]: (right < 0.5, right >= 0.5),
         "middle": (away < MIDDLE, away > CORNERS),
     }
     for name, (first, second) in parts.items():
