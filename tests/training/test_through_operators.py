@@ -214,6 +214,7 @@ def test_training_lowers_the_error_on_other_pictures():
         ImagePool.of(pictures(6, shape=(1, 36, 36))), settings(), mixture(3).float(), "hqs"
     )
     held_out = draw_held_out(ImagePool.of(pictures(4, seed=7, shape=(1, 30, 30))), settings())
+    held_out = dataclasses.replace(held_out, crops=held_out.crops[:4])
     first = run.held_out_loss(held_out, run.model())
     losses = [run.advance() for _ in range(6)]
     assert all(math.isfinite(loss) for loss in losses)
