@@ -76,8 +76,8 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         halo: how many pixels around a tile influence its result: the least `overlap` for
             `deepinv.distributed.distribute`. Tiles then give what the whole image gives, those of
             `"average"` of any size, those of `"hqs"` where the sides of tiles and image are
-            multiples of twice the stride (8 for most models), as `halo` is. With `adapt=True` the
-            whole picture is looked at, and there is none.
+            multiples of four times the stride (16 for most models), as `halo` is. With
+            `adapt=True` the whole picture is looked at, and there is none.
 
     Raises:
         ValueError: for unknown or corrupt weights, or an unknown method, stride, boundary,
