@@ -1,8 +1,9 @@
 """Training through half-quadratic splitting with random operators, `physics=mix`.
 
-Of every four crops one is denoised through the schedule of `HalfQuadraticSplitting`, as without
-operators; the others are seen through a blur, a mask or a down-sampling (`operators`), with noise
-of a level between `NOISE`, and restored as the adapter's solver does it with no knob:
+A quarter of the crops is denoised through the schedule of `HalfQuadraticSplitting`, as without
+operators; the other quarters are seen through a blur, a mask and a down-sampling (`operators`), all
+crops of a quarter through the same one, with noise of a level between `NOISE`, and restored as the
+adapter's solver does it with no knob:
 
     z = x + 0.75 (x - x before),   u = data step from z,   x = average of posterior means of u at s,
 
@@ -11,7 +12,9 @@ from a smooth first iterate on, at levels s that follow from the operator and th
 without gradients, by the compiled kernel and with the model as it is; through the `RECORDED` steps
 after it gradients flow. So the model learns from the intermediate images that it makes itself.
 
-    loss = mean over crops of 10 log10 (mean squared error after the last of these steps)
+    loss = 1/4 sum over quarters of 10 log10 (mean squared error after the last of these steps),
+
+where the mean is over all pixels of a quarter: crops without structure hardly count.
 """
 
 from __future__ import annotations
@@ -191,31 +194,38 @@ Problem = Denoising | Inverse
 OPERATORS = (random_blur, random_mask, random_down_sampling)
 
 
-def draw(clean: Tensor, kind: int, size: int, generator: torch.Generator) -> Problem:
-    """A problem for a crop, of the first kind (denoising) or through an operator, of the others."""
-    fitting = strides(size)[-2:]
-    stride = fitting[int(torch.randint(len(fitting), (), generator=generator))]
-    number = float(torch.rand((), generator=generator))
+def draw(clean: Tensor, kind: int, size: int, seed: int, generator: torch.Generator) -> Problem:
+    """A problem for a crop: denoising, or through an operator of the second to fourth kind.
+
+    Args:
+        clean: (C, h, w).
+        kind: 0 to 3.
+        size: side of a patch.
+        seed: of operator, noise level and steps, which crops of one seed have in common.
+        generator: of the noise.
+    """
+    common, fitting = torch.Generator().manual_seed(seed), strides(size)[-2:]
+    stride = fitting[int(torch.randint(len(fitting), (), generator=common))]
+    number, place = torch.rand(2, generator=common).tolist()
 
     def noisy(image: Tensor, sigma: float) -> Tensor:
         return image + sigma * torch.randn(image.shape, generator=generator)
 
     if kind == 0:
         middle = LEVELS[int(number * len(LEVELS))]
-        sigma = middle * math.exp(JITTER * float(torch.randn((), generator=generator)))
+        sigma = middle * math.exp(JITTER * float(torch.randn((), generator=common)))
         return Denoising(clean, noisy(clean, sigma), sigma, stride)
     sigma = NOISE[0] * (NOISE[1] / NOISE[0]) ** number
-    operator = OPERATORS[kind - 1](tuple(clean.shape[-2:]), generator)
-    place = float(torch.rand((), generator=generator))
+    operator = OPERATORS[kind - 1](tuple(clean.shape[-2:]), common)
     return Inverse(clean, operator, noisy(operator(clean), sigma), sigma, stride, place)
 
 
 @dataclass(frozen=True)
 class ModelSum:
-    """What crops add up to.
+    """What groups of crops add up to.
 
     Attributes:
-        loss: their mean, in dB.
+        loss: the mean over groups of their errors, in dB.
         tensors: filters, variances and weights of the model, with their graph.
         gradients: of `loss` with respect to them.
     """
@@ -226,40 +236,47 @@ class ModelSum:
 
 
 def mean_error(
-    model: TrainableMixture, problems: Sequence[Problem], run: Run = itertools.starmap
+    model: TrainableMixture, groups: Sequence[Sequence[Problem]], run: Run = itertools.starmap
 ) -> ModelSum:
-    """The mean error of restored crops in dB, and its gradient, one crop at a time.
+    """The error of restored crops in dB, and its gradient, one crop at a time.
 
-    Of several processes each takes its share of the crops; the mean is that over all.
+    Of several processes each takes its share of the crops of each group.
 
     Raises:
         FloatingPointError: an error that is zero or not finite.
     """
     tensors = [model.filters, model.variances, model.weights]
     leaves = [t.detach().requires_grad_(True) for t in tensors]
-    plain = holding(model, *leaves)
-    fast = {s: PatchAveraging(model.frozen().float(), s) for s in {p.stride for p in problems}}
+    plain, snapshot = holding(model, *leaves), model.frozen().float()
+    fast = {s: PatchAveraging(snapshot, s) for s in {p.stride for some in groups for p in some}}
 
-    def of_crop(problem: Problem) -> tuple[float, tuple[Tensor, ...]]:
-        decibels = error(problem, model_at(plain), fast[problem.stride])
-        return float(decibels.detach()), torch.autograd.grad(decibels, leaves)
+    def of_crop(problem: Problem) -> tuple[float, int, tuple[Tensor, ...]]:
+        difference = lacking(problem, model_at(plain), fast[problem.stride])
+        square = difference.square().sum()
+        gradients = torch.autograd.grad(square, leaves)
+        return float(square.detach()), difference.numel(), gradients
 
     loss, total = 0.0, [torch.zeros_like(leaf) for leaf in leaves]
-    work = [(problem,) for problem in processes.share(problems)]
-    for value, gradients in run(of_crop, work):
-        loss += value / len(problems)
-        for sum_, gradient in zip(total, gradients, strict=True):
-            sum_ += gradient / len(problems)
-    (loss,) = processes.summed_numbers(loss)
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the error in dB is {loss}")
-    return ModelSum(loss, tensors, processes.summed(total))
+    for group in groups:
+        error, count, slopes = 0.0, 0, [torch.zeros_like(leaf) for leaf in leaves]
+        for square, pixels, gradients in run(of_crop, [(p,) for p in processes.share(group)]):
+            error += square
+            count += pixels
+            for sum_, gradient in zip(slopes, gradients, strict=True):
+                sum_ += gradient
+        error, everywhere = processes.summed_numbers(error, count)
+        if not 0 < error < math.inf:
+            raise FloatingPointError(f"the squared error is {error}")
+        loss += 10 * math.log10(error / everywhere) / len(groups)
+        scale = 10 / math.log(10) / error / len(groups)
+        for sum_, slope in zip(total, processes.summed(slopes), strict=True):
+            sum_ += scale * slope
+    return ModelSum(loss, tensors, total)
 
 
-def error(problem: Problem, at: At, fast: PatchAveraging) -> Tensor:
-    """The error of a restored crop in dB, ()."""
-    difference = problem.restored(at, fast) - inner(problem.clean, fast.model.patch_size - 1)
-    return 10 * difference.square().mean().log10()
+def lacking(problem: Problem, at: At, fast: PatchAveraging) -> Tensor:
+    """What a restored crop differs by from the clean one, less a border of b - 1."""
+    return problem.restored(at, fast) - inner(problem.clean, fast.model.patch_size - 1)
 
 
 def model_at(plain: PatchMixture) -> At:
@@ -276,12 +293,16 @@ class MixTrainer(ScoreTrainer):
         generator = step_generator(self._settings.seed, 4, self.step)
         model, symmetries = self._descent.model, self._settings.symmetries
         side = max(CROP[0], CROP[1] * model.patch_size)
-        problems = [
-            draw(self._pool.crop(side, symmetries, generator), i % 4, model.patch_size, generator)
-            for i in range(self._settings.crops)
-        ]
-        with Workers(problems[0].clean.device.type == "cpu") as workers:
-            result = mean_error(model, problems, workers.in_order)
+        groups = []
+        for kind in range(4):
+            seed = int(torch.randint(2**62, (), generator=generator))
+            crops = [
+                self._pool.crop(side, symmetries, generator)
+                for _ in range(self._settings.crops // 4)
+            ]
+            groups.append([draw(x, kind, model.patch_size, seed, generator) for x in crops])
+        with Workers(groups[0][0].clean.device.type == "cpu") as workers:
+            result = mean_error(model, groups, workers.in_order)
         torch.autograd.backward(result.tensors, result.gradients)
         self._descent.step(self.step, self.steps)
         self.step += 1
@@ -289,12 +310,14 @@ class MixTrainer(ScoreTrainer):
 
     @torch.no_grad()
     def held_out_loss(self, held_out: HeldOut, model: Any) -> float | None:
-        """The loss on held-out crops, each with a problem of its own that stays the same."""
+        """The mean error of held-out crops in dB, each with a problem that stays the same."""
         total = 0.0
         for i, crop in enumerate(held_out.crops):
             generator = step_generator(self._settings.seed, 9, i)
-            problem = draw(crop, i % 4, model.patch_size, generator)
+            problem = draw(crop, i % 4, model.patch_size, i, generator)
             if isinstance(problem, Inverse):
                 problem = dataclasses.replace(problem, place=1.0)
-            total += float(error(problem, model_at(model), PatchAveraging(model, problem.stride)))
-        return total / len(held_out.crops)
+            average = PatchAveraging(model, problem.stride)
+            square = lacking(problem, model_at(model), average).square().mean()
+            total += 10 * math.log10(float(square)) / len(held_out.crops)
+        return total
