@@ -274,7 +274,8 @@ class _Reader:
             f"the noise grows with brightness: variance {fitted.gain:.3g} x brightness "
             f"{fitted.offset:+.3g}"
         )
-        read, lags = self._stabilised(curve), ()
+        read = self._stabilised(curve)
+        lags: tuple[Tensor, ...] = ()
         if read is not None:
             curve, level = (
                 NoiseCurve(curve.brightness, curve.level * read.sigma),

@@ -24,7 +24,7 @@ from torch import Tensor
 
 FACTORS = (2, 3, 4)  # of down-sampling, where they divide the sides
 PATH = 40  # points along a motion
-KEPT = (0.1, 0.9)  # share of scattered pixels
+KEPT = (0.3, 0.9)  # share of scattered pixels; of fewer the solver begins at half the size
 SQUARES, SQUARES_KEPT = (4, 8, 12), (0.5, 0.9)  # sides of what is missing together
 
 

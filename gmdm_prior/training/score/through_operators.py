@@ -51,7 +51,7 @@ CROP = (96, 8)  # its side: pixels, but at least so many patches
 NOISE = (0.5 / 255, 25 / 255)  # least and largest level of what an operator measures
 RECORDED = 4  # steps that gradients flow through
 CONTRAST, SHARPEST = 0.1, 0.5  # of the first iterate, as in the adapter
-FIRST, LAST, LEFT, WEIGHT, FALL = 2.0, 0.55, 1 / 8, 0.3, 0.1
+FIRST, LAST, LEFT, WEIGHT, FALL = 1.15, 0.55, 1 / 8, 0.3, 0.1
 LEAST_STEPS, MOST_STEPS, LEAST_LEVEL, STIFFEST, MOMENTUM = 8, 100, 1 / 1024, 1e4, 0.75
 CG_STEPS, CG_TOLERANCE = 60, 1e-3
 
@@ -154,7 +154,7 @@ def planned(
     error = taken * math.sqrt(max(variance, 0.0))
     last = min(known**0.25 * math.hypot(LAST * sigma, LEFT * known**0.25 * error), sigma)
     last = max(last, LEAST_LEVEL)
-    first = max(FIRST * known ** ((1 + local) / 4) * error, last)
+    first = max(FIRST * known ** (local / 4) * error, last)
     count = math.ceil(math.log(first / last) / (FALL * known ** ((2 - local) / 4)))
     count = min(max(count, math.ceil(LEAST_STEPS / known**0.5)), MOST_STEPS)
     levels = [first * (last / first) ** (i / max(count - 1, 1)) for i in range(count)]
@@ -216,7 +216,7 @@ def draw(clean: Tensor, kind: int, size: int, seed: int, generator: torch.Genera
         sigma = middle * math.exp(JITTER * float(torch.randn((), generator=common)))
         return Denoising(clean, noisy(clean, sigma), sigma, stride)
     sigma = NOISE[0] * (NOISE[1] / NOISE[0]) ** number
-    operator = OPERATORS[kind - 1](tuple(clean.shape[-2:]), common)
+    operator = OPERATORS[kind - 1]((clean.shape[-2], clean.shape[-1]), common)
     return Inverse(clean, operator, noisy(operator(clean), sigma), sigma, stride, place)
 
 
