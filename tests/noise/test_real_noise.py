@@ -23,7 +23,8 @@ from gmdm_prior.noise.estimate.autocovariance import (
     spectrum_of,
 )
 from gmdm_prior.noise.estimate.lying_pixels import outliers, spikes
-from gmdm_prior.noise.estimate.whiteness import Whiteness
+from gmdm_prior.noise.estimate.whiteness import Whiteness, is_mild
+from gmdm_prior.noise.level import Reading
 
 BINOMIAL = torch.outer(torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 2, 1])) / 6
 ROW = torch.ones(1, 7) / math.sqrt(7)
@@ -109,6 +110,29 @@ def test_poisson_noise_is_seen_and_its_gain_measured(model, denoiser):
         assert level == pytest.approx(math.sqrt(gain * at), rel=0.15)
     flat = gm.HalfQuadraticSplitting(load("gray"))(y, gm.estimate_sigma(model, y, "white"))
     assert psnr(denoiser(y, noise), x) > psnr(flat, x)
+
+
+@pytest.mark.parametrize("side", [0.1, 0.2])
+def test_neighbours_may_be_correlated_by_little(model, side):
+    """Full size sees 0.5 to 0.8 of such noise, and flat blocks all."""
+    row = torch.tensor([side, 1, side])
+    kernel = torch.outer(row, row) / row.square().sum()
+    noise = gm.estimate_noise(scene(160) + 0.1 * coloured((160, 160), kernel), model)
+    assert not noise.white.any()
+    assert noise.sigma.item() == pytest.approx(0.1, rel=0.1)
+    lag = 2 * side / (1 + 2 * side**2)
+    assert noise.lag1[0, 0].tolist() == pytest.approx([lag, lag], abs=0.06)
+
+
+def test_a_texture_that_is_alike_everywhere_is_no_mild_noise():
+    """Flat blocks see more of it than half the size does."""
+    lags = torch.zeros(37, 37, dtype=torch.float64)
+    full, half = Reading(0.06, 9e-6, 0.25), Reading(0.05, 1e-6, 0.5)
+    for level, mild in ((0.07, False), (0.1, True), (0.13, False)):
+        lags[18, 18] = level**2
+        assert is_mild(full, half, Autocovariance(lags, 1.1, 300)) == mild
+        assert not is_mild(full, half, Autocovariance(lags, 1.3, 300))
+    assert not is_mild(full, half, None)
 
 
 def test_noise_that_grows_may_be_correlated_too(model, denoiser):

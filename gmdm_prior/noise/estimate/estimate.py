@@ -43,7 +43,7 @@ from gmdm_prior.noise.estimate.frames import of_two_frames
 from gmdm_prior.noise.estimate.ladder import Ladder
 from gmdm_prior.noise.estimate.lying_pixels import lying_pixels
 from gmdm_prior.noise.estimate.parts import different_parts, slowly
-from gmdm_prior.noise.estimate.whiteness import ALIKE, Whiteness, half_size, is_red, whiteness
+from gmdm_prior.noise.estimate.whiteness import Whiteness, half_size, is_mild, whiteness
 from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
 from gmdm_prior.noise.map import uneven_levels
 from gmdm_prior.noise.patches import Patches, clipped_pixels, spread_patches
@@ -302,10 +302,8 @@ class _Reader:
             return None
         full = level_of_patches(self.model, patches.values, patches.overlap)
         half = half_size(self.model, flat, max(full.sigma / 2, LEAST), self.lying)
-        if half is None or not is_red(full, half):
-            return None
         read = _autocovariance(flat[0], self.lying[0])
-        if read is None or read.plateau >= ALIKE:
+        if half is None or read is None or not is_mild(full, half, read):
             return None
         return replace(read, lags=read.lags * wide**2)
 

@@ -16,6 +16,9 @@ are uncertain then. Hence noise is called correlated
     the flattest blocks are alike (`PLATEAU`),
     where rho < `DOUBT` by more than `SURE`, and the flattest blocks are alike (`ALIKE`), as
     texture's are not, not even a meadow's,
+    where rho < `MILD` by more than `LEAST_SURE`, and the flattest blocks are alike and hold
+    `SOMEWHAT_MORE` times what full size reads, but no more than `AGREE` times what half size does:
+    neighbours that are correlated by 0.2 or 0.3,
     where pixels that lie leave nothing of half the size, and flat blocks that are alike hold `MORE`
     times what full size reads,
     where rho > `BLUE` and half size sees noise,
@@ -50,7 +53,7 @@ from gmdm_prior.noise.level import Reading
 from gmdm_prior.noise.patches import spread_patches
 
 RED, DOUBT, TEXTURE, BLUE = 0.33, 0.5, 0.9, 1.2
-MILD = 0.85  # of strong noise, which hides texture
+MILD, SOMEWHAT_MORE, AGREE, LEAST_SURE = 0.85, 1.25, 1.2, 2.0
 SURE, LESS_SURE, UNEVEN, PLATEAU, ALIKE = 5.0, 3.5, 2.0, 1.5, 1.2
 UNSEEN, NOTHING = 0.5, 3.0  # relative standard errors of levels that may as well be, or are, none
 MORE, ENOUGH = 1.6, 50  # so many blocks are enough to say that they are alike
@@ -84,22 +87,31 @@ def whiteness(
         return Whiteness(not _more_in_blocks(plane, full, lying), 1.0, full.sigma)
     blocks = functools.cache(lambda: read_autocovariance(plane[0], _first(lying)))
     ratio = full.sigma / (2 * half.sigma)
-    error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
-    below = -math.log(ratio) / error
+    below = -math.log(ratio) / _error(full, half)
     doubt = ratio < DOUBT and below > SURE
     red = ratio < RED and (doubt or below > LESS_SURE or _unseen(full, blocks))
     white = not red and (ratio < BLUE or half.error > UNSEEN)
     if white and ratio < TEXTURE:
         flat = blocks()
         white = flat is None or (flat.anisotropy < UNEVEN and not (doubt and flat.plateau < ALIKE))
+        white &= not is_mild(full, half, flat)
     return Whiteness(white, ratio, 2 * half.sigma, half.error)
 
 
-def is_red(full: Reading, half: Reading) -> bool:
-    """Whether half size surely sees more than full size does, for noise that no texture hides."""
-    error = math.hypot(min(full.error, 9.0), min(half.error, 9.0))
-    ratio = full.sigma / (2 * half.sigma)
-    return ratio < MILD and -math.log(ratio) > SURE * error
+def is_mild(full: Reading, half: Reading, flat: Autocovariance | None) -> bool:
+    """Whether half size, and flat blocks that agree with it, hold more noise than full size sees.
+
+    Texture, even one that is alike everywhere, is more to flat blocks than to half the size.
+    """
+    if flat is None or flat.plateau >= ALIKE or flat.sigma < SOMEWHAT_MORE * full.sigma:
+        return False
+    ratio, agree = full.sigma / (2 * half.sigma), flat.sigma < AGREE * 2 * half.sigma
+    return agree and ratio < MILD and -math.log(ratio) > LEAST_SURE * _error(full, half)
+
+
+def _error(full: Reading, half: Reading) -> float:
+    """Standard error of log rho."""
+    return math.hypot(min(full.error, 9.0), min(half.error, 9.0))
 
 
 def _first(lying: Tensor | None) -> Tensor | None:
