@@ -1,11 +1,11 @@
 """A 16-megapixel image in tiles: bounded memory, one process or many, on one machine or more.
 
-    python examples/demo_large_image.py [size=4096] [tile=512] [out=demo_large_image.png]
+    python examples/demo_large_image.py [size=4096] [tile=1024] [out=demo_large_image.png]
     torchrun --nproc-per-node=2 examples/demo_large_image.py
     torchrun --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT ...
 
 deepinv's `distribute` cuts the image into tiles, gives each process its share and puts the results
-together. With an overlap of the denoiser's `halo`, and tiles of a multiple of 8 pixels, they are
+together. With an overlap of the denoiser's `halo`, and tiles of a multiple of 16 pixels, they are
 what the whole image would give, to rounding. The noise map travels as the last channel.
 """
 
@@ -32,7 +32,7 @@ def scene(size: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def main(out: str = "demo_large_image.png", size: int = 4096, tile: int = 512) -> float:
+def main(out: str = "demo_large_image.png", size: int = 4096, tile: int = 1024) -> float:
     """Add noise that grows from left to right, denoise in tiles; returns the PSNR in dB."""
     truth = scene(size)
     sigma = torch.linspace(0.04, 0.16, size).expand(1, 1, size, size)

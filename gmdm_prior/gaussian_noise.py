@@ -100,6 +100,8 @@ class Noise:
         notes: sentences about the noise.
         opponent: whether the three channels of the autocovariance are luminance and differences,
             as `OpponentModel` turns red, green and blue into, in its unscaled coordinates.
+        levels: of each image the levels of its pixels, (H, W), where its noise is white and grows
+            slowly across it, else None; None where that holds for none.
 
     Raises:
         ValueError: an argument does not fit, the level is not that of the autocovariance at lag 0,
@@ -113,6 +115,7 @@ class Noise:
     bounds: tuple[Tensor, Tensor] = None
     notes: tuple[str, ...] = ()
     opponent: bool = False
+    levels: tuple[Tensor | None, ...] | None = None
 
     if TYPE_CHECKING:  # what may be given is wider than what the fields hold
 
@@ -125,6 +128,7 @@ class Noise:
             bounds: tuple[Tensor | float, Tensor | float] | None = None,
             notes: Sequence[str] = (),
             opponent: bool = False,
+            levels: Sequence[Tensor | None] | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -147,6 +151,11 @@ class Noise:
         curve = (self.curve,) * count if isinstance(self.curve, NoiseCurve) else self.curve
         if curve is not None and len(curve) != count:
             raise ValueError(f"curve must be one for each of {count} images; got {len(curve)}")
+        if self.levels is not None and len(self.levels) != count:
+            raise ValueError(
+                f"levels must be one map (H, W) or None for each of {count} images; got "
+                f"{len(self.levels)}"
+            )
         notes = (self.notes,) if isinstance(self.notes, str) else tuple(self.notes)
         values = {
             "sigma": sigma,
@@ -175,7 +184,14 @@ class Noise:
             curve=None if self.curve is None else self.curve[one],
             white=self.white[one],
             bounds=(self.bounds[0][one], self.bounds[1][one]),
+            levels=None if self.levels is None else self.levels[one],
         )
+
+    @property
+    def map(self) -> Tensor | None:
+        """Levels (1, 1, H, W) of the pixels of one image, B = 1; None where there is but one."""
+        levels = None if self.levels is None else self.levels[0]
+        return None if levels is None else levels[None, None]
 
     def channel(self, index: int) -> Noise:
         """The noise of one channel of each image, C = 1."""
@@ -236,7 +252,13 @@ class Noise:
         if curve is not None:
             factors = factor.expand(len(self)).tolist()
             curve = tuple(c.scaled(f) for c, f in zip(curve, factors, strict=True))
-        return replace(self._with(r, factor.abs()), curve=curve)
+        levels = self.levels
+        if levels is not None:
+            factors = factor.abs().expand(len(self)).tolist()
+            levels = tuple(
+                None if own is None else own * f for own, f in zip(levels, factors, strict=True)
+            )
+        return replace(self._with(r, factor.abs()), curve=curve, levels=levels)
 
     def low_frequency_sigma(self, reach: int) -> Tensor:
         """Level (B, C) of white noise whose means over `reach`² pixels vary as much as this one's.
@@ -304,7 +326,9 @@ class Noise:
         else:
             sigma = self.sigma * factor
         low, high = (b * factor for b in self.bounds)
-        return replace(self, sigma=sigma, autocovariance=autocovariance, bounds=(low, high))
+        return replace(
+            self, sigma=sigma, autocovariance=autocovariance, bounds=(low, high), levels=None
+        )
 
 
 def _level(name: str, value: object) -> Tensor:

@@ -17,7 +17,7 @@ from pathlib import Path
 import deepinv
 import torch
 import torch.nn.functional as F
-from deepinv_gmdm.half_quadratic import data_step
+from deepinv_gmdm.data_steps import DataStep
 from deepinv_gmdm.physics import physics_sigma
 from torch import Tensor
 
@@ -87,12 +87,13 @@ class Ridge:
         ascent = 0.9 / tau
         tau = 1 / (1 / tau + flat / 2)
         level = tau**0.5
+        data_step = DataStep(fidelity, physics, task.y)
         for _ in range(steps):
             response = _forth(x, self.kernels)
             gentle = self.weak * bound * (amplitude * response).clamp(-1, 1)
             ahead = x - tau * _back(dual - gentle, self.kernels)
             shaped = torch.cat(ahead.split(len(task.scene), 0), 1)
-            u = data_step(fidelity, shaped, task.y, physics, level, 1.0)
+            u = data_step(shaped, level, 1.0)
             x = torch.cat(u.split(1, 1))
             risen = dual + ascent * (2 * _forth(x, self.kernels) - response)
             dual = torch.clamp(risen / (1 + ascent / slope), -bound, bound)

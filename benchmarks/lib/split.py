@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import deepinv
 import torch
-from deepinv_gmdm.half_quadratic import data_step
+from deepinv_gmdm.data_steps import DataStep
 from deepinv_gmdm.physics import physics_sigma
 from deepinv_gmdm.solver_config import schedule
 from torch import Tensor
@@ -70,9 +70,10 @@ def split(task: Task, denoise: Callable[[Tensor, float], Tensor], settings: Sett
     plan, physics = task.plan, task.physics
     fidelity = deepinv.optim.L2(sigma=physics_sigma(physics))
     last = min(max(settings.last * plan.sigma, FINEST), settings.first)
+    data_step = DataStep(fidelity, physics, task.y)
     x = plan.start
     for level in schedule(plan.sigma, settings.steps, settings.first, last):
-        u = data_step(fidelity, x, task.y, physics, level, settings.strength)
+        u = data_step(x, level, settings.strength)
         x = denoise(u, level)
     return x
 

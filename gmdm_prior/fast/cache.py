@@ -53,7 +53,8 @@ class TableCache:
             make: makes it.
         """
         numbers = [t.detach() for t in (*model.parameters(), *model.buffers())]
-        with self._lock, torch.inference_mode(False):  # tables serve in all modes
+        # tables serve in all modes, and leaving inference mode turns gradients on
+        with self._lock, torch.inference_mode(False), torch.no_grad():
             try:
                 for values in numbers:
                     values.data_ptr()

@@ -27,7 +27,7 @@ from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.gaussian_noise import Covariance
 
 LEAST = 0.01  # eigenvalue that counts
-RARE = 1e-3  # responsibility
+RARE = 4e-4  # responsibility
 ROWS = 512  # patches at a time, and
 TOGETHER = 8  # classes: what fits the cache
 

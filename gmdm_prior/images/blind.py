@@ -1,6 +1,6 @@
 """Images denoised under a `Noise`: white, correlated, or growing with brightness.
 
-*White*: half-quadratic splitting (`hqs`) at the level.
+*White*: half-quadratic splitting (`hqs`) at the level, or at those of the pixels.
 
 *Correlated, gray*: where the picture bears its autocovariance out (`stationary`), it is restored
 under that (`correlated`), to whose variance some white noise is added where low frequencies
@@ -127,7 +127,8 @@ class NoiseDenoiser(nn.Module):
         if curve is not None and len(curve.brightness) > 1:
             return self._stabilised(image, noise, curve)
         if noise.autocovariance is None or bool(noise.white[0]):
-            return self._white(image, noise.sigma[0])
+            varies = noise.map is not None and self.adapted is None
+            return self._white(image, noise.map.to(image) if varies else noise.sigma[0])
         if self.adapted is not None:
             warnings.warn(WHITE_ONLY, stacklevel=3)
         if len(image) == 3 and noise.opponent:

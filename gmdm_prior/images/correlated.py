@@ -13,8 +13,8 @@ that of its power, weighted by itself: ‖λ‖² / ‖λ‖₁, twice the level
 Fourier domain. The steps' factors are those of `schedule` at that level: of white noise this
 is `hqs`, step for step.
 
-Noise that is wide becomes stronger, against white noise, in images of half the size: as in
-`hqs` a share of what they restore otherwise is added, there as well, `HALVINGS` times at most.
+As in `hqs`, where an image is flat against its noise, what images of half the size restore
+otherwise is added, and there likewise, `HALVINGS` times at most.
 
 The step of the data is not local, but what is far away hardly matters. Tiles that overlap by the
 denoiser's `halo` agree with the whole image to 3e-5 for noise filtered by a 3×3 binomial, and to
@@ -29,12 +29,19 @@ import torch
 from torch import Tensor
 
 from gmdm_prior.gaussian_noise import Noise
-from gmdm_prior.images.half_size import MARGIN, double, halve
+from gmdm_prior.images.half_size import (
+    HALVINGS,
+    MARGIN,
+    SEEN,
+    double,
+    halve,
+    local_variance,
+)
 from gmdm_prior.images.patches import inner, pad
 from gmdm_prior.images.schedule import Schedule
 
-HALVINGS = 2  # scales besides the image's own
 REACH = 32  # pixels around an image that the Fourier transform takes
+WEAKER = 6  # power of how much weaker noise is at half the size than white noise would be
 SIDE = 64  # least side of the grid on which a spectrum is averaged
 
 Denoise = Callable[[Tensor, Tensor, int], Tensor]
@@ -62,12 +69,14 @@ def restore(
     """
     x = _split(image, noise, schedule, denoise, border, boundary)
     half, (height, width) = noise.halved(), image.shape[1:]
-    share = _coarse_share(schedule, noise, half)
-    if not halvings or min(height + 1, width + 1) // 2 <= border or share == 0:
+    small = min(height + 1, width + 1) // 2 <= border
+    if not halvings or small or not schedule.has_coarse_scale:
         return x
-    small = halve(_even(image, boundary))
-    coarse = restore(small, half, schedule, denoise, border, boundary, halvings - 1)
+    half_image = halve(_even(image, boundary))
+    coarse = restore(half_image, half, schedule, denoise, border, boundary, halvings - 1)
     correction = pad(coarse - halve(_even(x, boundary)), MARGIN // 2, MARGIN // 2, boundary)
+    variance = local_variance(pad(x, SEEN, SEEN, boundary))
+    share = schedule.coarse_share(_coarse_level(noise, half).to(x), variance)
     return x + share * double(correction)[:, :height, :width]
 
 
@@ -106,13 +115,14 @@ def _power(noise: Noise) -> Tensor:
     return noise.spectrum(side, side)
 
 
-def _coarse_share(schedule: Schedule, noise: Noise, half: Noise) -> float:
-    """How much of the half-size image is used: of white noise that of the schedule.
+def _coarse_level(noise: Noise, half: Noise) -> Tensor:
+    """The level () that coarse restorations are believed by: of white noise its own.
 
-    Noise that is stronger there than white noise were counts as stronger by the cube of that.
+    It is that of white noise as strong as this at half the size; much less where that is weaker
+    than the noise is here, as then the frequencies that the half-size image holds come unharmed.
     """
     level, coarse = white_level(_power(noise)), 2 * white_level(_power(half))
-    return float(schedule.coarse_share(coarse * (coarse / level).square()))
+    return coarse * (coarse / level).clamp(max=1) ** WEAKER
 
 
 def _half_spectrum(image: Tensor, noise: Noise, boundary: str) -> Tensor:

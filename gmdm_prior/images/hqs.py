@@ -9,9 +9,10 @@ closed form,
 on grids of patches that shift from step to step, so that a coarse `stride` costs little. The image
 is padded once, by all that the steps reach; each takes its border off again. Levels
 sigma_i and data weights w_i are smooth functions of the input sigma (`schedule`), of a noise map
-pixel by pixel. Strong noise hides structures that are wider than a patch: the same steps with the
-same density also restore the image of half the size, and a share of what they differ by there is
-added (`half_size`).
+pixel by pixel. A patch does not see structures that are wider than itself, and what is left of
+the noise in flat areas is wide: the same steps with the same density also restore the image of half
+the size, and that of a quarter, and where an image is flat, against its noise, what they differ by
+there is added (`half_size`, `Schedule.coarse_share`).
 """
 
 from __future__ import annotations
@@ -26,13 +27,21 @@ from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.gaussian_noise import Noise
 from gmdm_prior.images import correlated
 from gmdm_prior.images.averaging import Step, multiple, pad_both
-from gmdm_prior.images.half_size import MARGIN, double, halve, halve_level
+from gmdm_prior.images.half_size import (
+    HALVINGS,
+    MARGIN,
+    SEEN,
+    double,
+    halve,
+    halve_level,
+    local_variance,
+)
 from gmdm_prior.images.patches import Run, inner
 from gmdm_prior.images.planes import check_options, per_plane
 from gmdm_prior.images.schedule import DEFAULT, Schedule
-from gmdm_prior.sigma import readable
 
 DEFAULT_STRIDE = 4
+BEYOND = 2  # pixels around a half-size image that are restored with it; even, and half of it used
 
 
 class HalfQuadraticSplitting(nn.Module):
@@ -71,16 +80,23 @@ class HalfQuadraticSplitting(nn.Module):
     def halo(self) -> int:
         """How many pixels away an input pixel can change an output pixel, up to two whole strides.
 
-        Tiles that begin at multiples of twice the stride (the grid of patches, at half the size
-        too), each with so much around it, give what the whole image gives.
+        Tiles that begin at multiples of four times the stride (the grid of patches, at a quarter of
+        the size too), each with so much around it, give what the whole image gives.
         """
-        reach = 2 * (self._reach + 1) if self.schedule.has_coarse_scale else self._reach
-        return multiple(reach, 2 * self.stride)
+        halvings = HALVINGS if self.schedule.has_coarse_scale else 0
+        return multiple(self._around(halvings), 2**halvings * self.stride)
 
     @property
     def _reach(self) -> int:
         """How many pixels around a result the steps take, at one scale."""
         return len(self.schedule) * (self.model.patch_size - 1)
+
+    def _around(self, halvings: int) -> int:
+        """How many pixels around a result are taken, at so many scales besides its own."""
+        if not halvings:
+            return self._reach
+        around = max(self._reach + SEEN, 2 * (self._around(halvings - 1) + BEYOND))
+        return multiple(around, 2**halvings)
 
     def forward(self, noisy: Tensor, sigma: object) -> Tensor:
         """Denoise images; arguments, result and errors are those of `PatchAveraging.forward`."""
@@ -92,20 +108,48 @@ class HalfQuadraticSplitting(nn.Module):
         """An image (c, H, W) at both scales."""
         if isinstance(level, Noise):
             return self._restore_correlated(model, image, level, run)
-        share, (height, width) = self.schedule.coarse_share(level), image.shape[1:]
-        small = min(height + 1, width + 1) // 2 < model.patch_size
-        if small or (readable(share) and not bool(share.any())):
-            wide = pad_both(image, level, self._reach, self._reach, self.boundary)
-            return self._split(model, *wide, run)
-        around = 2 * (self._reach + 1)  # for the result at half the size and a pixel around it
-        image, level = pad_both(image, level, around, around + 1, self.boundary)
-        even = (slice(None), slice(2 * (image.shape[1] // 2)), slice(2 * (image.shape[2] // 2)))
-        image, level = image[even], level[even] if level.ndim else level
-        off = around - self._reach - MARGIN
-        x = self._split(model, inner(image, off), inner(level, off), run, MARGIN)
-        coarse = self._split(model, halve(image), halve_level(level), run, MARGIN // 2)
-        x, correction = inner(x, MARGIN), double(coarse - halve(x))
-        return x[:, :height, :width] + share * correction[:, :height, :width]
+        height, width = image.shape[1:]
+        halvings = self._halvings(model, height, width)
+        around, sides = self._around(halvings), 2**halvings
+        image, level = pad_both(image, level, around, around + sides - 1, self.boundary)
+        whole = (slice(None), *(slice(side - side % sides) for side in image.shape[1:]))
+        image, level = image[whole], level[whole] if level.ndim else level
+        return self._scales(model, image, level, run, halvings)[:, :height, :width]
+
+    def _halvings(self, model: DensityModel, height: int, width: int) -> int:
+        """How many scales an image has besides its own: each has room for a patch."""
+        count, side = 0, min(height, width)
+        while self.schedule.has_coarse_scale and count < HALVINGS:
+            side = (side + 1) // 2
+            if side < model.patch_size:
+                break
+            count += 1
+        return count
+
+    def _scales(
+        self,
+        model: DensityModel,
+        image: Tensor,
+        level: Tensor,
+        run: Run,
+        halvings: int,
+        margin: int = 0,
+    ) -> Tensor:
+        """All steps on an image (c, H, W) at all its scales, less `_around(halvings)` pixels.
+
+        `margin` is that of `_split`, and even where there are scales to come.
+        """
+        if not halvings:
+            return self._split(model, image, level, run, margin)
+        around = self._around(halvings)
+        off = around - self._reach - SEEN
+        x = self._split(model, inner(image, off), inner(level, off), run, margin + SEEN)
+        off = around - 2 * (self._around(halvings - 1) + BEYOND)
+        small, half = halve(inner(image, off)), halve_level(inner(level, off))
+        coarse = self._scales(model, small, half, run, halvings - 1, margin // 2 + BEYOND)
+        change = double(coarse - halve(inner(x, SEEN - 2 * BEYOND)))
+        share = self.schedule.coarse_share(inner(level, around), local_variance(x))
+        return inner(x, SEEN) + share * inner(change, 2 * BEYOND - MARGIN)
 
     def _restore_correlated(
         self, model: DensityModel, image: Tensor, noise: Noise, run: Run

@@ -5,7 +5,8 @@ the noisy image in with a weight w_i,
 
     sigma_i = sigma exp(a_i + b_i t),     w_i = logistic(c_i + d_i t),
 
-and of what the same steps make of the half-size image the share e + f t, between 0 and 1, is used.
+and of what the same steps make of the half-size image the share c sigma² / (c sigma² + v) is used,
+where v is the variance around a pixel: all of it where the image is flat, nothing of it in texture.
 
 Smooth in sigma, with no table to jump in; beyond [1, 150] / 255 the factors stay what they are at
 the ends. `docs/theory` says how the numbers were found and what they are worth.
@@ -29,11 +30,12 @@ class Schedule:
 
     Args:
         coefficients: (4, steps), the rows a, b, c and d.
-        coarse: e and f; (0, 0) is without the coarse scale.
+        contrast: c, the variance around a pixel, in units of sigma², where half of the coarse
+            scale's correction is used; 0 is without the coarse scale.
     """
 
     coefficients: Tensor
-    coarse: tuple[float, float] = (0.0, 0.0)
+    contrast: float = 0.0
 
     def __len__(self) -> int:
         """The number of steps."""
@@ -47,14 +49,18 @@ class Schedule:
 
     @property
     def has_coarse_scale(self) -> bool:
-        """Whether there is any sigma for which the coarse scale has a share."""
-        return self.coarse != (0.0, 0.0)
+        """Whether the coarse scale has a share anywhere."""
+        return self.contrast > 0
 
-    def coarse_share(self, sigma: Tensor) -> Tensor:
-        """How much of the half-size image's correction is added, 0 to 1, shaped like sigma."""
-        offset, slope = self.coarse
-        t = (sigma.clamp(LEAST, MOST) / MIDDLE).log()
-        return (offset + slope * t).clamp(0, 1)
+    def coarse_share(self, sigma: Tensor, variance: Tensor) -> Tensor:
+        """How much of the half-size image's correction is added, 0 to 1.
+
+        Args:
+            sigma: noise level, a number () or a map that broadcasts to `variance`.
+            variance: of the restored image around every pixel (…), `half_size.local_variance`.
+        """
+        flat = self.contrast * sigma.square()
+        return flat / (flat + variance).clamp_min(torch.finfo(variance.dtype).tiny)
 
     @classmethod
     def constant(cls, levels: list[float], shares: list[float]) -> Schedule:
@@ -86,5 +92,5 @@ DEFAULT = Schedule(
         dtype=torch.float64,
         device="cpu",
     ),
-    coarse=(0.3, 0.42),
+    contrast=0.12,
 )

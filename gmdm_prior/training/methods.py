@@ -28,6 +28,7 @@ from gmdm_prior.training.score.convolutional import (
     held_out_crops,
 )
 from gmdm_prior.training.score.image_denoiser import ScoreTrainer
+from gmdm_prior.training.score.through_operators import MixTrainer
 from gmdm_prior.training.settings import FitSettings, check_numbers, choice
 from gmdm_prior.training.trainers import LikelihoodThenScore, Trainer
 
@@ -147,6 +148,19 @@ HQS = dataclasses.replace(
     steps=300,
     draw=partial(measure.draw, crop=HQS_CROP),
 )
+
+
+def hqs_of_mixture(
+    pool: ImagePool, settings: FitSettings, init: PatchMixture | None
+) -> ScoreTrainer:
+    """Training through half-quadratic splitting that denoises, or that solves inverse problems."""
+    trainer = MixTrainer if settings.physics == "mix" else ScoreTrainer
+    return trainer(pool, settings, init, stage="hqs")
+
+
+HQS_OF_MIXTURE = dataclasses.replace(
+    HQS, make=hqs_of_mixture, uses=HQS.uses | {"physics"}, needs_init=True
+)
 IPALM = Method(
     lambda pool, settings, init: ProductTrainer(pool, settings),
     steps=100_000,
@@ -179,7 +193,7 @@ def started(method: Method) -> Method:
 
 KINDS = {
     "mixture": Kind(
-        {"em": EM, "em+score": EM_AND_SCORE, "score": started(SCORE), "hqs": started(HQS)},
+        {"em": EM, "em+score": EM_AND_SCORE, "score": started(SCORE), "hqs": HQS_OF_MIXTURE},
         patch_size=8,
         start=PatchMixture,
         init="gray",
@@ -245,6 +259,7 @@ def resolved(settings: FitSettings) -> FitSettings:
     settings.checkpoint_every = min(settings.checkpoint_every, most)
     check_numbers(settings)
     _check_noise(settings, method)
+    _check_physics(settings)
     kind.check(settings)
     method.check(settings)
     return settings
@@ -265,6 +280,15 @@ def _check_noise(settings: FitSettings, method: Method) -> None:
         )
 
 
+def _check_physics(settings: FitSettings) -> None:
+    if settings.physics != "none" and "physics" not in method_of(settings).uses:
+        raise ValueError(
+            f"physics={settings.physics} needs method=hqs and model=mixture; got "
+            f"method={settings.method} and model={settings.model}: leave physics out, or start "
+            "from a mixture"
+        )
+
+
 def of_init(settings: FitSettings, init: DensityModel) -> FitSettings:
     """The settings with what the start of score matching decides.
 
@@ -281,4 +305,6 @@ def of_init(settings: FitSettings, init: DensityModel) -> FitSettings:
     changes: dict[str, Any] = {"patch_size": init.event_shape[-1], "channels": init.event_shape[0]}
     if isinstance(init, PatchMixture):
         changes["symmetries"] = init.symmetries
-    return dataclasses.replace(settings, model=name, **changes)
+    settings = dataclasses.replace(settings, model=name, **changes)
+    _check_physics(settings)
+    return settings

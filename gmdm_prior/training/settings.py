@@ -16,6 +16,7 @@ from gmdm_prior import symmetry
 from gmdm_prior.training.data.noise import ESTIMATED, is_table
 
 STARTS = ("random", "likelihood")
+PHYSICS = ("none", "mix")
 LEAST = {"patch_size": 2, "patches": 1, "steps": 1, "batch_size": 1, "crops": 4, "seed": 0}
 LEAST |= {"checkpoint_every": 1, "measure_every": 1, "octaves": 1, "orientations": 1}
 
@@ -85,7 +86,16 @@ class FitSettings:
         "weights by EM)",
     )
     batch_size: int = setting(3200, "patches per iPALM step")
-    crops: int = setting(36, "image crops per score-matching step, a quarter at each noise level")
+    crops: int = setting(
+        36,
+        "image crops per score-matching step, a quarter at each noise level; with physics=mix a "
+        "quarter denoised, blurred, masked, down-sampled",
+    )
+    physics: str = setting(
+        "none",
+        "none, or mix: method=hqs trains a mixture through solving inverse problems with random "
+        "blurs, masks and down-samplings",
+    )
     sigma_min: float = setting(0.0, "least noise level of iPALM, [0, 1] units")
     sigma_max: float = setting(
         0.4, "largest noise level of iPALM, [0, 1] units; each patch's is uniform in between"
@@ -116,6 +126,7 @@ def check_numbers(settings: FitSettings) -> None:
         ValueError: a setting out of its range.
     """
     choice("start", settings.start, STARTS)
+    choice("physics", settings.physics, PHYSICS)
     for name, bound in LEAST.items():
         if getattr(settings, name) < bound:
             raise ValueError(f"{name} must be at least {bound}; got {getattr(settings, name)}")

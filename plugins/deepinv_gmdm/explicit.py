@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import gmdm_prior as gm
+from deepinv_gmdm.data_steps import has_closed_form
 from deepinv_gmdm.half_quadratic import HalfQuadratic, Plan
 from deepinv_gmdm.optim import GMDMPrior
 from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig
@@ -107,7 +108,7 @@ class ExplicitSolver(nn.Module):
     def _solve(self, y: Any, physics: Any, init: Any) -> Tensor:
         plan = self.planner.plan(y, physics, init)
         level = plan.sigma if self.level is None else self.level
-        closed = has_closed_form(plan.fidelity, y, physics, plan.start, level**2)
+        closed = has_closed_form(plan.fidelity, y, physics, plan.start)
         problem = Problem(plan.fidelity, y, physics, self.prior, self.weight, level, closed)
         quarters = QUARTERS if has_quarters(self.prior) else (None,)
         parts, state = itertools.cycle(quarters), State(plan.start)
@@ -144,23 +145,6 @@ def has_quarters(prior: GMDMPrior) -> bool:
     """Whether a quarter of the patches covers every pixel as often as any other."""
     patches = not isinstance(prior.model, gm.WaveletModel)
     return patches and prior.likelihood.boundary == "circular" and prior.model.patch_size % 2 == 0
-
-
-def has_closed_form(fidelity: Any, y: Any, physics: Any, like: Tensor, gamma: float) -> bool:
-    """Whether the proximal map of a data term is there, and right for a random image.
-
-    That of `Upsampling` is its adjoint's; that of `Decolorize` forgets what it does not see.
-    """
-    if type(fidelity) is not deepinv.optim.L2:
-        return True  # it solves for it
-    known = type(physics).prox_l2 is not deepinv.physics.LinearPhysics.prox_l2
-    if not known or isinstance(physics, deepinv.physics.Upsampling):
-        return False
-    generator = torch.Generator("cpu").manual_seed(0)
-    x = torch.rand(like.shape, generator=generator, device="cpu").to(like)
-    u = fidelity.prox(x, y, physics, gamma=gamma)
-    off = u - x + gamma * fidelity.grad(u, y, physics)
-    return bool(off.norm() <= CG_TOLERANCE * gamma * fidelity.grad(x, y, physics).norm())
 
 
 @dataclass(frozen=True)
@@ -202,11 +186,10 @@ class Problem:
         """
         if self.closed:
             return self.fidelity.prox(z, self.y, self.physics, gamma=gamma)
-        nothing = self.y * 0
         slope = z - near - gamma * self.fidelity.grad(near, self.y, self.physics)
         size = slope.abs().max().clamp_min(torch.finfo(slope.dtype).tiny)  # deepinv adds 1e-8
         change = conjugate_gradient(
-            lambda d: d + gamma * self.fidelity.grad(d, nothing, self.physics),
+            lambda d: d + gamma * self.fidelity.norm * self.physics.A_adjoint_A(d),
             slope / size,
             max_iter=CG_STEPS,
             tol=CG_TOLERANCE,

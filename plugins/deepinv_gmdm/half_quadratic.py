@@ -8,9 +8,10 @@ single pixels are measured and 0 where every measurement is of all of them, it t
     first iterate   x₀ = argmin f(x) + ‖∇x‖² / (2 c²): a picture whose neighbouring pixels differ
                     by c, which fills holes smoothly and amplifies no noise
                     (f is that of noise of at least c ‖A‖ / 2: what is sharper rings at borders)
-    first level     2 p^((1 + l) / 4) e with e the root mean square error that this Gaussian leaves,
+    first level     1.15 p^(l / 4) e with e the root mean square error that this Gaussian leaves,
                     (tr H⁻¹ / N)^½ with H the Hessian of what x₀ minimises; what is known of single
-                    pixels among unknown ones looks like noise at a high level
+                    pixels among unknown ones looks like noise at a high level, and at any higher
+                    level than need be something is lost that the last steps do not find again
     last level      p^¼ ((0.55 σ / ‖A‖)² + (p^¼ e / 8)²)^½, at most σ / ‖A‖: what noise remains of
                     the measured directions, and a share of the error e above, as below it what is
                     wrong in the others passes for structure
@@ -25,6 +26,11 @@ and, as holes fill slowly, every step begins at an extrapolated iterate,
 
     z = x + 0.75 (x - x before),   u = argmin f(u) + λ ‖u - z‖² / (2 s²),   x = E[clean | u, s].
 
+Where few single pixels are measured (l above ½, p below 0.3) x₀ is what the same splitting makes
+of images of half the size, doubled: details of less than 0.4 c count as noise there. The first
+level is then 0.7 of the one above, and every step has a share of the denoiser's at half the size
+(`coarse`).
+
 All of this is the same for A and σ in other units.
 """
 
@@ -33,7 +39,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,20 +49,24 @@ from deepinv.optim.linear import conjugate_gradient
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from deepinv_gmdm.coarse import BothSizes, HalfSize, double
+from deepinv_gmdm.data_steps import DataStep
 from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig, schedule
 from gmdm_prior.sigma import parse
 
 CONTRAST = 0.1  # c, as a share of the data range
 SHARPEST = 0.5  # of c: the least noise level that the first iterate is told of
-FIRST, LAST, LEFT, WEIGHT = 2.0, 0.55, 1 / 8, 0.3
+FIRST, LAST, LEFT, WEIGHT = 1.15, 0.55, 1 / 8, 0.3
 STIFFEST = 1e4  # the largest curvature of data beside 1 of the prior in a data step
 FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 100
 MOMENTUM = 0.75
 SETTLED = 0.1  # of the last level
+FEW, LEAST_SIDE = 0.3, 32  # p, and pixels: when to begin at half the size
+DETAIL, NEARER = 0.4, 0.7  # of c: what is lost there; of the first level afterwards
 GUESSED_FIRST = 0.2  # of the data range, where the operator is not linear
 LEAST_SHARE = 0.62  # of the expected residual, or its inverse, that is not remarked on
-EXACT = 0.05  # of a level: how far a data step may be off
 POWER_STEPS, CG_STEPS, CG_TOLERANCE = 12, 60, 1e-3
+ROUGH = 0.02  # tolerance of a trace, which one probe gives to a few hundredths
 
 
 @dataclass(frozen=True)
@@ -125,21 +135,23 @@ class SmoothEstimate:
         """The first iterate, (B, C, H, W)."""
         zero = torch.zeros_like(self.probe)
         slope = self.trust * self.fidelity.grad(zero, self.y, self.physics)
-        return self._solve(-slope / self.unit)
+        return self._solve(-slope / self.unit, CG_TOLERANCE)
 
     def error(self) -> float:
         """Root mean square error of a pixel, if pictures were so."""
-        variance = (self.probe * self._solve(self.probe)).mean() / self.unit
+        variance = (self.probe * self._solve(self.probe, ROUGH)).mean() / self.unit
         return math.sqrt(max(float(variance), 0.0))
 
     def _data(self, x: Tensor) -> Tensor:
+        if type(self.fidelity) is deepinv.optim.L2:  # its gradient maps `nothing` each time
+            return self.trust * self.fidelity.norm * self.physics.A_adjoint_A(x)
         return self.trust * self.fidelity.grad(x, self.nothing, self.physics)
 
     def _hessian(self, x: Tensor) -> Tensor:
         return (self._data(x) + roughness(x) / self.contrast**2) / self.unit
 
-    def _solve(self, right: Tensor) -> Tensor:
-        return conjugate_gradient(self._hessian, right, max_iter=CG_STEPS, tol=CG_TOLERANCE)
+    def _solve(self, right: Tensor, tolerance: float) -> Tensor:
+        return conjugate_gradient(self._hessian, right, max_iter=CG_STEPS, tol=tolerance)
 
 
 def roughness(x: Tensor) -> Tensor:
@@ -171,6 +183,8 @@ class Plan:
         sigma: σ / ‖A‖.
         fidelity: the data term.
         settle: how many steps at the last level may follow.
+        norm: ‖A‖.
+        scattered: whether it is worth while to begin at half the size.
     """
 
     start: Tensor
@@ -179,6 +193,8 @@ class Plan:
     sigma: float
     fidelity: Any
     settle: int
+    norm: float = 1.0
+    scattered: bool = False
 
     def weight_at(self, level: float) -> float:
         """λ, or what single precision needs: a data step that trusts data still more loses x."""
@@ -236,21 +252,14 @@ class HalfQuadratic(nn.Module):
             ValueError: for measurements that hold NaN or infinity.
         """
         begun = time.perf_counter()
-        plan = self.plan(y, physics, init)
-        x = before = plan.start
+        plan, denoiser = self.plan(y, physics, init), self.denoiser
+        if init is None and plan.scattered and self.config.start is None:
+            plan = self._from_half_size(plan, y, physics)
+            denoiser = BothSizes(denoiser, plan.levels[0])
+        x, u, info = self._descend(plan, denoiser, y, physics)
+        level = info["levels"][-1]
         residual = Residual(plan.fidelity, y, physics, x)
-        info: dict[str, Any] = {"levels": [], "residual": [], "change": []}
-        levels = plan.levels + plan.settle * plan.levels[-1:]
-        for i, level in enumerate(tqdm(levels, disable=not self.progress)):
-            ahead = x + MOMENTUM * (x - before)
-            u = data_step(plan.fidelity, ahead, y, physics, level, plan.weight_at(level))
-            before, x = x, self.denoiser(u, level)
-            info["levels"].append(level)
-            info["residual"].append(residual.of(x))
-            info["change"].append(float((x - before).square().mean().sqrt()))
-            if i + 1 >= len(plan.levels) and info["change"][-1] < SETTLED * level:
-                break
-        info["expected"] = residual.expected(self.denoiser, u, level, plan.weight_at(level))
+        info["expected"] = residual.expected(denoiser, u, level, plan.weight_at(level))
         info["seconds"] = time.perf_counter() - begun
         # at the smallest level data are taken for noisier than they are
         told = level > 1.01 * SMALLEST_LEVEL * self.width
@@ -259,6 +268,42 @@ class HalfQuadratic(nn.Module):
         if info["remark"]:
             warnings.warn(info["remark"], stacklevel=2)
         return x
+
+    def _descend(
+        self, plan: Plan, denoiser: nn.Module, y: Any, physics: Any
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """The last iterate, the result of its data step, and what each step did."""
+        x = before = u = plan.start
+        residual = Residual(plan.fidelity, y, physics, x)
+        data_step = DataStep(plan.fidelity, physics, y)
+        info: dict[str, Any] = {"levels": [], "residual": [], "change": []}
+        levels = plan.levels + plan.settle * plan.levels[-1:]
+        for i, level in enumerate(tqdm(levels, disable=not self.progress)):
+            ahead = x + MOMENTUM * (x - before)
+            u = data_step(ahead, level, plan.weight_at(level))
+            before, x = x, denoiser(u, level)
+            info["levels"].append(level)
+            info["residual"].append(residual.of(x))
+            info["change"].append(float((x - before).square().mean().sqrt()))
+            if i + 1 >= len(plan.levels) and info["change"][-1] < SETTLED * level:
+                break
+        return x, u, info
+
+    def _from_half_size(self, plan: Plan, y: Any, physics: Any) -> Plan:
+        """The same plan from another first iterate, which is nearer, and lower levels."""
+        size = plan.start.shape[-2:]
+        detail = DETAIL * CONTRAST * self.width
+        coarse = HalfQuadratic(
+            self.denoiser,
+            SolverConfig(),
+            sigma=plan.norm * max(plan.sigma, detail),
+            width=self.width,
+        )
+        half = HalfSize(physics, *size)
+        z, *_ = coarse._descend(coarse.plan(y, half), self.denoiser, y, half)
+        first, last = plan.levels[0], plan.levels[-1]
+        levels = schedule(last, len(plan.levels), NEARER * first, last)
+        return replace(plan, start=double(z, *size), levels=levels)
 
     def plan(self, y: Any, physics: Any, init: Any = None) -> Plan:
         """What follows from an operator, the noise and the settings; arguments as `forward`'s.
@@ -283,7 +328,7 @@ class HalfQuadratic(nn.Module):
             smooth = SmoothEstimate(fidelity, physics, y, like, contrast, trust)
             start = smooth.mean() if start is None else start
             error = smooth.error()
-            first = FIRST * found.share ** ((1 + found.local) / 4) * error
+            first = FIRST * found.share ** (found.local / 4) * error
         if self.config.start is not None:
             first = parse(self.config.start, "solver.start") * self.width
         if self.stop is not None:
@@ -291,7 +336,7 @@ class HalfQuadratic(nn.Module):
         else:
             slow = found.share**0.25
             if error is None:
-                error = first / (FIRST * slow)
+                error = first / FIRST
             least = slow * math.hypot(LAST * sigma / norm, LEFT * slow * error)
             last = min(least, sigma / norm)
         last = max(last, SMALLEST_LEVEL * self.width)
@@ -303,6 +348,10 @@ class HalfQuadratic(nn.Module):
             sigma=sigma / norm,
             fidelity=fidelity,
             settle=settle,
+            norm=norm,
+            scattered=found.local > 0.5
+            and found.share < FEW
+            and min(like.shape[-2:]) >= LEAST_SIDE,
         )
 
     def _steps(self, first: float, last: float, found: Measured) -> tuple[int, int]:
@@ -313,42 +362,6 @@ class HalfQuadratic(nn.Module):
         down = math.ceil(math.log(max(first / last, 1)) / fall)
         down = min(max(down, math.ceil(LEAST_STEPS / found.share**0.5)), MOST_STEPS)
         return down, min(down, MOST_STEPS - down)
-
-
-def data_step(
-    fidelity: Any, z: Tensor, y: Any, physics: Any, level: float, weight: float
-) -> Tensor:
-    """Argmin of f(u) + λ ‖u - z‖² / (2 s²).
-
-    In closed form where the operator has one. Else by conjugate gradients on the change u - z, to a
-    small share of the level: the Hessian, relative to that of the second term, is at least the
-    identity, so that u errs by less than what is left of the gradient.
-
-    Args:
-        fidelity: the data term f.
-        z: images (B, C, H, W).
-        y: measurements.
-        physics: the operator.
-        level: s.
-        weight: λ.
-    """
-    gamma = level * level / weight
-    known = type(physics).prox_l2 is not deepinv.physics.LinearPhysics.prox_l2
-    if isinstance(physics, deepinv.physics.Upsampling):
-        known = False  # it inherits that of its adjoint
-    if known or type(fidelity) is not deepinv.optim.L2:
-        return fidelity.prox(z, y, physics, gamma=gamma)
-    nothing = y * 0
-    slope = gamma * fidelity.grad(z, y, physics)
-    size = float(slope.flatten(1).square().mean(1).max().sqrt())
-    if size <= EXACT * level:
-        return z
-    return z - conjugate_gradient(
-        lambda d: d + gamma * fidelity.grad(d, nothing, physics),
-        slope,
-        max_iter=CG_STEPS,
-        tol=EXACT * level / size,
-    )
 
 
 def _weight(share: float) -> float:
@@ -407,7 +420,7 @@ class Residual:
         noise pass, which leaves (1 - d) / (1 - d (1 - h)) of it. Both are measured with probes.
         """
         probe = _probe(u)
-        kept = data_step(self.fidelity, probe, self.y * 0, self.physics, level, weight)
+        kept = DataStep(self.fidelity, self.physics, self.y * 0)(probe, level, weight)
         taken = float((probe * (probe - kept)).sum()) / self.count
         small = 0.1 * level
         moved = denoiser(u + small * probe, level) - denoiser(u, level)

@@ -76,8 +76,8 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         halo: how many pixels around a tile influence its result: the least `overlap` for
             `deepinv.distributed.distribute`. Tiles then give what the whole image gives, those of
             `"average"` of any size, those of `"hqs"` where the sides of tiles and image are
-            multiples of twice the stride (8 for most models), as `halo` is. With `adapt=True` the
-            whole picture is looked at, and there is none.
+            multiples of four times the stride (16 for most models), as `halo` is. With
+            `adapt=True` the whole picture is looked at, and there is none.
 
     Raises:
         ValueError: for unknown or corrupt weights, or an unknown method, stride, boundary,
@@ -183,6 +183,8 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         plain = noise.white.clone()
         if noise.curve is not None:
             plain &= torch.tensor([len(curve.brightness) < 2 for curve in noise.curve])
+        if noise.levels is not None and self._takes_all:
+            plain &= torch.tensor([own is None for own in noise.levels])
         if bool(plain.all()) or not len(x):
             return self.frame.leave(self._operator_for(x)(planes, level), x)
         restored = [
@@ -201,10 +203,15 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         shared = [white_shared(image, own) for image, own in zip(planes, level, strict=True)]
         return torch.stack(shared) if shared else level
 
+    @property
+    def _takes_all(self) -> bool:
+        """Whether noise that is not white, or not even, is taken as it is."""
+        gray = isinstance(self.model, gm.OpponentModel) or self.model.channels == 1
+        return self.method == "hqs" and gray
+
     def _real(self, planes: Tensor, noise: gm.Noise) -> Tensor:
         """Images in [0, 1] without noise that is not white."""
-        opponent = isinstance(self.model, gm.OpponentModel)
-        if self.method != "hqs" or not (opponent or self.model.channels == 1):
+        if not self._takes_all:
             warnings.warn(
                 "this noise is not white, of which only its level is used here: method='hqs' with "
                 "weights of one channel ('gray') takes all of it",

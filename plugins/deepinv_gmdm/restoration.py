@@ -28,9 +28,10 @@ from deepinv_gmdm.solver import (
     StabilisedDenoising,
     build_solver,
     first_iterate,
+    follows_operator,
     takes_stabilised,
 )
-from deepinv_gmdm.solver_config import SolverConfig, read_config
+from deepinv_gmdm.solver_config import SolverConfig, check_weight, read_config
 from gmdm_prior.sigma import parse
 
 BLURS = (
@@ -156,7 +157,10 @@ def make_solver(
         built = built.to(like.device)
     _check_size(built, like)
     norm = 1.0
-    if config.name != "hqs" and config.stepsize is None:
+    alone = isinstance(physics, deepinv.physics.LinearPhysics) and follows_operator(
+        config, built, sigma, fidelity, check_weight(weight)
+    )
+    if config.name != "hqs" and config.stepsize is None and not alone:
         probe = torch.ones_like(like) + torch.linspace(0, 1, like.shape[-1], device=like.device)
         norm = float(physics.compute_sqnorm(probe, verbose=False))
     noise: Any = physics_sigma(physics) if fidelity is None else fidelity.level

@@ -152,7 +152,7 @@ def build_solver(
         solver = _optimiser(config, prior, params, common)
     if trainable is not None:
         keep_positive(solver, trainable)
-    elif _is_derived(config, prior, prior_sigma, data_fidelity) and weight > 0:
+    elif follows_operator(config, prior, prior_sigma, data_fidelity, weight):
         options = {"sigma": measured, "level": prior_sigma, "weight": weight}
         return ExplicitSolver(
             config.name, prior, solver, **options, fidelity=data_fidelity, progress=progress
@@ -289,7 +289,9 @@ def _derives(config: SolverConfig, prior: Any, named: str, trainable: Sequence[s
     return _step(config, prior) == "mean"
 
 
-def _is_derived(config: SolverConfig, prior: Any, level: Any, fidelity: Any) -> bool:
+def follows_operator(
+    config: SolverConfig, prior: Any, level: Any, fidelity: Any, weight: float | None
+) -> bool:
     """Whether an explicit solver is left to itself, with a prior whose gradient is enough."""
     untouched = config == SolverConfig(config.name, noise_sigma=config.noise_sigma)
     number = level is None or isinstance(level, (int, float))
@@ -297,7 +299,7 @@ def _is_derived(config: SolverConfig, prior: Any, level: Any, fidelity: Any) -> 
         fidelity, deepinv.optim.L2 | WeightedL2 | CorrelatedL2
     )
     explicit = config.name in NAMES and isinstance(prior, GMDMPrior)
-    return explicit and untouched and number and quadratic
+    return explicit and untouched and number and quadratic and (weight is None or weight > 0)
 
 
 def _derived(config: SolverConfig, prior: Any, **options: Any) -> HalfQuadratic:

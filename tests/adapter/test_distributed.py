@@ -22,11 +22,11 @@ MAKES = {
 ANY_SIZE = ("average", "score")
 
 
-def image(height=96, width=128):
+def image(height=160, width=192):
     return torch.rand((1, 1, height, width), generator=torch.Generator().manual_seed(0))
 
 
-def tiled(denoiser, x, overlap, *sigma, patch_size=32):
+def tiled(denoiser, x, overlap, *sigma, patch_size=80):
     with DistributedContext(device_mode="cpu") as ctx:
         many = distribute(denoiser, ctx, patch_size=patch_size, overlap=overlap, max_batch_size=4)
         with torch.no_grad():
@@ -34,7 +34,7 @@ def tiled(denoiser, x, overlap, *sigma, patch_size=32):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [*((name, (96, 128)) for name in MAKES), *((n, (97, 110)) for n in ANY_SIZE)]
+    ("name", "size"), [*((name, (160, 192)) for name in MAKES), *((n, (97, 110)) for n in ANY_SIZE)]
 )
 def test_tiles_are_the_whole(name, size):
     """To rounding for an overlap of the halo; visibly not for much less.
@@ -54,9 +54,9 @@ def test_tiles_are_the_whole(name, size):
 @pytest.mark.parametrize("stride", [None, 1, 3])
 @pytest.mark.parametrize("sigma", [0.03, 0.3])
 def test_tiles_of_half_quadratic_splitting(stride, sigma):
-    """With and without the second scale; tiles of a multiple of twice the stride."""
-    denoiser, x = GMDMDenoiser(mixture(4).float(), stride=stride), image(96, 132)
-    grid = 2 * denoiser.operator.stride
+    """Under weak and strong noise; tiles of a multiple of four times the stride."""
+    denoiser, x = GMDMDenoiser(mixture(4).float(), stride=stride), image(96, 144)
+    grid = 4 * denoiser.operator.stride
     assert denoiser.halo % grid == 0
     whole = denoiser(x, sigma)
     out = tiled(denoiser, x, denoiser.halo, sigma, patch_size=6 * grid)
@@ -96,7 +96,7 @@ import deepinv
 from deepinv.distributed import DistributedContext, distribute
 from deepinv_gmdm import GMDMDenoiser, GMDMScore, WithNoiseMap
 
-x = torch.rand((1, 1, 72, 80), generator=torch.Generator().manual_seed(0))
+x = torch.rand((1, 1, 144, 160), generator=torch.Generator().manual_seed(0))
 sigma = 0.05 + 0.1 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
 small = "gray-small"
 worst = 0.0
@@ -107,7 +107,7 @@ with DistributedContext(device_mode="cpu", backend="gloo") as ctx, torch.no_grad
     cases += [(WithNoiseMap(average), torch.cat([x, sigma], 1), ())]
     for denoiser, images, level in cases:
         whole = denoiser(images, *level)
-        many = distribute(denoiser, ctx, patch_size=24, overlap=denoiser.halo, max_batch_size=2)
+        many = distribute(denoiser, ctx, patch_size=80, overlap=denoiser.halo, max_batch_size=2)
         error = float((many(images, *level) - whole).abs().max() / whole.abs().max().clamp(min=1))
         worst = max(worst, error)
     print(f"rank {ctx.rank}: {worst:.1e}", flush=True)

@@ -298,7 +298,7 @@ def test_numbers_of_any_kind(sigma):
 
 
 def test_models_say_what_they_are():
-    assert repr(gm.load("gray")) == "<PatchMixture 'gray': patches of 1 x 8 x 8, 14,656 numbers>"
+    assert repr(gm.load("gray")) == "<PatchMixture 'gray': patches of 1 x 8 x 8, 22,336 numbers>"
     assert repr(gm.load("gray-wavelet")) == "<WaveletModel 'gray-wavelet': 14,656 numbers>"
 
 

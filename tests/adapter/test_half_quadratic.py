@@ -7,7 +7,8 @@ import pytest
 import torch
 from deepinv_gmdm import GMDMPrior, build_solver
 from deepinv_gmdm.command.config import shipped
-from deepinv_gmdm.half_quadratic import Plan, data_step, measured_of
+from deepinv_gmdm.data_steps import DataStep
+from deepinv_gmdm.half_quadratic import Plan, SmoothEstimate, measured_of
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
 
 from gmdm_prior.files.pictures import read_picture
@@ -68,6 +69,18 @@ def test_what_is_known_of_single_pixels_is_not_taken_for_noise(photo, prior):
     assert first["inpainting"] == pytest.approx(0.56 * first["compressed_sensing"], rel=0.15)
 
 
+def test_splitting_begins_at_the_error_of_the_first_iterate(photo, prior):
+    """However much of an image mixtures measure: higher levels lose what was known."""
+    plans = []
+    for keep in (0.1, 0.6):
+        physics = operator("compressed_sensing", photo, keep=keep)
+        y, fidelity = physics(photo), deepinv.optim.L2(sigma=SIGMA)
+        trust = (SIGMA / 0.05) ** 2  # as if of noise of half the contrast
+        error = SmoothEstimate(fidelity, physics, y, photo, 0.1, trust).error()
+        plans.append(build_solver("hqs", prior, sigma=SIGMA).plan(y, physics).levels[0] / error)
+    assert plans == pytest.approx([1.15, 1.15], rel=0.02)
+
+
 class Scaled(deepinv.physics.LinearPhysics):
     """Another operator in other units."""
 
@@ -107,13 +120,40 @@ def test_the_first_iterate_fills_holes(photo, prior, keep, sigma):
 
 
 def test_data_steps_without_a_closed_form_are_those_with_one(photo):
-    """To a twentieth of the level."""
+    """To a thirtieth of the level."""
     physics = operator("gaussian_blur", photo, width=1.2)
     y, fidelity = physics(photo), deepinv.optim.L2(sigma=SIGMA)
     z = photo + 0.05 * torch.randn(photo.shape, generator=torch.Generator().manual_seed(1))
-    exact = data_step(fidelity, z, y, physics, 0.05, 0.3)
-    found = data_step(fidelity, z, y, Scaled(physics, 1.0), 0.05, 0.3)
-    assert 0 < float((found - exact).square().mean().sqrt()) < 0.05 * 0.05
+    exact = DataStep(fidelity, physics, y)(z, 0.05, 0.3)
+    found = DataStep(fidelity, Scaled(physics, 1.0), y)(z, 0.05, 0.3)
+    assert 0 < float((found - exact).square().mean().sqrt()) < 0.03 * 0.05
+
+
+@pytest.mark.parametrize("level", [0.02, 0.3])
+def test_a_wrong_closed_form_is_not_trusted(photo, level):
+    """That of deepinv's `Decolorize` forgets what it does not see."""
+    physics, fidelity = deepinv.physics.Decolorize(), deepinv.optim.L2(sigma=SIGMA)
+    z = torch.rand((1, 3, 24, 24), generator=torch.Generator().manual_seed(0))
+    y = physics.A(0.5 * z)
+    u = DataStep(fidelity, physics, y)(z, level, 0.3)
+    left = u - z + level**2 / 0.3 * fidelity.grad(u, y, physics)
+    assert float(left.square().mean().sqrt()) < 0.03 * level
+
+
+def test_a_data_step_begins_at_the_last_one(photo):
+    """Where hardly anything has changed, the operator is asked once for each candidate."""
+    physics = Scaled(operator("gaussian_blur", photo, width=1.2), 1.0)
+    calls, blur = [], physics.inner.A
+    physics.inner.A = lambda x, **options: calls.append(0) or blur(x, **options)
+    step = DataStep(deepinv.optim.L2(sigma=SIGMA), physics, physics(photo))
+    z = photo + 0.05 * torch.randn(photo.shape, generator=torch.Generator().manual_seed(1))
+    counts = []
+    for moved in (0.0, 1e-4):
+        calls.clear()
+        step(z + moved, 0.05, 0.3)
+        counts.append(len(calls))
+    assert counts[0] > 4
+    assert counts[1] == 2
 
 
 def test_noise_free_mri_does_not_diverge(prior):

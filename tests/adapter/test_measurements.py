@@ -15,7 +15,7 @@ from deepinv_gmdm.command.results import psnr
 from deepinv_gmdm.measured.noise import between_missing, sinogram_noise
 from deepinv_gmdm.open_border import OpenBorder
 from deepinv_gmdm.operator_files import read_angles, read_kernel, read_mask
-from deepinv_gmdm.physics import PhysicsConfig
+from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig
 from deepinv_gmdm.tomography import SinogramPhysics, centred, rotation_axis
 from PIL import Image
 from scipy.ndimage import convolve, rotate
@@ -540,3 +540,13 @@ def test_one_call_restores(photo):
     admm = {"name": "admm", "max_iter": 20}
     given = restore_measurement(y, physics, {"name": "tv", "lambda": 3}, admm, torch.tensor(0.01))
     assert psnr(given, x) > psnr(y, x) + 2
+
+
+def test_the_norm_is_not_computed_where_steps_follow_from_the_operator(photo, monkeypatch):
+    physics = build_physics(PhysicsConfig(noise=NoiseConfig(sigma=0.02)), (1, 24, 24))
+    monkeypatch.setattr(type(physics), "compute_sqnorm", None)
+    x = torch.from_numpy(photo[:24, :24] / 255).float()[None, None]
+    restored = restore_measurement(
+        physics(x), physics, {"name": "gmdm", "weights": "gray-small"}, "admm"
+    )
+    assert (restored - x).square().mean() < 0.02**2

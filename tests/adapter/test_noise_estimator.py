@@ -78,3 +78,19 @@ def test_bad_input_is_refused(estimator, noisy):
         GMDMNoiseEstimator(per_pixel=True, window=2)(noisy)
     with pytest.raises(ValueError, match="patch"):
         estimator(noisy[..., :5])
+
+
+def test_denoisers_take_levels_of_pixels_that_were_read_in_their_units():
+    """Of one image of a batch, and but one level where the method takes no more."""
+    x = 0.5 + 0.1 * torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    levels = torch.linspace(0.05, 0.2, 32).expand(32, 32)
+    noise = gm.Noise(torch.tensor([0.1, 0.1]), levels=[None, levels])
+    model, wide = mixture(4), (0.0, 255.0)
+    hqs = GMDMDenoiser(model, "hqs", data_range=wide)
+    got = hqs.without(255 * x, noise.scaled(255.0))
+    torch.testing.assert_close(got[:1], hqs(255 * x[:1], 25.5), rtol=1e-4, atol=0.01)
+    torch.testing.assert_close(
+        got[1:], hqs(255 * x[1:], 255 * levels[None, None]), rtol=1e-4, atol=0.01
+    )
+    average = GMDMDenoiser(model, "average")
+    torch.testing.assert_close(average.without(x, noise), average(x, 0.1))

@@ -70,6 +70,7 @@ def test_an_autocovariance_gives_level_and_lags():
         ({"sigma": 2.0, "autocovariance": autocovariance(ROW)}, "must be the autocovariance at"),
         ({"sigma": 1.0, "opponent": True}, "three planes"),
         ({"sigma": 1.0, "curve": ()}, "curve must be one for each of 1 images"),
+        ({"sigma": 1.0, "levels": ()}, "levels must be one map"),
         ({"sigma": [1.0, 2.0], "white": torch.ones(3)}, "white must be one"),
     ],
 )
@@ -175,3 +176,15 @@ def test_spectrum_has_the_mean_of_lag_zero_on_any_grid():
     noise = gm.Noise(autocovariance=autocovariance(CHIRAL))
     for side in (5, 17, 32):
         assert noise.spectrum(side, side).mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_levels_of_pixels_scale_with_the_image_and_go_with_it():
+    levels = torch.rand(5, 6)
+    noise = gm.Noise(torch.tensor([0.1, 0.2]), levels=[None, levels])
+    assert noise[0].map is None
+    assert torch.equal(noise[1].map, levels[None, None])
+    scaled = noise.scaled(torch.tensor([2.0, -3.0]))
+    assert scaled.levels[0] is None
+    torch.testing.assert_close(scaled[1].map[0, 0], 3 * levels)
+    assert noise.halved().levels is None  # of another size
+    assert gm.Noise(0.1).map is None

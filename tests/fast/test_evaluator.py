@@ -181,6 +181,19 @@ def test_tables_go_with_their_owner_and_keep_no_model_alive(kind):
     assert average._evaluator.bytes == 0
 
 
+@pytest.mark.filterwarnings("error")
+@torch.no_grad()
+def test_tables_of_a_model_that_is_trained_record_no_gradients():
+    """Leaving inference mode inside the cache turns gradients on, and a graph would be kept."""
+    model = mixture().float().requires_grad_(True)
+    made = TableCache().get(
+        model, "key", lambda: SimpleNamespace(bytes=1, recorded=torch.is_grad_enabled())
+    )
+    assert not made.recorded
+    restored = gm.HalfQuadraticSplitting(model, stride=2)(image(1, 1, 24, 24), 0.1)
+    assert torch.isfinite(restored).all()
+
+
 def test_a_table_keeps_the_mean_part_of_its_model():
     for make in MAKE.values():
         model = make()

@@ -30,6 +30,8 @@ SMALL = {
     "score of a product": {"method": "score", "model": "patch", "patch_size": 3, "steps": 4}
     | {"crops": 4},
     "hqs": {"patch_size": 3, "steps": 4, "crops": 4},
+    "hqs of operators": {"method": "hqs", "physics": "mix", "patch_size": 3, "steps": 4}
+    | {"crops": 4},
     "hqs of a product": {
         "method": "hqs",
         "model": "patch",
@@ -44,7 +46,7 @@ SMALL = {
 
 
 START = {"score": mixture, "score of a product": product}
-START |= {"hqs": mixture, "hqs of a product": product}
+START |= {"hqs": mixture, "hqs of operators": mixture, "hqs of a product": product}
 
 
 def settings(method, **changes):

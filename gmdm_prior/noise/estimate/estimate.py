@@ -42,9 +42,12 @@ from gmdm_prior.noise.estimate.found import Found, joined, next_to_none
 from gmdm_prior.noise.estimate.frames import of_two_frames
 from gmdm_prior.noise.estimate.ladder import Ladder
 from gmdm_prior.noise.estimate.lying_pixels import lying_pixels
+from gmdm_prior.noise.estimate.parts import different_parts, slowly
 from gmdm_prior.noise.estimate.whiteness import Whiteness, half_size, is_mild, whiteness
 from gmdm_prior.noise.level import LEAST, Reading, level_of_patches
+from gmdm_prior.noise.map import uneven_levels
 from gmdm_prior.noise.patches import Patches, clipped_pixels, spread_patches
+from gmdm_prior.noise.poisson_gaussian import local_mean
 from gmdm_prior.sigma import compute_dtype
 
 READER = "gray-likelihood"  # the density that reads noise
@@ -57,7 +60,7 @@ CHROMA_SIDE = 32  # of the blocks of differences of colours, whose noise is wide
 FEW_BLOCKS = 16  # in a picture, for correlated noise to be told from it
 SPARSE = 0.05  # share of the patches without pixels that lie: perhaps all of them letters
 TOUCHED = 0.5  # share of the patches with pixels that lie from which on a note says so
-SEVERAL, SURE = 1.3, 5.0  # level of one half over the other, and by how many standard errors
+LOUDEST = 2.5  # of log sigma, from the level of the image to that of its noisiest part
 REDUCED, WIDE = 0.02, 2.0  # ranges of brightness outside of which the image is rescaled
 UNSURE = 0.5  # relative standard error above which nothing is told
 SEEN = 0.5  # relative standard error of white noise that is seen in colour
@@ -93,7 +96,8 @@ def estimate_noise(
 
     Returns:
         Level with interval, autocovariance where the noise is correlated (of opponent planes, for
-        three channels), curve where it grows with brightness, and notes. Never NaN; the interval is
+        three channels), curve where it grows with brightness, levels of pixels where it grows
+        slowly across the image, and notes. Never NaN; the interval is
         finite, and wide where little is told.
 
     Raises:
@@ -197,19 +201,24 @@ class _Reader:
         ladder, some = self._ladder(light)
         brightness = some.values.mean(1)
         line = None if self.kind in ("white", "correlated") else line_of_groups(ladder, brightness)
+        if self.kind == "auto" and grows(line) and self._is_of_places(ladder, some, line):
+            line = None
         if self.kind == "poisson" or grows(line):
             return self._poisson(light.full, line)
         best = min(planes, key=lambda p: p.full.error)
         if self.kind == "white":
             return self._white(common(planes), common(planes).sigma)
         test = whiteness(self.model, best.values, best.full, best.lying)
+        if not test.white and test.ratio > 1:  # of levels far apart, too
+            test = self._of_louder_half(best, ladder, some) or test
         white = test.white
         if len(planes) == 3:
             white &= best.full.error < SEEN and alike(planes, common(planes).sigma)
         if self.kind == "correlated" or not (white or self._is_tiny()):
             return self._correlated(light, test if best is light else None)
-        self._say_where(ladder, some)
-        return self._white(common(planes), test.half * common(planes).sigma / best.full.sigma)
+        levels = self._levels_of_places(ladder, some)
+        half = common(planes).sigma / test.ratio
+        return replace(self._white(common(planes), half), levels=levels)
 
     def _planes(self, patches: Patches) -> list[Plane]:
         """The brightness, and in colour the differences, each with its level if it were white."""
@@ -265,7 +274,8 @@ class _Reader:
             f"the noise grows with brightness: variance {fitted.gain:.3g} x brightness "
             f"{fitted.offset:+.3g}"
         )
-        read, lags = self._stabilised(curve), ()
+        read = self._stabilised(curve)
+        lags: tuple[Tensor, ...] = ()
         if read is not None:
             curve, level = (
                 NoiseCurve(curve.brightness, curve.level * read.sigma),
@@ -374,21 +384,42 @@ class _Reader:
             )
         return left / max(total, 1)
 
-    def _say_where(self, ladder: Ladder, patches: Patches) -> None:
-        """Whether two halves of the image differ by more than their errors."""
-        height, width = self.gray.shape[1:]
-        upper, left = patches.rows < height / 2, patches.columns < width / 2
-        for name, half in (("upper half", upper), ("left half", left)):
-            if min(int(half.sum()), int((~half).sum())) < FEWEST:
-                continue
-            one, other = ladder.read(half), ladder.read(~half)
-            apart = abs(math.log(one.sigma / other.sigma))
-            error = math.hypot(min(one.error, 9.0), min(other.error, 9.0))
-            if apart > math.log(SEVERAL) and apart > SURE * error:
-                self.notes.append(
-                    f"several levels in one image: {one.sigma:.3g} in the {name} and "
-                    f"{other.sigma:.3g} in the other; a map (estimate_sigma_map) suits it better"
-                )
+    def _of_louder_half(self, plane: Plane, ladder: Ladder, patches: Patches) -> Whiteness | None:
+        """Whether noise is white in the half that has more; None if halves do not differ."""
+        shape = self.gray.shape[1:]
+        found = [part.louder_half(*shape) for part in different_parts(ladder, patches, shape)]
+        half = next((ends for ends in found if ends is not None), None)
+        if half is None:
+            return None
+        values, lying = (whole[:, half[0], half[1]] for whole in (plane.values, plane.lying))
+        inside = spread_patches(values, self.model, lying, GROUPED)
+        if len(inside) < FEWEST:
+            return None
+        full = level_of_patches(self.model, inside.values, inside.overlap)
+        return whiteness(self.model, values, full, lying)
+
+    def _is_of_places(self, ladder: Ladder, patches: Patches, line: Line) -> bool:
+        """Whether noise that follows brightness follows the place far better."""
+        apart = next(different_parts(ladder, patches, self.gray.shape[1:]), None)
+        if apart is None:
+            return False
+        curve = line.curve(float(self.gray.min()), float(self.gray.max()))
+        side = 2 * (self.model.patch_size // 2) - 1  # of about a patch
+        levels = curve.at(local_mean(self.gray[None], side))[0, 0]
+        found = uneven_levels(self.model, self.gray, self.gray_lying, apart.middle, levels)
+        return found is not None
+
+    def _levels_of_places(self, ladder: Ladder, patches: Patches) -> Tensor | None:
+        """Levels of pixels (H, W), with notes, where parts of the image differ in them."""
+        apart = list(different_parts(ladder, patches, self.gray.shape[1:]))
+        if not apart:
+            return None
+        found = uneven_levels(self.model, self.image, self.lying, apart[0].middle)
+        if found is None:
+            return None
+        levels, slow = found
+        self.notes += [slowly(levels)] if slow else [part.said for part in apart]
+        return levels
 
     def _said(self) -> tuple[str, ...]:
         return tuple(self.notes)

@@ -22,6 +22,7 @@ class Found:
     curve: NoiseCurve | None = None
     notes: tuple[str, ...] = ()
     opponent: bool = False
+    levels: Tensor | None = None  # (H, W), of white noise that grows slowly across the image
 
     def scaled(self, factor: float, shift: float) -> Found:
         """What was found, for the image times a factor plus a shift."""
@@ -35,6 +36,7 @@ class Found:
             curve,
             self.notes,
             self.opponent,
+            None if self.levels is None else self.levels * factor,
         )
 
     def repeated(self, channels: int) -> Found:
@@ -69,7 +71,8 @@ def joined(found: list[Found]) -> Noise:
     white = torch.tensor([not f.lags for f in found])
     opponent = bool(correlated) and correlated[0].opponent
     level = None if correlated else sigma
-    return Noise(level, lags, curves, white, (low, high), tuple(notes), opponent)
+    levels = tuple(f.levels for f in found) if any(f.levels is not None for f in found) else None
+    return Noise(level, lags, curves, white, (low, high), tuple(notes), opponent, levels)
 
 
 def _white_lags(found: Found, like: Tensor) -> Tensor:

@@ -143,11 +143,24 @@ def diffused(model: TrainableMixture | TrainableProduct) -> Callable[[Tensor], L
         return lambda noise: ProductLevel(
             filters.float(), log_weights.float(), bound, noise, mean_part
         )
+    return holding(model, model.filters, model.variances, model.weights).at
+
+
+def holding(
+    model: TrainableMixture, filters: Tensor, variances: Tensor, weights: Tensor
+) -> PatchMixture:
+    """A plain mixture with these tensors, through which gradients flow, in place of parameters."""
     plain = model.frozen()
-    for name in ("filters", "variances", "weights"):
+    tensors = {"filters": filters, "variances": variances, "weights": weights}
+    for name, tensor in tensors.items():
         delattr(plain, name)  # a parameter, which has no past
-        setattr(plain, name, getattr(model, name))
-    return plain.at
+        setattr(plain, name, tensor)
+    return plain
+
+
+def strides(size: int) -> list[int]:
+    """Strides of the grids of HQS for patches of this size."""
+    return [s for s in STRIDES if 2 * s <= size] or [1]
 
 
 def detached(level):
@@ -220,7 +233,7 @@ class ScoreTrainer:
         if self.stage == "score":
             return [sigma], partial(averaged, size=size)
         steps = list(DEFAULT.at(torch.tensor(sigma)))
-        fitting = [s for s in STRIDES if 2 * s <= size] or [1]
+        fitting = strides(size)
         stride = fitting[int(torch.randint(len(fitting), (1,), generator=generator))]
         weights = [weight for _, weight in steps]
         restore = partial(split, size=size, stride=stride, weights=weights)

@@ -1,0 +1,89 @@
+"""Half the size, where few single pixels are known."""
+
+import deepinv
+import pytest
+import torch
+from deepinv_gmdm import GMDMPrior, build_solver
+from deepinv_gmdm.coarse import BothSizes, HalfSize, double, gather, halve
+from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
+
+from gmdm_prior.files.pictures import read_picture
+
+SIGMA = 0.01
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return read_picture(shipped("images") / "camera.png")[0][..., :128, :128]
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return GMDMPrior("gray-small")
+
+
+def mask(shape, keep):
+    config = PhysicsConfig(name="inpainting", noise=NoiseConfig(sigma=SIGMA), keep=keep)
+    return build_physics(config, tuple(shape[1:]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 10), (7, 9), (6, 5)])
+def test_gather_is_the_adjoint_of_double(height, width):
+    g = torch.Generator().manual_seed(0)
+    small = ((height + 1) // 2, (width + 1) // 2)
+    z = torch.randn(2, 3, *small, generator=g, dtype=torch.float64)
+    x = torch.randn(2, 3, height, width, generator=g, dtype=torch.float64)
+    assert halve(x).shape == z.shape
+    torch.testing.assert_close((double(z, height, width) * x).sum(), (z * gather(x)).sum())
+
+
+def test_half_size_has_an_adjoint(photo):
+    physics = HalfSize(mask(photo.shape, 0.3), 128, 128)
+    z, y = (
+        torch.randn(s, generator=torch.Generator().manual_seed(0))
+        for s in ((1, 1, 64, 64), (1, 1, 128, 128))
+    )
+    torch.testing.assert_close((physics.A(z) * y).sum(), (z * physics.A_adjoint(y)).sum())
+
+
+@pytest.mark.parametrize("level", [0.2, 0.05])
+def test_a_share_of_the_correction_at_half_the_size(level):
+    """Of a denoiser that subtracts its level, half of it is left too much."""
+    x = torch.rand(1, 1, 9, 12, generator=torch.Generator().manual_seed(0))
+    both = BothSizes(lambda image, sigma: image - sigma, full=0.2)
+    share = (level / 0.2) ** 0.5
+    torch.testing.assert_close(both(x, level), x - level + share * level / 2)
+
+
+@pytest.mark.parametrize("side", [128, 125])
+def test_a_tenth_of_the_pixels_gain_from_half_the_size(photo, prior, side):
+    """Half a decibel beyond the same steps from the smooth estimate."""
+    x = photo[..., :side, :side]
+    physics = mask(x.shape, 0.1)
+    y, solver = physics(x), build_solver("hqs", prior, sigma=SIGMA)
+    start = solver.plan(y, physics).start
+    errors = [float((solver(y, physics, init=i) - x).square().mean()) for i in (start, None)]
+    assert errors[1] < 0.9 * errors[0]
+
+
+class Holes(deepinv.physics.Inpainting):
+    """A tenth is missing, in squares."""
+
+    def __init__(self):
+        there = torch.ones(1, 128, 128)
+        there[:, 8:48, 8:48] = 0
+        super().__init__((1, 128, 128), mask=there)
+
+
+def test_other_operators_begin_at_full_size(photo, prior):
+    """Those that see most pixels, or mixtures of them, and images too small to be halved."""
+    config = PhysicsConfig(name="compressed_sensing", keep=0.1)
+    small, middle = photo[..., :30, :30], photo[..., :40, :40]
+    for physics, x in (
+        (mask(photo.shape, 0.5), photo),
+        (Holes(), photo),
+        (build_physics(config, tuple(middle.shape[1:])), middle),
+        (mask(small.shape, 0.1), small),
+    ):
+        assert not build_solver("hqs", prior, sigma=SIGMA).plan(physics(x), physics).scattered
