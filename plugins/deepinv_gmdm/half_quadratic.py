@@ -15,9 +15,10 @@ single pixels are measured and 0 where every measurement is of all of them, it t
     last level      p^¼ ((0.55 σ / ‖A‖)² + (p^¼ e / 8)²)^½, at most σ / ‖A‖: what noise remains of
                     the measured directions, and a share of the error e above, as below it what is
                     wrong in the others passes for structure
-    weight          λ = 0.3 p² / (p² + (1 - p)²). The data step passes noise of s / (2 λ^½) at most,
-                    in any direction, which 0.3 keeps below s; where data see some directions
-                    evenly and others not at all, none is amplified, and the less λ the better
+    weight          λ = 0.3 q / (q + r), q = p^(1 + l) and r = (1 - p)^(1 + l). The data step passes
+                    noise of s / (2 λ^½) at most, in any direction, which 0.3 keeps below s; where
+                    data see some directions evenly and others not at all, none is amplified, and
+                    the less λ the better
     steps           each level is exp(-p^((2 - l) / 4) / 10) of the one before, slower where more
                     is to be filled, in 8 / p^½ steps or more; then the last one again until an
                     iterate moves by less than a tenth of it, at most `MOST_STEPS` in all
@@ -344,7 +345,7 @@ class HalfQuadratic(nn.Module):
         return Plan(
             start=like if start is None else start,
             levels=schedule(last, steps, first, last),
-            weight=_weight(found.share) if self.weight is None else self.weight,
+            weight=_weight(found) if self.weight is None else self.weight,
             sigma=sigma / norm,
             fidelity=fidelity,
             settle=settle,
@@ -364,8 +365,9 @@ class HalfQuadratic(nn.Module):
         return down, min(down, MOST_STEPS - down)
 
 
-def _weight(share: float) -> float:
-    seen, rest = share**2, (1 - share) ** 2
+def _weight(found: Measured) -> float:
+    power = 1 + found.local
+    seen, rest = found.share**power, (1 - found.share) ** power
     return WEIGHT * seen / (seen + rest)
 
 

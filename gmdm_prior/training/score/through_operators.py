@@ -158,7 +158,8 @@ def planned(
     count = math.ceil(math.log(first / last) / (FALL * known ** ((2 - local) / 4)))
     count = min(max(count, math.ceil(LEAST_STEPS / known**0.5)), MOST_STEPS)
     levels = [first * (last / first) ** (i / max(count - 1, 1)) for i in range(count)]
-    weight = WEIGHT * known**2 / (known**2 + (1 - known) ** 2)
+    seen, rest = known ** (1 + local), (1 - known) ** (1 + local)
+    weight = WEIGHT * seen / (seen + rest)
     return start, levels, weight
 
 
