@@ -19,8 +19,8 @@ single pixels are measured and 0 where every measurement is of all of them, it t
                     noise of s / (2 λ^½) at most, in any direction, which 0.3 keeps below s; where
                     data see some directions evenly and others not at all, none is amplified, and
                     the less λ the better
-    steps           each level is exp(-p^((2 - l) / 4) / 10) of the one before, slower where more
-                    is to be filled, in 8 / p^½ steps or more; then the last one again until an
+    steps           each level is exp(-p^((2 - l) / 4) min(p / 0.3, 1)^(4 (1 - l)) / 10) of the one
+                    before, slower where more is to be filled, in 8 / p^½ steps or more; then the last one again until an
                     iterate moves by less than a tenth of it, at most `MOST_STEPS` in all
 
 and, as holes fill slowly, every step begins at an extrapolated iterate,
@@ -62,7 +62,7 @@ STIFFEST = 1e4  # the largest curvature of data beside 1 of the prior in a data 
 FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 100
 MOMENTUM = 0.75
 SETTLED = 0.1  # of the last level
-FEW, LEAST_SIDE = 0.3, 32  # p, and pixels: when to begin at half the size
+FEW, LEAST_SIDE = 0.3, 32  # p, below which holes fill slowly; pixels, for half the size
 DETAIL, NEARER = 0.4, 0.7  # of c: what is lost there; of the first level afterwards
 GUESSED_FIRST = 0.2  # of the data range, where the operator is not linear
 LEAST_SHARE = 0.62  # of the expected residual, or its inverse, that is not remarked on
@@ -360,6 +360,7 @@ class HalfQuadratic(nn.Module):
         if self.config.max_iter is not None:
             return self.config.max_iter, 0
         fall = FALL * found.share ** ((2 - found.local) / 4)
+        fall *= min(found.share / FEW, 1.0) ** (4 * (1 - found.local))
         down = math.ceil(math.log(max(first / last, 1)) / fall)
         down = min(max(down, math.ceil(LEAST_STEPS / found.share**0.5)), MOST_STEPS)
         return down, min(down, MOST_STEPS - down)

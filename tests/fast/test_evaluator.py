@@ -41,21 +41,21 @@ def test_hqs_builds_a_table_for_each_level_once_for_all_images(built):
     hqs = gm.HalfQuadraticSplitting(product(3).float())
     images = image(3, 2, 9, 10)
     hqs(images, 0.1)
-    assert len(built) == 8  # four steps at two scales
+    assert len(built) == 12  # four steps at three scales
     hqs(images, 0.1)
-    assert len(built) == 8
+    assert len(built) == 12
     hqs(images, 0.25)
-    assert len(built) == 16
+    assert len(built) == 24
 
 
 def test_hqs_of_colours_finds_its_tables_again(built):
-    """Three planes at eight levels are twenty-four tables, all of one density."""
+    """Three planes at twelve levels are thirty-six tables, all of one density."""
     model = gm.OpponentModel(product(3).float(), scales=(1.5, 0.6, 0.4))
     hqs, y = gm.HalfQuadraticSplitting(model), image(1, 3, 9, 10)
     hqs(y, 0.1)
-    assert len(built) == 24
+    assert len(built) == 36
     hqs(y, 0.1)
-    assert len(built) == 24
+    assert len(built) == 36
 
 
 def test_hqs_prepares_a_mixture_once_and_its_kernel_for_each_level(monkeypatch):

@@ -51,7 +51,7 @@ CROP = (96, 8)  # its side: pixels, but at least so many patches
 NOISE = (0.5 / 255, 25 / 255)  # least and largest level of what an operator measures
 RECORDED = 4  # steps that gradients flow through
 CONTRAST, SHARPEST = 0.1, 0.5  # of the first iterate, as in the adapter
-FIRST, LAST, LEFT, WEIGHT, FALL = 1.15, 0.55, 1 / 8, 0.3, 0.1
+FIRST, LAST, LEFT, WEIGHT, FALL, FEW = 1.15, 0.55, 1 / 8, 0.3, 0.1, 0.3
 LEAST_STEPS, MOST_STEPS, LEAST_LEVEL, STIFFEST, MOMENTUM = 8, 100, 1 / 1024, 1e4, 0.75
 CG_STEPS, CG_TOLERANCE = 60, 1e-3
 
@@ -155,7 +155,8 @@ def planned(
     last = min(known**0.25 * math.hypot(LAST * sigma, LEFT * known**0.25 * error), sigma)
     last = max(last, LEAST_LEVEL)
     first = max(FIRST * known ** (local / 4) * error, last)
-    count = math.ceil(math.log(first / last) / (FALL * known ** ((2 - local) / 4)))
+    fall = FALL * known ** ((2 - local) / 4) * min(known / FEW, 1.0) ** (4 * (1 - local))
+    count = math.ceil(math.log(first / last) / fall)
     count = min(max(count, math.ceil(LEAST_STEPS / known**0.5)), MOST_STEPS)
     levels = [first * (last / first) ** (i / max(count - 1, 1)) for i in range(count)]
     seen, rest = known ** (1 + local), (1 - known) ** (1 + local)
