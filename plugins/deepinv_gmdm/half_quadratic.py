@@ -20,8 +20,9 @@ single pixels are measured and 0 where every measurement is of all of them, it t
                     data see some directions evenly and others not at all, none is amplified, and
                     the less λ the better
     steps           each level is exp(-p^((2 - l) / 4) min(p / 0.3, 1)^(4 (1 - l)) / 10) of the one
-                    before, slower where more is to be filled, in 8 / p^½ steps or more; then the last one again until an
-                    iterate moves by less than a tenth of it, at most `MOST_STEPS` in all
+                    before, slower where more is to be filled, in 8 / p^½ steps or more; then the
+                    last one again until an iterate moves by less than a tenth of it, at most
+                    `MOST_STEPS` in all
 
 and, as holes fill slowly, every step begins at an extrapolated iterate,
 
