@@ -15,7 +15,7 @@ single pixels are measured and 0 where every measurement is of all of them, it t
     last level      p^¼ ((0.55 σ / ‖A‖)² + (p^¼ e / 8)²)^½, at most σ / ‖A‖: what noise remains of
                     the measured directions, and a share of the error e above, as below it what is
                     wrong in the others passes for structure
-    weight          λ = 0.3 q / (q + r), q = p^(1 + l) and r = (1 - p)^(1 + l). The data step passes
+    weight          λ = 0.3 a / (a + b), a = p^(1 + l) and b = (1 - p)^(1 + l). The data step passes
                     noise of s / (2 λ^½) at most, in any direction, which 0.3 keeps below s; where
                     data see some directions evenly and others not at all, none is amplified, and
                     the less λ the better
