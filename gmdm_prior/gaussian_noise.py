@@ -156,6 +156,7 @@ class Noise:
                 f"levels must be one map (H, W) or None for each of {count} images; got "
                 f"{len(self.levels)}"
             )
+        levels = None if self.levels is None else tuple(map(_map, self.levels))
         notes = (self.notes,) if isinstance(self.notes, str) else tuple(self.notes)
         values = {
             "sigma": sigma,
@@ -164,6 +165,7 @@ class Noise:
             "white": of_images("white", white.bool().reshape(-1), count),
             "bounds": (low, high),
             "notes": notes,
+            "levels": levels,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -345,3 +347,17 @@ def _level(name: str, value: object) -> Tensor:
     if not len(level) or not bool(((level >= 0) & (level < math.inf)).all()):
         raise ValueError(f"{name} of a Noise must be finite and not negative; got {value}")
     return level
+
+
+def _map(levels: Tensor | None) -> Tensor | None:
+    """Levels of the pixels of one image (H, W), checked."""
+    if levels is None:
+        return None
+    levels = torch.as_tensor(levels)
+    if levels.ndim != 2:
+        raise ValueError(
+            f"levels of a Noise must be maps (H, W), one for each image; got {tuple(levels.shape)}"
+        )
+    if not bool(((levels >= 0) & (levels < math.inf)).all()):
+        raise ValueError("levels of a Noise must be finite and not negative")
+    return levels

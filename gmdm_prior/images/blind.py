@@ -245,6 +245,8 @@ def predicted(plane: Tensor, light: Tensor, level: float) -> Tensor:
 
 def _shared(noise: Noise) -> Noise:
     """The noise of one channel of an image of equal channels."""
+    if bool(noise.white[0]):  # of a batch with others it may have planes all the same
+        return replace(noise, autocovariance=None, opponent=False)
     one = noise.channel(0)
     return replace(one.scaled(1 / math.sqrt(3)), curve=noise.curve) if noise.opponent else one
 

@@ -44,8 +44,8 @@ def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor,
 
     Returns:
         Planes (M, c, H, W) with the c channels of `planes_of(model)`, whose densities take turns,
-        in the working dtype; levels, (M,) or maps (M, c, H, W), of a `Noise` a list of levels () or
-        noises; and whether they are maps.
+        in the working dtype; levels, (M,) or maps (M, c, H, W), of a `Noise` a list of levels (),
+        maps (c, H, W) or noises; and whether they are maps.
     """
     check_images(model, images)
     if isinstance(sigma, Noise):
@@ -65,7 +65,9 @@ def prepare(model: DensityModel, images: Tensor, sigma: object) -> tuple[Tensor,
 
 
 def plane_noises(model: DensityModel, images: Tensor, noise: Noise) -> list[Tensor | Noise]:
-    """The noise of every plane of `prepare`: a level () where it is white, or a `Noise` of its own.
+    """The noise of every plane of `prepare`: a level () or map (c, H, W) where it is white.
+
+    Else a `Noise` of its own.
 
     Raises:
         ValueError: the noise is that of other images, or it depends on their brightness.
@@ -88,6 +90,9 @@ def plane_noises(model: DensityModel, images: Tensor, noise: Noise) -> list[Tens
     found: list[Tensor | Noise] = []
     for i in range(count):
         own = noise[i % len(noise)]
+        if own.map is not None and bool(own.white[0]):
+            found += prepare(model, images[i : i + 1], own.map.to(images))[1]
+            continue
         if isinstance(model, OpponentModel):
             planes = model.plane_noise(own)
         elif model.channels == 1:

@@ -94,3 +94,5 @@ def test_denoisers_take_levels_of_pixels_that_were_read_in_their_units():
     )
     average = GMDMDenoiser(model, "average")
     torch.testing.assert_close(average.without(x, noise), average(x, 0.1))
+    torch.testing.assert_close(hqs(255 * x, noise.scaled(255.0)), got)
+    torch.testing.assert_close(average(x, noise)[1:], average(x[1:], levels[None, None]))

@@ -188,3 +188,9 @@ def test_levels_of_pixels_scale_with_the_image_and_go_with_it():
     torch.testing.assert_close(scaled[1].map[0, 0], 3 * levels)
     assert noise.halved().levels is None  # of another size
     assert gm.Noise(0.1).map is None
+
+
+@pytest.mark.parametrize("levels", [torch.ones(1, 5, 6), -torch.ones(5, 6), torch.tensor(0.1)])
+def test_levels_of_pixels_are_maps_of_one_image_each(levels):
+    with pytest.raises(ValueError, match="levels"):
+        gm.Noise(0.1, levels=[levels])

@@ -245,6 +245,15 @@ def test_a_gray_picture_in_three_channels_is_read_and_denoised_as_in_one(denoise
     assert psnr(clean, scene()) > psnr(denoiser(y, one), scene()) - 0.1
 
 
+def test_a_gray_picture_with_white_noise_keeps_its_level_beside_a_correlated_one(denoiser):
+    noisy = (scene() + 0.1 * coloured((128,) * 2, ROW), scene() + 0.1 * white(1, 1, 128, 128))
+    batch = torch.cat(noisy).expand(-1, 3, -1, -1)
+    noise = gm.estimate_noise(batch, denoiser.reader)
+    assert noise.white.tolist() == [False, True]
+    alone = denoiser(batch[1:], gm.Noise(noise.sigma[1]))
+    torch.testing.assert_close(denoiser(batch, noise)[1:], alone)
+
+
 def test_two_frames_need_no_flat_areas(model):
     x = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(3))
     frames = [x + 0.05 * white(1, 1, 128, 128, seed=i) for i in (1, 2)]

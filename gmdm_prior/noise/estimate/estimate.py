@@ -60,7 +60,6 @@ CHROMA_SIDE = 32  # of the blocks of differences of colours, whose noise is wide
 FEW_BLOCKS = 16  # in a picture, for correlated noise to be told from it
 SPARSE = 0.05  # share of the patches without pixels that lie: perhaps all of them letters
 TOUCHED = 0.5  # share of the patches with pixels that lie from which on a note says so
-LOUDEST = 2.5  # of log sigma, from the level of the image to that of its noisiest part
 REDUCED, WIDE = 0.02, 2.0  # ranges of brightness outside of which the image is rescaled
 UNSURE = 0.5  # relative standard error above which nothing is told
 SEEN = 0.5  # relative standard error of white noise that is seen in colour
