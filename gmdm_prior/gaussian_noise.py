@@ -100,8 +100,8 @@ class Noise:
         notes: sentences about the noise.
         opponent: whether the three channels of the autocovariance are luminance and differences,
             as `OpponentModel` turns red, green and blue into, in its unscaled coordinates.
-        levels: of each image the levels of its pixels, (H, W), where its noise is white and grows
-            slowly across it, else None; None where that holds for none.
+        levels: of each image the levels of its pixels, (H, W), where its noise is white and differs
+            from place to place, else None; None where that holds for none.
 
     Raises:
         ValueError: an argument does not fit, the level is not that of the autocovariance at lag 0,

@@ -1,4 +1,4 @@
-"""Images of half the size, and back: the second scale of half-quadratic splitting.
+"""Images of half the size, and back: the coarser scales of half-quadratic splitting.
 
 A pixel of the half-size image is the mean of 2×2 pixels. White noise of standard deviation sigma
 has sigma / 2 there; levels that differ from pixel to pixel are added as variances. How far the

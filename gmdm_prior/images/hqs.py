@@ -105,7 +105,7 @@ class HalfQuadraticSplitting(nn.Module):
     def _restore(
         self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run
     ) -> Tensor:
-        """An image (c, H, W) at both scales."""
+        """An image (c, H, W) at all its scales."""
         if isinstance(level, Noise):
             return self._restore_correlated(model, image, level, run)
         height, width = image.shape[1:]

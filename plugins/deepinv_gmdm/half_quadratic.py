@@ -297,7 +297,7 @@ class HalfQuadratic(nn.Module):
         detail = DETAIL * CONTRAST * self.width
         coarse = HalfQuadratic(
             self.denoiser,
-            SolverConfig(),
+            SolverConfig(max_iter=self.config.max_iter),
             sigma=plan.norm * max(plan.sigma, detail),
             width=self.width,
         )

@@ -6,7 +6,9 @@ import torch
 from deepinv_gmdm import GMDMPrior, build_solver
 from deepinv_gmdm.coarse import BothSizes, HalfSize, double, gather, halve
 from deepinv_gmdm.command.config import shipped
+from deepinv_gmdm.half_quadratic import HalfQuadratic
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
+from deepinv_gmdm.solver_config import SolverConfig
 
 from gmdm_prior.files.pictures import read_picture
 
@@ -87,3 +89,15 @@ def test_other_operators_begin_at_full_size(photo, prior):
         (mask(small.shape, 0.1), small),
     ):
         assert not build_solver("hqs", prior, sigma=SIGMA).plan(physics(x), physics).scattered
+
+
+def test_as_few_steps_as_are_asked_for_at_half_the_size_too(photo):
+    sides = []
+
+    def denoise(x, level):
+        sides.append(x.shape[-1])
+        return x
+
+    physics = mask(photo.shape, 0.1)
+    HalfQuadratic(denoise, SolverConfig(max_iter=2), sigma=SIGMA)(physics(photo), physics)
+    assert sides[:3] == [64, 64, 128]

@@ -230,6 +230,9 @@ def test_intervals_are_finite(model, image):
 def test_several_levels_are_said(model):
     y = scene(160) + torch.where(torch.arange(160) < 80, 0.03, 0.12) * white(1, 1, 160, 160)
     assert "several levels" in " ".join(gm.estimate_noise(y, model).notes)
+    (note,) = gm.estimate_noise(1000 * y + 50, model).notes
+    one, other = (float(word) for word in note.split() if word[0].isdigit())
+    assert (one, other) == pytest.approx((30, 120), rel=0.15)  # in units of the image
 
 
 @pytest.mark.parametrize("kernel", [None, BINOMIAL])

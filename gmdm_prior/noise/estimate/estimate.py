@@ -8,6 +8,7 @@ In this order, each in its own file:
    every brightness (`images.stabilise`), half the size tells whether it is correlated, too.
 4. Otherwise: is the noise white (`whiteness`)? If not, its autocovariance comes from the flattest
    blocks (`autocovariance`), in colour of the planes luminance, red - blue and green.
+   If so, and parts of the image differ (`parts`), each pixel gets a level (`noise.map`).
 5. Where too few patches are left to ask the likelihood, the flattest blocks say the level, and a
    note says so. So do notes for all else that a user should know.
 
@@ -95,9 +96,9 @@ def estimate_noise(
 
     Returns:
         Level with interval, autocovariance where the noise is correlated (of opponent planes, for
-        three channels), curve where it grows with brightness, levels of pixels where it grows
-        slowly across the image, and notes. Never NaN; the interval is
-        finite, and wide where little is told.
+        three channels), curve where it grows with brightness, levels of pixels where parts of the
+        image differ in them, and notes. Never NaN; the interval is finite, and wide where little is
+        told.
 
     Raises:
         ValueError: for an unknown kind, images that do not fit or are not finite, or a mask that
@@ -157,7 +158,7 @@ def _of_one(scene: list[Tensor], model: DensityModel, hidden: Tensor, kind: str)
     image, (scale, shift) = scene[0], _units(scene[0][~lying])
     if scale != 1:
         image = (image - shift) / scale
-    found = _Reader(model, image, lying, kind, hidden).read()
+    found = _Reader(model, image, lying, kind, hidden, (scale, shift)).read()
     return found if scale == 1 else found.scaled(scale, shift)
 
 
@@ -173,12 +174,19 @@ def _units(values: Tensor) -> tuple[float, float]:
 
 
 class _Reader:
-    """Reads one image (C, H, W)."""
+    """Reads one image (C, H, W), whose units are those of the picture less a shift over a scale."""
 
     def __init__(
-        self, model: DensityModel, image: Tensor, lying: Tensor, kind: str, hidden: Tensor
+        self,
+        model: DensityModel,
+        image: Tensor,
+        lying: Tensor,
+        kind: str,
+        hidden: Tensor,
+        units: tuple[float, float],
     ) -> None:
         self.model, self.image, self.kind, self._hidden = model, image, kind, hidden
+        self._scale, self._shift = units
         self._masked = lying.any(0, keepdim=True)
         self.lying = lying | clipped_pixels(image)
         self.notes: list[str] = []
@@ -251,8 +259,8 @@ class _Reader:
         sigma = min(max(full.sigma, 0.0), self._limit)
         if sigma <= LEAST or full.error > UNSURE:
             self.notes.append(
-                f"the noise level {sigma:.2g} is not told from texture: the image may be free of "
-                "noise"
+                f"the noise level {sigma * self._scale:.2g} is not told from texture: the image "
+                "may be free of noise"
             )
         error = min(full.error, 1.0)
         apart = abs(math.log(max(half, LEAST) / max(sigma, LEAST)))
@@ -269,9 +277,10 @@ class _Reader:
         curve = fitted.curve(min(low, 0.0), high)
         level = float(curve.at(self.image.double()).square().mean().sqrt())
         level = max(level, LEAST)
+        gain = fitted.gain * self._scale
+        offset = fitted.offset * self._scale**2 - gain * self._shift
         self.notes.append(
-            f"the noise grows with brightness: variance {fitted.gain:.3g} x brightness "
-            f"{fitted.offset:+.3g}"
+            f"the noise grows with brightness: variance {gain:.3g} x brightness {offset:+.3g}"
         )
         read = self._stabilised(curve)
         lags: tuple[Tensor, ...] = ()
@@ -417,7 +426,8 @@ class _Reader:
         if found is None:
             return None
         levels, slow = found
-        self.notes += [slowly(levels)] if slow else [part.said for part in apart]
+        said = [part.said(self._scale) for part in apart]
+        self.notes += [slowly(levels * self._scale)] if slow else said
         return levels
 
     def _said(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class Found:
     curve: NoiseCurve | None = None
     notes: tuple[str, ...] = ()
     opponent: bool = False
-    levels: Tensor | None = None  # (H, W), of white noise that grows slowly across the image
+    levels: Tensor | None = None  # (H, W), of white noise that differs from place to place
 
     def scaled(self, factor: float, shift: float) -> Found:
         """What was found, for the image times a factor plus a shift."""

@@ -51,12 +51,12 @@ class Apart:
         ends[axis] = slice(0, middle) if self.one > self.other else slice(middle, end)
         return ends[0], ends[1]
 
-    @property
-    def said(self) -> str:
-        """The sentence that says so."""
+    def said(self, scale: float) -> str:
+        """The sentence that says so, of levels times a scale."""
+        one, other = self.one * scale, self.other * scale
         return (
-            f"several levels in one image: {self.one:.3g} in the {self.name} and {self.other:.3g} "
-            "in the other; a map (estimate_sigma_map) suits it better"
+            f"several levels in one image: {one:.3g} in the {self.name} and {other:.3g} in the "
+            "other; a map (estimate_sigma_map) suits it better"
         )
 
 
