@@ -177,6 +177,8 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         White noise goes as at its level. The rest is not taken at its word, as noise of real
         pictures is neither stationary nor Gaussian: see `gmdm_prior.images.blind`.
         """
+        if len(noise) == 1 and len(x) > 1:  # of all of them
+            return torch.cat([self.without(image[None], noise) for image in x])
         planes, _ = self.frame.enter(x, 0.0)
         noise = self.frame.inside(noise)
         level = self._white_levels(planes, noise)

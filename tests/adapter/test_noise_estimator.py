@@ -96,3 +96,12 @@ def test_denoisers_take_levels_of_pixels_that_were_read_in_their_units():
     torch.testing.assert_close(average.without(x, noise), average(x, 0.1))
     torch.testing.assert_close(hqs(255 * x, noise.scaled(255.0)), got)
     torch.testing.assert_close(average(x, noise)[1:], average(x[1:], levels[None, None]))
+
+
+def test_noise_of_one_image_is_that_of_a_whole_batch():
+    x = torch.rand(2, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    lags = torch.tensor([[0.002, 0.004, 0.002], [0.004, 0.01, 0.004], [0.002, 0.004, 0.002]])
+    denoiser = GMDMDenoiser("gray-small")
+    for noise in (gm.Noise(0.1), gm.Noise(autocovariance=lags.double())):
+        both = denoiser.without(x, noise)
+        torch.testing.assert_close(both[1:], denoiser.without(x[1:], noise))
