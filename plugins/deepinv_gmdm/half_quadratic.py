@@ -54,6 +54,7 @@ from tqdm import tqdm
 from deepinv_gmdm.coarse import BothSizes, HalfSize, double
 from deepinv_gmdm.data_steps import DataStep
 from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig, schedule
+from gmdm_prior.images.roughness import roughness
 from gmdm_prior.sigma import parse
 
 CONTRAST = 0.1  # c, as a share of the data range
@@ -154,17 +155,6 @@ class SmoothEstimate:
 
     def _solve(self, right: Tensor, tolerance: float) -> Tensor:
         return conjugate_gradient(self._hessian, right, max_iter=CG_STEPS, tol=tolerance)
-
-
-def roughness(x: Tensor) -> Tensor:
-    """Gradient of ½ ‖∇x‖², differences of neighbouring pixels, at images (…, H, W)."""
-    result = torch.zeros_like(x)
-    for dim in (-2, -1):
-        step = x.diff(dim=dim)
-        size = x.shape[dim] - 1
-        result.narrow(dim, 1, size).add_(step)
-        result.narrow(dim, 0, size).sub_(step)
-    return result
 
 
 def _probe(like: Tensor, seed: int = 0) -> Tensor:

@@ -34,6 +34,7 @@ from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.trainable import TrainableMixture
 from gmdm_prior.images.averaging import PatchAveraging
 from gmdm_prior.images.patches import Run, inner, interior_average, pad
+from gmdm_prior.images.roughness import roughness
 from gmdm_prior.images.schedule import DEFAULT
 from gmdm_prior.images.threads import Workers
 from gmdm_prior.training import processes
@@ -162,17 +163,6 @@ def planned(
     seen, rest = known ** (1 + local), (1 - known) ** (1 + local)
     weight = WEIGHT * seen / (seen + rest)
     return start, levels, weight
-
-
-def roughness(x: Tensor) -> Tensor:
-    """Gradient of ½ ‖∇x‖², differences of neighbouring pixels, at images (C, h, w)."""
-    result = torch.zeros_like(x)
-    for dim in (-2, -1):
-        step = x.diff(dim=dim)
-        size = x.shape[dim] - 1
-        result.narrow(dim, 1, size).add_(step)
-        result.narrow(dim, 0, size).sub_(step)
-    return result
 
 
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
