@@ -1,11 +1,12 @@
 """What half-quadratic splitting plans, and what it tells of its run."""
 
+import math
 import warnings
 
 import deepinv
 import pytest
 import torch
-from deepinv_gmdm import GMDMPrior, build_solver
+from deepinv_gmdm import GMDMPrior, build_solver, half_quadratic
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.data_steps import DataStep
 from deepinv_gmdm.half_quadratic import Plan, SmoothEstimate, measured_of
@@ -220,3 +221,23 @@ def test_data_are_trusted_no_further_than_single_precision_carries(photo):
     plan = Plan(photo, [0.1], weight=0.3, sigma=1e-4, fidelity=None, settle=0)
     assert plan.weight_at(1e-3) == 0.3
     assert (0.1 / plan.sigma) ** 2 / plan.weight_at(0.1) == pytest.approx(1e4)
+
+
+@pytest.mark.parametrize(("keep", "slower"), [(0.25, 0.5), (0.4, 1.0)])
+def test_levels_fall_slowly_where_little_is_known_and_no_single_pixels(photo, prior, keep, slower):
+    """Below 0.3 of all directions more slowly than the root of what is known says."""
+    physics = operator("compressed_sensing", photo, keep=keep)
+    solver = build_solver("hqs", prior, sigma=SIGMA)
+    levels = solver.plan(physics(photo), physics).levels
+    fall = math.log(levels[0] / levels[1]) / (half_quadratic.FALL * keep**0.5)
+    assert fall == pytest.approx(slower, abs=0.25)
+
+
+@pytest.mark.parametrize(("name", "power"), [("compressed_sensing", 1), ("inpainting", 2)])
+def test_the_weight_falls_with_the_square_only_where_single_pixels_are_known(
+    photo, prior, name, power
+):
+    physics = operator(name, photo, keep=0.3)
+    weight = build_solver("hqs", prior, sigma=SIGMA).plan(physics(photo), physics).weight
+    seen, rest = 0.3**power, 0.7**power
+    assert weight == pytest.approx(half_quadratic.WEIGHT * seen / (seen + rest), rel=0.25)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 import gmdm_prior as gm
 from gmdm_prior.fast.covariances import FastCovariance
+from gmdm_prior.images import correlated
 from gmdm_prior.images.schedule import DEFAULT, Schedule
 
 sys.path.append(str(Path(__file__).parent.parent / "laws"))
@@ -187,3 +188,16 @@ def test_gradients_pass_through(gray):
     y = noisy(n, picture((16, 16))).requires_grad_(True)
     gm.HalfQuadraticSplitting(gray, 4)(y, n).square().sum().backward()
     assert math.isfinite(float(y.grad.sum()))
+
+
+def test_coarse_scales_are_not_believed_where_noise_has_no_low_frequencies():
+    """Of white noise the level they are believed by is its own, of high-pass noise next to none."""
+    delta = torch.zeros(3, 3, dtype=torch.float64)
+    delta[1, 1] = 1
+    levels = []
+    for kernel in (delta, 16 * delta - BINOMIAL, BINOMIAL):
+        n = noise(kernel)
+        levels.append(float(correlated._coarse_level(n, n.halved())))
+    assert levels[0] == pytest.approx(SIGMA, rel=1e-3)
+    assert levels[1] < 0.1 * SIGMA
+    assert levels[2] > SIGMA
