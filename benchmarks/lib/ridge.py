@@ -127,5 +127,5 @@ def ridge_method(folder: Path, kind: str) -> Method:
     def start(task: Task) -> Settings:
         return Settings(1 / TRAINED[is_ct(task)] ** 2, 1.0, 0.0, STEPS)
 
-    climbs: tuple[Climb, ...] = (("strength", 4), ("strength", 2))
+    climbs: tuple[Climb, ...] = (("strength", 4), ("first", 2), ("strength", 2))
     return Method(kind, restore, start, climbs)

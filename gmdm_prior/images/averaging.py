@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.mixture.covariance import patch_covariance
 from gmdm_prior.fast.choose import Evaluator
 from gmdm_prior.gaussian_noise import Covariance, Noise
-from gmdm_prior.images.patches import Run, interior_average, pad
+from gmdm_prior.images.patches import Run, grid, interior_average, pad
 from gmdm_prior.images.planes import check_options, per_plane
 
 
@@ -44,7 +45,7 @@ class PatchAveraging(nn.Module):
         """
         return multiple(self.model.patch_size - 1, self.stride)
 
-    def forward(self, noisy: Tensor, sigma: object) -> Tensor:
+    def forward(self, noisy: Tensor, sigma: object, step: int = 0) -> Tensor:
         """Denoise images.
 
         Args:
@@ -52,6 +53,8 @@ class PatchAveraging(nn.Module):
                 independently.
             sigma: number, (B,), (B, 1, 1, 1) or a map (B|1, 1|C, H, W), in units of the image; or a
                 `Noise`, of a mixture.
+            step: which of the stride² grids of patches is taken, by default the one that begins at
+                the corner; an iteration that takes another one at each step does not see them.
 
         Returns:
             The denoised images, in the shape, dtype and device of `noisy`; never clamped.
@@ -61,7 +64,7 @@ class PatchAveraging(nn.Module):
                 NaN pixels.
             TypeError: for integer or complex images.
         """
-        return per_plane(self.model, self._average, noisy, sigma)
+        return per_plane(self.model, partial(self._average, step=step), noisy, sigma)
 
     def variance(self, noisy: Tensor, sigma: object) -> Tensor:
         """Predicted squared error of every pixel that `forward` restores, a composite one.
@@ -114,17 +117,18 @@ class PatchAveraging(nn.Module):
         return self._step(model, run).score(*self._padded(model, image, level))
 
     def _average(
-        self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run
+        self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run, step: int = 0
     ) -> Tensor:
-        return self._step(model, run)(*self._padded(model, image, level))
+        phase = grid(step, self.stride)
+        return self._step(model, run, phase)(*self._padded(model, image, level))
 
     def _spread(
         self, model: DensityModel, image: Tensor, level: Tensor | Noise, run: Run
     ) -> Tensor:
         return self._step(model, run).variance(*self._padded(model, image, level))
 
-    def _step(self, model: DensityModel, run: Run) -> Step:
-        return Step(self._evaluator, model, self.stride, run)
+    def _step(self, model: DensityModel, run: Run, phase: tuple[int, int] = (0, 0)) -> Step:
+        return Step(self._evaluator, model, self.stride, run, phase)
 
     def _padded(
         self, model: DensityModel, image: Tensor, level: Tensor | Noise

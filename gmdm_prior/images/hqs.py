@@ -36,7 +36,7 @@ from gmdm_prior.images.half_size import (
     halve_level,
     local_variance,
 )
-from gmdm_prior.images.patches import Run, inner
+from gmdm_prior.images.patches import Run, grid, inner
 from gmdm_prior.images.planes import check_options, per_plane
 from gmdm_prior.images.schedule import DEFAULT, Schedule
 
@@ -182,8 +182,3 @@ class HalfQuadraticSplitting(nn.Module):
             taken = (i + 1) * border
             x = torch.lerp(x, inner(image, taken), inner(weight, taken))
         return x
-
-
-def grid(step: int, stride: int) -> tuple[int, int]:
-    """First row and column of the patches of a step, in an image padded by b - 1."""
-    return step % stride, (step // stride + step) % stride

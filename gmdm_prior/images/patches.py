@@ -113,6 +113,11 @@ def overlap_add(
     return total
 
 
+def grid(step: int, stride: int) -> tuple[int, int]:
+    """First row and column of the patches of a step, which goes through all stride² grids."""
+    return step % stride, (step // stride + step) % stride
+
+
 def cover(length: int, size: int, stride: int, phase: int, like: Tensor) -> Tensor:
     """How many patches cover each of `length` places along one axis, (length,)."""
     starts = torch.arange(phase, length - size + 1, stride, device=like.device)

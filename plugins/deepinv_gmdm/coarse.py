@@ -74,7 +74,7 @@ class BothSizes(nn.Module):
     """A denoiser that also looks at half the size.
 
     Args:
-        denoiser: called as `denoiser(images, level)`.
+        denoiser: called as `denoiser(images, level)`, with the keywords that `forward` has.
         full: the level at which all of the correction is taken; below, its share is the root of the
             level over this.
     """
@@ -83,9 +83,9 @@ class BothSizes(nn.Module):
         super().__init__()
         self.denoiser, self.full = denoiser, full
 
-    def forward(self, x: Tensor, level: float) -> Tensor:
+    def forward(self, x: Tensor, level: float, **kwargs: Any) -> Tensor:
         """Denoise images (B, C, H, W)."""
-        z = self.denoiser(x, level)
+        z = self.denoiser(x, level, **kwargs)
         share = min(level / self.full, 1.0) ** 0.5
-        correction = self.denoiser(halve(x), level / 2) - halve(z)
+        correction = self.denoiser(halve(x), level / 2, **kwargs) - halve(z)
         return z + share * double(correction, *x.shape[-2:])

@@ -19,19 +19,23 @@ single pixels are measured and 0 where every measurement is of all of them, it t
                     noise of s / (2 λ^½) at most, in any direction, which 0.3 keeps below s; where
                     data see some directions evenly and others not at all, none is amplified, and
                     the less λ the better
-    steps           each level is exp(-p^((2 - l) / 4) min(p / 0.3, 1)^(4 (1 - l)) / 10) of the one
-                    before, slower where more is to be filled, in 8 / p^½ steps or more; then the
-                    last one again until an iterate moves by less than a tenth of it, at most
-                    `MOST_STEPS` in all
+    steps           each level is exp(-f) of the one before, in 8 / p^½ steps or more, where
+                    f = p^((2 - l) / 4) min(p / 0.3, 1)^(4 (1 - l)) / 10, slower where more is to be
+                    filled and no single pixels are measured, and in `MOST_STEPS` at most
 
 and, as holes fill slowly, every step begins at an extrapolated iterate,
 
     z = x + 0.75 (x - x before),   u = argmin f(u) + λ ‖u - z‖² / (2 s²),   x = E[clean | u, s].
 
-Where few single pixels are measured (l above ½, p below 0.3) x₀ is what the same splitting makes
-of images of half the size, doubled: details of less than 0.4 c count as noise there. The first
-level is then 0.7 of the one above, and every step has a share of the denoiser's at half the size
-(`coarse`).
+The patches that the last line averages lie on a grid that moves from step to step: every third
+pixel is then enough, and better than every second one where it stays.
+
+Where few single pixels are measured (l above ½, p below 0.3) the first iterate is what the same
+splitting makes of images of half the size, doubled: details of less than 0.6 c count as noise
+there. The first level is then 0.7 of the one above, and every step at either size has a share of
+the denoiser's at half of it (`coarse`). What such steps draw between known pixels is likely, yet
+surer than it should be: one more step begins at x + 0.18 (1 - p / 0.3) (x₀ - x), with x₀ smooth as
+above, and ends nearer to the mean.
 
 All of this is the same for A and σ in other units.
 """
@@ -61,11 +65,11 @@ CONTRAST = 0.1  # c, as a share of the data range
 SHARPEST = 0.5  # of c: the least noise level that the first iterate is told of
 FIRST, LAST, LEFT, WEIGHT = 1.15, 0.55, 1 / 8, 0.3
 STIFFEST = 1e4  # the largest curvature of data beside 1 of the prior in a data step
-FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 100
+FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 64
 MOMENTUM = 0.75
-SETTLED = 0.1  # of the last level
 FEW, LEAST_SIDE = 0.3, 32  # p, below which holes fill slowly; pixels, for half the size
-DETAIL, NEARER = 0.4, 0.7  # of c: what is lost there; of the first level afterwards
+DETAIL, NEARER = 0.6, 0.7  # of c: what is lost there; of the first level afterwards
+UNSURE = 0.18  # of the smooth estimate, in the end, where hardly anything is known
 GUESSED_FIRST = 0.2  # of the data range, where the operator is not linear
 LEAST_SHARE = 0.62  # of the expected residual, or its inverse, that is not remarked on
 POWER_STEPS, CG_STEPS, CG_TOLERANCE = 12, 60, 1e-3
@@ -174,9 +178,10 @@ class Plan:
         weight: λ.
         sigma: σ / ‖A‖.
         fidelity: the data term.
-        settle: how many steps at the last level may follow.
         norm: ‖A‖.
-        scattered: whether it is worth while to begin at half the size.
+        few: 1 - p / 0.3 where few single pixels are measured, and it is worth while to begin at
+            half the size; else 0.
+        smooth: images of which the last step takes a share, or None.
     """
 
     start: Tensor
@@ -184,9 +189,9 @@ class Plan:
     weight: float
     sigma: float
     fidelity: Any
-    settle: int
     norm: float = 1.0
-    scattered: bool = False
+    few: float = 0.0
+    smooth: Tensor | None = None
 
     def weight_at(self, level: float) -> float:
         """λ, or what single precision needs: a data step that trusts data still more loses x."""
@@ -204,6 +209,8 @@ class HalfQuadratic(nn.Module):
         weight: λ; None is derived.
         stop: last level, in place of the config's.
         fidelity: the data term; None is ‖A x - y‖² / (2 sigma²).
+        shifting: whether the denoiser takes the number of a step, too, as `step`, and moves its
+            patches with it.
         progress: show a progress bar.
 
     Attributes:
@@ -223,11 +230,13 @@ class HalfQuadratic(nn.Module):
         weight: float | None = None,
         stop: Any = None,
         fidelity: Any = None,
+        shifting: bool = False,
         progress: bool = False,
     ) -> None:
         super().__init__()
         self.denoiser, self.config, self.sigma, self.width = denoiser, config, sigma, width
-        self.weight, self.fidelity, self.progress = weight, fidelity, progress
+        self.weight, self.fidelity = weight, fidelity
+        self.shifting, self.progress = shifting, progress
         self.stop = config.stop if stop is None else stop
         self.info: dict[str, Any] = {}
 
@@ -245,7 +254,7 @@ class HalfQuadratic(nn.Module):
         """
         begun = time.perf_counter()
         plan, denoiser = self.plan(y, physics, init), self.denoiser
-        if init is None and plan.scattered and self.config.start is None:
+        if init is None and plan.few and self.config.start is None:
             plan = self._from_half_size(plan, y, physics)
             denoiser = BothSizes(denoiser, plan.levels[0])
         x, u, info = self._descend(plan, denoiser, y, physics)
@@ -269,16 +278,20 @@ class HalfQuadratic(nn.Module):
         residual = Residual(plan.fidelity, y, physics, x)
         data_step = DataStep(plan.fidelity, physics, y)
         info: dict[str, Any] = {"levels": [], "residual": [], "change": []}
-        levels = plan.levels + plan.settle * plan.levels[-1:]
-        for i, level in enumerate(tqdm(levels, disable=not self.progress)):
-            ahead = x + MOMENTUM * (x - before)
-            u = data_step(ahead, level, plan.weight_at(level))
-            before, x = x, denoiser(u, level)
+
+        def step(z: Tensor, level: float) -> None:
+            nonlocal x, before, u
+            u = data_step(z, level, plan.weight_at(level))
+            moved = {"step": len(info["levels"])} if self.shifting else {}
+            before, x = x, denoiser(u, level, **moved)
             info["levels"].append(level)
             info["residual"].append(residual.of(x))
             info["change"].append(float((x - before).square().mean().sqrt()))
-            if i + 1 >= len(plan.levels) and info["change"][-1] < SETTLED * level:
-                break
+
+        for level in tqdm(plan.levels, disable=not self.progress):
+            step(x + MOMENTUM * (x - before), level)
+        if plan.smooth is not None:
+            step(torch.lerp(x, plan.smooth, UNSURE * plan.few), plan.levels[-1])
         return x, u, info
 
     def _from_half_size(self, plan: Plan, y: Any, physics: Any) -> Plan:
@@ -290,12 +303,17 @@ class HalfQuadratic(nn.Module):
             SolverConfig(max_iter=self.config.max_iter),
             sigma=plan.norm * max(plan.sigma, detail),
             width=self.width,
+            shifting=self.shifting,
         )
         half = HalfSize(physics, *size)
-        z, *_ = coarse._descend(coarse.plan(y, half), self.denoiser, y, half)
+        small, denoiser = coarse.plan(y, half), self.denoiser
+        if min(size) >= 2 * LEAST_SIDE:
+            denoiser = BothSizes(denoiser, small.levels[0])
+        z, *_ = coarse._descend(small, denoiser, y, half)
         first, last = plan.levels[0], plan.levels[-1]
         levels = schedule(last, len(plan.levels), NEARER * first, last)
-        return replace(plan, start=double(z, *size), levels=levels)
+        smooth = None if self.config.max_iter else plan.start
+        return replace(plan, start=double(z, *size), levels=levels, smooth=smooth)
 
     def plan(self, y: Any, physics: Any, init: Any = None) -> Plan:
         """What follows from an operator, the noise and the settings; arguments as `forward`'s.
@@ -332,29 +350,29 @@ class HalfQuadratic(nn.Module):
             least = slow * math.hypot(LAST * sigma / norm, LEFT * slow * error)
             last = min(least, sigma / norm)
         last = max(last, SMALLEST_LEVEL * self.width)
-        steps, settle = self._steps(first, last, found)
+        steps = self._steps(first, last, found)
         return Plan(
             start=like if start is None else start,
             levels=schedule(last, steps, first, last),
             weight=_weight(found) if self.weight is None else self.weight,
             sigma=sigma / norm,
             fidelity=fidelity,
-            settle=settle,
             norm=norm,
-            scattered=found.local > 0.5
-            and found.share < FEW
-            and min(like.shape[-2:]) >= LEAST_SIDE,
+            few=_few(found) if min(like.shape[-2:]) >= LEAST_SIDE else 0.0,
         )
 
-    def _steps(self, first: float, last: float, found: Measured) -> tuple[int, int]:
-        """How many steps go down, and how many more there may be."""
+    def _steps(self, first: float, last: float, found: Measured) -> int:
+        """How many there are."""
         if self.config.max_iter is not None:
-            return self.config.max_iter, 0
+            return self.config.max_iter
         fall = FALL * found.share ** ((2 - found.local) / 4)
         fall *= min(found.share / FEW, 1.0) ** (4 * (1 - found.local))
         down = math.ceil(math.log(max(first / last, 1)) / fall)
-        down = min(max(down, math.ceil(LEAST_STEPS / found.share**0.5)), MOST_STEPS)
-        return down, min(down, MOST_STEPS - down)
+        return min(max(down, math.ceil(LEAST_STEPS / found.share**0.5)), MOST_STEPS)
+
+
+def _few(found: Measured) -> float:
+    return max(1 - found.share / FEW, 0.0) if found.local > 0.5 else 0.0
 
 
 def _weight(found: Measured) -> float:

@@ -141,7 +141,7 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
             raise ValueError("a WaveletModel denoises whole images, which cannot be tiled")
         return self.operator.halo
 
-    def forward(self, x: Tensor, sigma: Any = None, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, sigma: Any = None, *, step: int = 0, **kwargs: Any) -> Tensor:
         """Denoise images.
 
         Args:
@@ -150,6 +150,8 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
                 1), list, array) or a map (B or 1, 1 or C, H, W). Or a `gmdm_prior.Noise`, which is
                 believed: what is correlated is denoised under its covariance, what grows with
                 brightness is stabilised.
+            step: of an iteration around `"average"`, whose grid of patches moves with it
+                (`gmdm_prior.PatchAveraging`); other methods move theirs themselves.
             **kwargs: what deepinv passes besides; not used.
 
         Returns:
@@ -169,7 +171,8 @@ class GMDMDenoiser(Framed, deepinv.models.Denoiser):
         planes, level = self.frame.enter(x, sigma)
         if isinstance(level, gm.Noise) and (level.curve is not None or level.opponent):
             return self.frame.leave(self._real(planes, level), x)
-        return self.frame.leave(self._operator_for(x)(planes, level), x)
+        own = {"step": step} if self.method == "average" else {}
+        return self.frame.leave(self._operator_for(x)(planes, level, **own), x)
 
     def without(self, x: Tensor, noise: gm.Noise) -> Tensor:
         """Images (B, C, H, W) without noise that was read off them, in their units.

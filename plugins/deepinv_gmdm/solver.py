@@ -63,6 +63,7 @@ from gmdm_prior.sigma import parse
 
 logger = logging.getLogger(__name__)
 
+MOVING_STRIDE, FIXED_STRIDE = 3, 2  # of grids of patches that move from step to step, or stay
 NO_WEIGHT = "half-quadratic splitting with posterior means needs prior.lambda above 0"
 
 
@@ -306,16 +307,19 @@ def _derived(config: SolverConfig, prior: Any, **options: Any) -> HalfQuadratic:
     if options["weight"] is not None and not options["weight"] > 0:
         raise ValueError(NO_WEIGHT)
     low, high = prior.data_range if isinstance(prior, GMDMPrior) else (0.0, 1.0)
-    return HalfQuadratic(_plug_in(config, prior).denoiser, config, width=high - low, **options)
+    denoiser = _plug_in(config, prior, MOVING_STRIDE).denoiser
+    moves = isinstance(denoiser, GMDMDenoiser) and denoiser.method == "average"
+    return HalfQuadratic(denoiser, config, width=high - low, shifting=moves, **options)
 
 
-def _plug_in(config: SolverConfig, prior: Any) -> deepinv.optim.PnP:
+def _plug_in(config: SolverConfig, prior: Any, stride: int) -> deepinv.optim.PnP:
     """A prior as a denoiser."""
     if not isinstance(prior, GMDMPrior):
         return prior
     options: dict[str, Any] = {}
     if not isinstance(prior.model, gm.WaveletModel):
-        options = {"method": "average", "stride": min(config.stride, prior.model.patch_size)}
+        stride = stride if config.stride is None else config.stride
+        options = {"method": "average", "stride": min(stride, prior.model.patch_size)}
     return deepinv.optim.PnP(prior.posterior_mean(**options))
 
 
@@ -335,7 +339,8 @@ def _mean_steps(
         "g_param": levels,
         "stepsize": [s * s / weight for s in levels],
     }
-    return _optimiser(config, _plug_in(config, prior), params, {**common, "early_stop": False})
+    plug_in = _plug_in(config, prior, FIXED_STRIDE)
+    return _optimiser(config, plug_in, params, {**common, "early_stop": False})
 
 
 def _step(config: SolverConfig, prior: Any) -> str:

@@ -41,7 +41,8 @@ class SolverConfig:
         step: hqs: `"mean"` (posterior means) or `"prox"` (proximal maps of an explicit prior).
         betas: hqs: the penalties of EPLL's continuation in units of 1 / sigma_n², never falling, in
             place of `start` and `stop`: levels are sigma_n / sqrt(beta).
-        stride: hqs with `step="mean"`: distance between patches.
+        stride: hqs with `step="mean"`: distance between patches; None: 3 where steps follow from
+            the operator, as their grid moves from step to step, else 2.
         noise_sigma: weight of the data term; None: the physics' noise level.
         early_stop: stop where the relative change is below `thres_conv` (not hqs, not unfolded).
         thres_conv: see `early_stop`.
@@ -56,7 +57,7 @@ class SolverConfig:
     stop: Any = None
     step: str | None = None
     betas: list[float] | None = None
-    stride: int = 2
+    stride: int | None = None
     noise_sigma: Any = None
     early_stop: bool = True
     thres_conv: float = 1e-5

@@ -88,7 +88,7 @@ def test_other_operators_begin_at_full_size(photo, prior):
         (build_physics(config, tuple(middle.shape[1:])), middle),
         (mask(small.shape, 0.1), small),
     ):
-        assert not build_solver("hqs", prior, sigma=SIGMA).plan(physics(x), physics).scattered
+        assert build_solver("hqs", prior, sigma=SIGMA).plan(physics(x), physics).few == 0
 
 
 def test_as_few_steps_as_are_asked_for_at_half_the_size_too(photo):
@@ -100,4 +100,33 @@ def test_as_few_steps_as_are_asked_for_at_half_the_size_too(photo):
 
     physics = mask(photo.shape, 0.1)
     HalfQuadratic(denoise, SolverConfig(max_iter=2), sigma=SIGMA)(physics(photo), physics)
-    assert sides[:3] == [64, 64, 128]
+    assert [side for side in sides if side != 32][:6] == [64, 64, 128, 64, 128, 64]
+    assert sides[:4] == [64, 32, 64, 32]
+
+
+def test_the_last_step_begins_nearer_to_the_smooth_estimate(photo):
+    """Between known pixels, by a share that grows as fewer are known."""
+    seen = []
+
+    def denoise(x, level):
+        seen.append(x)
+        return x
+
+    physics = mask(photo.shape, 0.1)
+    solver = HalfQuadratic(denoise, SolverConfig(), sigma=SIGMA)
+    y = physics(photo)
+    plan = solver.plan(y, physics)
+    solver(y, physics)
+    full = [x for x in seen if x.shape[-1] == 128][: len(solver.info["levels"])]
+    unknown = physics.mask == 0
+    expected = torch.lerp(full[-2], plan.start, 0.18 * (1 - 0.1 / 0.3))
+    torch.testing.assert_close(full[-1][unknown], expected[unknown], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_sizes_that_are_halved_hold_a_patch(side):
+    """Of a model whose patches are as large as any of ours."""
+    physics = mask((1, 1, side, side), 0.1)
+    x = torch.full((1, 1, side, side), 0.5)
+    solver = build_solver("hqs", GMDMPrior("bsds-gray-15x15"), sigma=SIGMA)
+    torch.testing.assert_close(solver(physics(x), physics), x, rtol=0, atol=0.02)

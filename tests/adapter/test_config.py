@@ -26,7 +26,7 @@ def test_words_over_file_over_defaults(file, photo_file):
     config = load_config(str(file), ["solver.max_iter=9", "physics.noise.sigma=0.5"])
     assert config.solver.max_iter == 9
     assert config.solver.name == "pgd"
-    assert config.solver.stride == 2
+    assert config.solver.stride is None
     assert config.solver.start is None  # derived
     assert config.physics.noise.sigma == 0.5
     assert config.image == str(photo_file)  # found beside the config

@@ -9,8 +9,9 @@ import torch
 from deepinv_gmdm import GMDMPrior, build_solver, half_quadratic
 from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.data_steps import DataStep
-from deepinv_gmdm.half_quadratic import Plan, SmoothEstimate, measured_of
+from deepinv_gmdm.half_quadratic import HalfQuadratic, Plan, SmoothEstimate, measured_of
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
+from deepinv_gmdm.solver_config import SolverConfig
 
 from gmdm_prior.files.pictures import read_picture
 
@@ -203,7 +204,7 @@ def test_steps_begin_ahead_of_the_last_iterate(photo):
     """A step at level s starts 0.75 of the last move further on."""
     seen, moves = [], [torch.full_like(photo, v) for v in (0.2, 0.6, 0.6)]
 
-    def move(u, level):
+    def move(u, level, step=0):
         seen.append(u)
         return moves[min(len(seen), 3) - 1]
 
@@ -217,8 +218,26 @@ def test_steps_begin_ahead_of_the_last_iterate(photo):
     torch.testing.assert_close(seen[2], torch.full_like(photo, 0.6 + 0.75 * 0.4), atol=1e-3, rtol=0)
 
 
+def test_patches_move_from_step_to_step(photo, prior):
+    """Those of a Gaussian-mixture prior; other denoisers are not told the number of the step."""
+    steps = []
+
+    def moving(u, level, step=None):
+        steps.append(step)
+        return u
+
+    for shifting in (True, False):
+        solver = HalfQuadratic(moving, SolverConfig(max_iter=3), sigma=SIGMA, shifting=shifting)
+        solver(photo, deepinv.physics.Denoising())
+    assert steps == [0, 1, 2, None, None] + 5 * [None]  # two to say what is to be expected
+    ours = build_solver("hqs", prior, sigma=SIGMA)
+    assert ours.shifting and ours.denoiser.operator.stride == 3
+    plugged = deepinv.optim.PnP(deepinv.models.MedianFilter())
+    assert not build_solver("hqs", plugged, sigma=SIGMA).shifting
+
+
 def test_data_are_trusted_no_further_than_single_precision_carries(photo):
-    plan = Plan(photo, [0.1], weight=0.3, sigma=1e-4, fidelity=None, settle=0)
+    plan = Plan(photo, [0.1], weight=0.3, sigma=1e-4, fidelity=None)
     assert plan.weight_at(1e-3) == 0.3
     assert (0.1 / plan.sigma) ** 2 / plan.weight_at(0.1) == pytest.approx(1e4)
 

@@ -12,7 +12,7 @@ import gmdm_prior as gm
 from gmdm_prior.densities.base import PatchDensity
 from gmdm_prior.fast import choose
 from gmdm_prior.fast.choose import Evaluator
-from gmdm_prior.images.patches import interior_average, pad
+from gmdm_prior.images.patches import grid, interior_average, pad
 from gmdm_prior.sigma import largest
 
 CHECKED = {"product": lambda: product(3), "mixture": lambda: mixture(3)}
@@ -279,6 +279,23 @@ def test_hqs_steps_on_shifting_grids(model):
                 count[index] += 1
         x = (1 - share) * total / count + share * y[0, 0]
     torch.testing.assert_close(hqs(y, 0.1)[0, 0], x, rtol=0, atol=1e-5)  # the product reads a table
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_averaging_takes_the_grid_of_a_step(model, step):
+    """One grid at stride 3 by hand; all nine are gone through in nine steps."""
+    y, origin = image(1, 1, 12, 12), -2
+    total, count = torch.zeros(12, 12).to(y), torch.zeros(12, 12).to(y)
+    for top in range((origin + step) % 3, 12, 3):
+        for left in range((origin + step + step // 3) % 3, 12, 3):
+            rows = torch.tensor([(top + i) % 12 for i in range(3)])
+            columns = torch.tensor([(left + i) % 12 for i in range(3)])
+            index = rows[:, None], columns
+            total[index] += model.denoise(y[0, 0][index][None], 0.1)[0]
+            count[index] += 1
+    average = gm.PatchAveraging(model, 3, "circular")
+    torch.testing.assert_close(average(y, 0.1, step)[0, 0], total / count, rtol=0, atol=1e-5)
+    assert len({grid(i, 3) for i in range(9)}) == 9
 
 
 def test_padding_reflects_as_often_as_it_takes():

@@ -202,12 +202,16 @@ def test_crops_of_one_seed_have_the_operator_in_common():
 def test_where_gradients_begin_does_not_change_the_steps(place):
     """A prefix runs by the compiled kernel; a level is that of the model either way."""
     model, (problem,) = mixture(4).float(), problems([2], 4, torch.float32)
-    problem = dataclasses.replace(problem, place=place, stride=1)
+    problem = dataclasses.replace(problem, place=place, stride=2)  # whose grid moves
     _, levels, weight = planned(problem.operator, problem.measured, problem.sigma)
     start = planned(problem.operator, problem.measured, problem.sigma)[0]
     end = round(place * (len(levels) - 4)) + 4
-    average = PatchAveraging(model)
-    x, _ = problem.steps((start, start), levels[:end], weight, lambda u, s: average(u[None], s)[0])
+    average = PatchAveraging(model, stride=2)
+
+    def mean(u, level, step):
+        return average(u[None], level, step)[0]
+
+    x, _ = problem.steps((start, start), levels[:end], weight, mean)
     found = problem.restored(model_at(model), average)
     torch.testing.assert_close(found, x[:, 3:-3, 3:-3], rtol=0, atol=1e-5)
     assert len(levels) > 8

@@ -39,8 +39,8 @@ from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.product import PatchModel
 from gmdm_prior.densities.trainable import TrainableMixture, TrainableProduct
 from gmdm_prior.images.averaging import PatchAveraging
-from gmdm_prior.images.hqs import HalfQuadraticSplitting, grid
-from gmdm_prior.images.patches import Run, interior_average, pad
+from gmdm_prior.images.hqs import HalfQuadraticSplitting
+from gmdm_prior.images.patches import Run, grid, interior_average, pad
 from gmdm_prior.images.schedule import DEFAULT
 from gmdm_prior.images.threads import Workers
 from gmdm_prior.training import processes

@@ -33,7 +33,7 @@ from gmdm_prior.densities.mixture.diffused import DiffusedMixture
 from gmdm_prior.densities.mixture.model import PatchMixture
 from gmdm_prior.densities.trainable import TrainableMixture
 from gmdm_prior.images.averaging import PatchAveraging
-from gmdm_prior.images.patches import Run, inner, interior_average, pad
+from gmdm_prior.images.patches import Run, grid, inner, interior_average, pad
 from gmdm_prior.images.roughness import roughness
 from gmdm_prior.images.schedule import DEFAULT
 from gmdm_prior.images.threads import Workers
@@ -53,10 +53,10 @@ NOISE = (0.5 / 255, 25 / 255)  # least and largest level of what an operator mea
 RECORDED = 4  # steps that gradients flow through
 CONTRAST, SHARPEST = 0.1, 0.5  # of the first iterate, as in the adapter
 FIRST, LAST, LEFT, WEIGHT, FALL, FEW = 1.15, 0.55, 1 / 8, 0.3, 0.1, 0.3
-LEAST_STEPS, MOST_STEPS, LEAST_LEVEL, STIFFEST, MOMENTUM = 8, 100, 1 / 1024, 1e4, 0.75
+LEAST_STEPS, MOST_STEPS, LEAST_LEVEL, STIFFEST, MOMENTUM = 8, 64, 1 / 1024, 1e4, 0.75
 CG_STEPS, CG_TOLERANCE = 60, 1e-3
 
-Denoise = Callable[[Tensor, float], Tensor]  # an image (C, h, w) at a level
+Denoise = Callable[[Tensor, float, int], Tensor]  # an image (C, h, w) at a level, in a step
 At = Callable[[float], DiffusedMixture]  # the model at a noise level
 
 
@@ -108,29 +108,35 @@ class Inverse:
             x, levels, weight = planned(self.operator, self.measured, self.sigma)
         size, border = fast.model.patch_size, fast.model.patch_size - 1
 
-        def exact(u: Tensor, level: float) -> Tensor:
-            around = pad(u, border, border, "reflect")
-            return interior_average((around,), size, at(level).posterior_mean, self.stride)
+        def exact(u: Tensor, level: float, step: int) -> Tensor:
+            around, phase = pad(u, border, border, "reflect"), grid(step, self.stride)
+            return interior_average((around,), size, at(level).posterior_mean, self.stride, phase)
 
-        def quick(u: Tensor, level: float) -> Tensor:
-            return fast(u[None], level)[0]
+        def quick(u: Tensor, level: float, step: int) -> Tensor:
+            return fast(u[None], level, step)[0]
 
         begin = round(self.place * max(len(levels) - RECORDED, 0))
         with torch.no_grad():
             state = self.steps((x, x), levels[:begin], weight, quick)
-        state = self.steps(state, levels[begin : begin + RECORDED], weight, exact)
+        recorded = levels[begin : begin + RECORDED]
+        state = self.steps(state, recorded, weight, exact, begin)
         return inner(state[0], border)
 
     def steps(
-        self, state: tuple[Tensor, Tensor], levels: Sequence[float], weight: float, denoise: Denoise
+        self,
+        state: tuple[Tensor, Tensor],
+        levels: Sequence[float],
+        weight: float,
+        denoise: Denoise,
+        taken: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """The iterate and the one before it, after steps at these levels."""
+        """The iterate and the one before it, after steps at these levels; some were taken."""
         x, before = state
-        for level in levels:
+        for step, level in enumerate(levels, taken):
             shift = max(weight * (self.sigma / level) ** 2, 1 / STIFFEST)
             ahead = x + MOMENTUM * (x - before)
             u = self.operator.data_step(ahead, self.measured, shift)
-            before, x = x, denoise(u, level)
+            before, x = x, denoise(u, level, step)
         return x, before
 
 
