@@ -1,17 +1,20 @@
 """Inverse problems on pictures that nobody tuned on, beside rivals that were tuned on two others.
 
-    python benchmarks/inverse_problems.py [networks=FOLDER] [methods=NAME,…] [cases=TEXT,…]
-        [weights=gray] [sheet=false] [out=FOLDER] [kept=runs/inverse_problems]
+    python benchmarks/inverse_problems.py [networks=FOLDER] [epll=FILE] [methods=NAME,…]
+        [cases=TEXT,…] [weights=gray] [sheet=false] [out=FOLDER] [kept=runs/inverse_problems]
 
 Every problem of `lib/problems.py` on eight pictures of 128×128 pixels. `gmdm` is
 `build_solver("hqs", prior, sigma=physics.noise_model.sigma)(y, physics)`; `gmdm tuned` has weight,
 first and last level and steps climbed on two other pictures, as have all rivals: the weight and
 the last level of plug-and-play with FFDNet (also the steps), FDnCNN and BM3D (eight steps, which
-begin at FFDNet's settings), total variation, wavelets, and ridge regularisers (CRR, WCRR). All of
-them begin at the first iterate of `gmdm`. `FFDNet as DPIR` has the settings of its authors.
+begin at FFDNet's settings), of EPLL (also eight or sixteen steps), total variation and wavelets;
+the weight of ridge regularisers (CRR, WCRR) and of total deep variation (TDV, also its scale). All
+of them begin at the first iterate of `gmdm`. `FFDNet as DPIR` has the settings of its authors.
 
-`networks` is a folder of `FFDNet_gray.mat` (cszn/FFDNet), `FDnCNN_gray.mat` (cszn/DnCNN) and
-`lib/ridge.py`'s weights, which are never committed; without it those rivals are left out.
+`networks` is a folder of `FFDNet_gray.mat` (cszn/FFDNet), `FDnCNN_gray.mat` (cszn/DnCNN) and the
+weights of `lib/ridge.py` and `lib/deep_variation.py`, of which the latter also needs a checkout of
+johertrich/LearnedRegularizers there. `epll` is the mixture that `recipes/rivals.py denoising` fits
+in five minutes. None of these is committed; rivals whose files are missing are left out.
 
 Writes inverse_problems.csv (a row for each problem, picture and method), -settings.csv, .md and the
 sheet .png to `out` (by default benchmarks/results). What is in the CSV files is not computed again:
@@ -30,6 +33,7 @@ from deepinv.loss.metric import SSIM
 from lib import inverse_report, restorers, table
 from lib.figures import psnr
 from lib.problems import CASES, Case, Task, pictures_of, tasks_of
+from lib.rivals import MIXTURE
 from lib.split import Method, Settings, settings_of, stored, tune
 from lib.timing import timed
 from lib.words import Options, command
@@ -90,7 +94,7 @@ def run(options: Options) -> None:
     Raises:
         ValueError: for an unknown method.
     """
-    methods = restorers.methods(options.weights, options.networks)
+    methods = restorers.methods(options.weights, options.networks, options.epll)
     for name in options.methods:
         if name not in methods:
             raise ValueError(f"methods={name}: use some of {', '.join(methods)}")
@@ -140,6 +144,7 @@ def kept(folder: Path, case: Case, method: Method, task: Task, settings: Setting
 main = command(
     run,
     networks=Path,
+    epll=MIXTURE,
     methods=(),
     cases=(),
     weights="gray",

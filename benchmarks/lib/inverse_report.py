@@ -7,13 +7,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lib import restorers, table
+from lib.deep_variation import TDV
 from lib.figures import panel, psnr
 from lib.problems import CASES
 
 OURS, TUNED = restorers.OURS, restorers.TUNED
 RIVALS = (
-    *(restorers.FFDNET, restorers.DPIR, restorers.DNCNN, restorers.BM3D, "WCRR", "CRR"),
-    *(restorers.TV, restorers.WAVELETS, restorers.FLOOR),
+    *(restorers.FFDNET, restorers.DPIR, restorers.DNCNN, restorers.BM3D, restorers.EPLL),
+    *(TDV, "WCRR", "CRR", restorers.TV, restorers.WAVELETS, restorers.FLOOR),
 )
 SHOWN = (restorers.FLOOR, restorers.FFDNET, OURS, "truth")
 ABREAST = 2  # problems in a row of the sheet

@@ -1,4 +1,9 @@
-"""Ways to restore what was measured: ours as it comes and tuned, and rivals."""
+"""Ways to restore what was measured: ours as it comes and tuned, and rivals.
+
+Rivals split half-quadratically around a denoiser (networks, BM3D, EPLL's patch step) or a proximal
+map (total variation, wavelets), or minimise a learned regulariser (`lib/ridge.py`,
+`lib/deep_variation.py`). The pseudo-inverse is the floor.
+"""
 
 from pathlib import Path
 
@@ -8,17 +13,20 @@ from deepinv_gmdm import GMDMPrior, build_solver
 from torch import Tensor
 
 from lib import networks
+from lib.deep_variation import deep_variation
+from lib.patch_map import PatchMap
 from lib.problems import Task
 from lib.ridge import ridge_method
 from lib.rivals import Denoise, bm3d_denoiser
 from lib.split import Climb, Method, Settings, by_channel, split
 
 OURS, TUNED, FLOOR = "gmdm", "gmdm tuned", "pseudo-inverse"
-TV, WAVELETS, BM3D = "total variation", "wavelets", "BM3D"
+TV, WAVELETS, BM3D, EPLL = "total variation", "wavelets", "BM3D", "EPLL"
 FFDNET, DPIR, DNCNN = "FFDNet", "FFDNet as DPIR", "FDnCNN"
 FIRST = 49 / 255  # DPIR's
 FAMILIES = ["db2", "db8"]
 PLAIN: tuple[Climb, ...] = (("strength", 4), ("last", 2), ("strength", 2))
+UP_TO_TWICE: tuple[Climb, ...] = (("strength", 4), ("last", 2), ("steps", 2))
 FROM_FFDNET: tuple[Climb, ...] = (("strength", 3.0),)  # slow denoisers, from FFDNet's settings
 
 
@@ -104,6 +112,7 @@ def networks_of(folder: Path) -> list[Method]:
         plugged(DPIR, ffdnet, 8, ()),
         plugged(FFDNET, ffdnet, 8, more, 24),
         plugged(DNCNN, dncnn, 8, FROM_FFDNET),
+        *deep_variation(folder),
         ridge_method(folder, "CRR"),
         ridge_method(folder, "WCRR"),
     ]
@@ -114,10 +123,16 @@ def block_matching() -> Method:
     return plugged(BM3D, bm3d_denoiser(1), 8, FROM_FFDNET)
 
 
-def methods(weights: str, folder: Path | None) -> dict[str, Method]:
-    """All of them by name; without a folder of networks, all but those."""
+def likeliest_classes(mixture: Path) -> Method:
+    """EPLL, with the mixture of a file."""
+    return plugged(EPLL, PatchMap.read(mixture), 8, UP_TO_TWICE, 16)
+
+
+def methods(weights: str, folder: Path | None, mixture: Path) -> dict[str, Method]:
+    """All of them by name, without networks that there is no folder of, or EPLL not fitted yet."""
     torch.set_num_threads(1)
     found = ours(GMDMPrior(weights))
     found += networks_of(folder) if folder is not None else []
     found += [block_matching(), *simple()]
+    found += [likeliest_classes(mixture)] if mixture.is_file() else []
     return {method.name: method for method in found}

@@ -112,13 +112,15 @@ def _back(x: Tensor, kernels: tuple[Tensor, ...]) -> Tensor:
     return x
 
 
+def is_ct(task: Task) -> bool:
+    """Whether weights for CT are those to take."""
+    return isinstance(task.physics, deepinv.physics.Tomography)
+
+
 def ridge_method(folder: Path, kind: str) -> Method:
     """CRR or WCRR, with the weights for CT where it is CT."""
     weak = float(kind == "WCRR")
     both = {ct: Ridge.read(folder / FILES[kind, ct], weak) for ct in (False, True)}
-
-    def is_ct(task: Task) -> bool:
-        return isinstance(task.physics, deepinv.physics.Tomography)
 
     def restore(task: Task, settings: Settings) -> Tensor:
         ridge = both[is_ct(task)]

@@ -1,6 +1,7 @@
-"""benchmarks/inverse_problems.py: pictures, the search, ridge regularisers, the table, a run."""
+"""benchmarks/inverse_problems.py: pictures, the search, regularisers, EPLL, the table, a run."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ pytest.importorskip("pydicom", reason="slices need the extra `formats`")
 pytest.importorskip("nibabel", reason="slices need the extra `formats`")
 
 import inverse_problems
-from lib import inverse_report, problems, restorers, table
+from deepinv.physics import Denoising, GaussianNoise
+from lib import deep_variation, inverse_report, problems, restorers, table
+from lib.patch_map import PatchMap
 from lib.problems import CASES, Case, Task, photographs, slices, tuning_slices
 from lib.ridge import FILES, Ridge
+from lib.rivals import epll
 from lib.split import Method, Settings, by_channel, split, tune
 
 DENOISING = Case("denoising", 0.1, {"name": "denoise"})
@@ -148,6 +152,99 @@ def test_ridge_regularisers_are_minimised(task, tmp_path, weak):
 
     assert float(slope(found)) < 0.01 * float(slope(task.y))
     assert float((found - task.y).square().mean().sqrt()) > 0.02  # it is not the measurement
+
+
+STUDY = """
+from .model import TDV
+"""
+MODEL = """
+import torch
+
+
+class TDV(torch.nn.Module):
+    def __init__(self, in_channels):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def energy(self, x):
+        return torch.log(torch.cosh(self.weight * x.diff(dim=-1))).sum()
+
+    @torch.enable_grad()
+    def grad(self, x):
+        assert x.shape[1] == 1
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(self.energy(x), x)[0]
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A network of known energy where the study has TDV, with weights."""
+    folder = tmp_path / deep_variation.NETWORK
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(STUDY, encoding="utf-8")
+    (folder / "model.py").write_text(MODEL, encoding="utf-8")
+    numbers = {"regularizer.weight": 50.0, "alpha": 0.5, "scale": 0.3}
+    for file in deep_variation.FILES.values():
+        torch.save({k: torch.tensor(v) for k, v in numbers.items()}, tmp_path / file)
+    return tmp_path
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_deep_variation_is_minimised(task, checkout, scale):
+    """No gradient of f + λ R is left, R(x) = e^(α - 2 β) N(e^β x) with e^β times the scale."""
+    names = set(sys.modules)
+    (method,) = deep_variation.deep_variation(checkout)
+    assert not {name for name in set(sys.modules) - names if "tdv" in name or name == "model"}
+    weight, zoom = 0.05, scale * math.exp(0.3)  # so that log cosh is bent
+    with torch.no_grad():
+        found = method.restore(task, Settings(weight, scale, 0.0, 200))
+
+    def slope(x):
+        x = x.clone().requires_grad_()
+        energy = torch.log(torch.cosh(50.0 * zoom * x.diff(dim=-1))).sum()
+        regulariser = math.exp(0.5) / zoom**2 * energy
+        total = (x - task.y).square().sum() / (2 * 0.1**2) + weight * regulariser
+        return torch.autograd.grad(total, x)[0].norm()
+
+    assert float(slope(found)) < 0.01 * float(slope(task.y))
+    assert float((found - task.y).square().mean().sqrt()) > 0.02  # it is not the measurement
+
+
+def test_deep_variation_takes_channels_apart(checkout):
+    (method,) = deep_variation.deep_variation(checkout)
+    study = deep_variation.package(checkout / deep_variation.NETWORK)
+    file = checkout / deep_variation.FILES[False]
+    regulariser = deep_variation.DeepVariation.read(study.TDV(in_channels=1), file)
+    x = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    both = torch.cat([regulariser.slope(part, 1.0) for part in x.split(1, 1)], 1)
+    torch.testing.assert_close(regulariser.slope(x, 1.0), both)
+    assert method.name == "TDV"
+
+
+def test_what_is_missing_is_left_out(monkeypatch, tmp_path):
+    """TDV without a checkout, EPLL without a mixture."""
+    assert deep_variation.deep_variation(tmp_path) == []
+    found = restorers.methods("gray-small", None, tmp_path / "mixture.safetensors")
+    assert "EPLL" not in found
+    assert "BM3D" in found
+
+
+def test_a_patch_map_is_the_step_of_deepinv():
+    """EPLL around one image: its weight is a million times that of the measurement."""
+    g = torch.Generator().manual_seed(0)
+    factors = torch.randn(5, 16, 16, generator=g) * torch.logspace(-1, 0, 5)[:, None, None] / 10
+    covariances = factors @ factors.mT + 1e-3 * torch.eye(16)
+    weights = torch.tensor([0.1, 0.1, 0.2, 0.3, 0.3])
+    y = 0.5 + 0.2 * torch.randn(1, 1, 20, 24, generator=g)
+    sigma = 0.1
+    options = {"sigma": 1e3 * sigma, "x_init": y - 0.5, "betas": [1 / sigma**2]}
+    step = epll(covariances, weights)(y - 0.5, Denoising(GaussianNoise(sigma)), **options)
+    found = PatchMap.of(covariances, weights)(y, sigma)
+    # float32, inverses of condition 1e2, and a millionth of the measurement
+    torch.testing.assert_close(found, 0.5 + step, atol=1e-4, rtol=0)
+    assert len(PatchMap.of(covariances, weights).classes(torch.randn(99, 16), sigma).unique()) > 1
+    assert float((found - y).std()) > 0.02
 
 
 def test_the_table_says_who_is_first_and_how_far_tuning_goes(tmp_path):
