@@ -11,6 +11,7 @@ from deepinv_gmdm.operators import as_picture
 from torch import Tensor
 
 from gmdm_prior.files.pictures import read_picture
+from lib.data import middle
 
 
 def config_names() -> list[str]:
@@ -29,10 +30,11 @@ class Problem:
     measured: Tensor
 
     @classmethod
-    def of(cls, name: str, words: Sequence[str] = ()) -> "Problem":
-        """The picture of a config with overrides, such as `image=PICTURE`."""
+    def of(cls, name: str, words: Sequence[str] = (), side: int | None = None) -> "Problem":
+        """The picture of a config with overrides, such as `image=PICTURE`, or the middle of it."""
         config = load_config(name, words)
         truth = read_picture(config.image)[0]
+        truth = truth if side is None else middle(truth, side)
         scene = scene_of(config, truth)
         physics = build_physics(config.physics, tuple(scene.shape[1:]))
         return cls(name, truth, scene, physics, physics(scene))

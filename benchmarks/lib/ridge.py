@@ -32,6 +32,7 @@ FILES = {
 }
 STEPS = 60
 PRIMAL = 0.01  # primal step over the mean dual variable's bound
+FIRST_SCALE = {("WCRR", True): 0.25}  # where the search begins, if not at 1
 TRAINED = {False: 0.1, True: 0.7}  # noise level of the weights, where λ = 1 / TRAINED²
 
 
@@ -127,7 +128,8 @@ def ridge_method(folder: Path, kind: str) -> Method:
         return ridge.minimise(task, settings.strength, settings.first, settings.steps)
 
     def start(task: Task) -> Settings:
-        return Settings(1 / TRAINED[is_ct(task)] ** 2, 1.0, 0.0, STEPS)
+        scale = FIRST_SCALE.get((kind, is_ct(task)), 1.0)
+        return Settings(1 / TRAINED[is_ct(task)] ** 2, scale, 0.0, STEPS)
 
     climbs: tuple[Climb, ...] = (("strength", 4), ("first", 2), ("strength", 2))
     return Method(kind, restore, start, climbs)

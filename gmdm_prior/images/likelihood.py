@@ -60,27 +60,29 @@ class PatchLikelihood(nn.Module):
 
     @untraced
     @plain_modes
-    def score(self, images: Tensor, sigma: object, part: tuple[int, int] | None = None) -> Tensor:
+    def score(
+        self, images: Tensor, sigma: object, part: tuple[int, int, int] | None = None
+    ) -> Tensor:
         """Gradient of `log_prob` with respect to the images, analytic, shaped like them.
 
         Args:
             images: (B, C, H, W).
             sigma: as in `PatchAveraging`.
-            part: a row and a column, each 0 or 1: of the patches those that begin at every second
-                row and column from there, counted four times. The mean over the four parts is the
-                gradient, and each takes a quarter of its time.
+            part: a row and a column below a distance n, and n: of the patches those that begin at
+                every n-th row and column from there, counted n² times. The mean over the n² parts
+                is the gradient, and each takes so much less time.
         """
         size, out = self.model.patch_size, []
-        stride, phase, count = (1, (0, 0), 1) if part is None else (2, part, 4)
+        row, column, stride = (0, 0, 1) if part is None else part
         for model, plane, level in self._planes(images, sigma):
             noise = level.square()
             score = self._evaluator.scores(model, plane, noise)
             both = (plane, noise) if noise.ndim else (plane,)
-            total = overlap_add(both, size, score, stride, phase)
+            total = overlap_add(both, size, score, stride, (row, column))
             out.append(self._unwrap(total, images.shape[2], images.shape[3]))
         if not out:
             return images.clone()
-        total = (count * torch.stack(out) / size**2).reshape(images.shape)
+        total = (stride**2 * torch.stack(out) / size**2).reshape(images.shape)
         if isinstance(self.model, OpponentModel):
             total = self.model.gradient(total)
         return total.to(images.dtype)

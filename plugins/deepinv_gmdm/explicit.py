@@ -15,19 +15,23 @@ Extrapolation adds k / (k + 4) of the last step, with k counted from 0 again whe
 
     falling levels   g at levels that fall to its own, those of half-quadratic splitting: at the
                      level s, γ is about s² / λ, so that first steps are long, and (Tweedie)
-                     x - s² ∇g(x) is an average of posterior means
-    ordered subsets  g at its own level. Until here each step takes a quarter of all patches, every
-                     second row and column of them, in turns: their gradients differ little
+                     x - s² ∇g(x) is an average of posterior means. Each step takes every fourth row
+                     and column of patches, in turns
+    ordered subsets  g at its own level, of every second row and column of patches, in turns: their
+                     gradients differ little
     all patches      the gradient of g itself, so that the end is a minimum of f + λ g
 
-A stage is over when four steps, a turn of the quarters, have moved no image of a batch by more than
-3 % of the level (root mean square), 1 % in PGD, which has further to go from there. Patches with
-an odd side, open borders and wavelets skip the quarters.
+The second is over when four steps, a turn, have moved no image of a batch by more than 6 % of the
+level (root mean square), 2 % in PGD, which has further to go from there; the last one when two
+have moved it by half of that. Subsets must cover all pixels alike: patches whose side four does
+not divide take every second row and column from the beginning; those with an odd side, open borders
+and wavelets have all of them.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -44,11 +48,12 @@ from deepinv_gmdm.data_steps import has_closed_form
 from deepinv_gmdm.half_quadratic import HalfQuadratic, Plan
 from deepinv_gmdm.optim import GMDMPrior
 from deepinv_gmdm.solver_config import SMALLEST_LEVEL, SolverConfig
+from gmdm_prior.images.patches import grid
 
 NAMES = ("pgd", "fista", "drs", "admm")
-QUARTERS = ((0, 0), (1, 1), (0, 1), (1, 0))
-SETTLED = 0.03  # of the level, in as many steps as there are quarters
-SETTLED_WITHOUT_MOMENTUM = 0.01
+STRIDES = (4, 2)  # of patches, in the first two stages
+SETTLED = 0.06  # of the level, in a turn of four steps
+SETTLED_WITHOUT_MOMENTUM = 0.02
 MOST_STEPS = 200  # of a stage
 CG_STEPS, CG_TOLERANCE = 60, 0.05  # the latter relative to the gradient of the whole problem
 
@@ -110,8 +115,8 @@ class ExplicitSolver(nn.Module):
         level = plan.sigma if self.level is None else self.level
         closed = has_closed_form(plan.fidelity, y, physics, plan.start)
         problem = Problem(plan.fidelity, y, physics, self.prior, self.weight, level, closed)
-        quarters = QUARTERS if has_quarters(self.prior) else (None,)
-        parts, state = itertools.cycle(quarters), State(plan.start)
+        coarse, fine = (parts(self.prior, stride) for stride in STRIDES)
+        first, state = itertools.cycle(coarse), State(plan.start)
         step = forward_backward
         if self.name in ("drs", "admm"):
             step = partial(split, longest=self._longest(plan))
@@ -119,16 +124,17 @@ class ExplicitSolver(nn.Module):
         settled = level * (SETTLED if momentum else SETTLED_WITHOUT_MOMENTUM)
         with tqdm(disable=not self.progress) as bar:
             for falling in (s for s in plan.levels if s > level):
-                state = forward_backward(replace(problem, level=falling), state, next(parts), True)
+                state = forward_backward(replace(problem, level=falling), state, next(first), True)
                 bar.update()
-            for stage in dict.fromkeys((quarters, (None,))):
-                recent = deque([state.x], maxlen=len(QUARTERS) + 1)
+            for stage in dict.fromkeys((fine, ALL)):
+                turn = max(len(stage), 2)
+                recent = deque([state.x], maxlen=turn + 1)
                 for part in itertools.islice(itertools.cycle(stage), MOST_STEPS):
                     state = step(problem, state, part, momentum)
                     recent.append(state.x)
                     bar.update()
                     moved = (recent[-1] - recent[0]).square().mean((1, 2, 3)).max().sqrt()
-                    if len(recent) > len(QUARTERS) and moved <= settled:
+                    if len(recent) > turn and moved <= settled * turn / 4:
                         break
         return state.x
 
@@ -141,10 +147,19 @@ class ExplicitSolver(nn.Module):
         return (plan.sigma * lowest / max(sigma, SMALLEST_LEVEL)) ** 2
 
 
-def has_quarters(prior: GMDMPrior) -> bool:
-    """Whether a quarter of the patches covers every pixel as often as any other."""
-    patches = not isinstance(prior.model, gm.WaveletModel)
-    return patches and prior.likelihood.boundary == "circular" and prior.model.patch_size % 2 == 0
+Part = tuple[int, int, int]
+ALL: tuple[Part | None, ...] = (None,)
+
+
+def parts(prior: GMDMPrior, stride: int) -> tuple[Part | None, ...]:
+    """The parts of all patches, in turn, that cover every pixel as often as any other.
+
+    They are `stride` apart, or as far as they can be.
+    """
+    if isinstance(prior.model, gm.WaveletModel) or prior.likelihood.boundary != "circular":
+        return ALL
+    stride = math.gcd(stride, prior.model.patch_size)
+    return tuple((*grid(i, stride), stride) for i in range(stride**2)) if stride > 1 else ALL
 
 
 @dataclass(frozen=True)
@@ -174,8 +189,8 @@ class Problem:
         """Largest curvature λ L of λ g."""
         return self.weight * self.prior.lipschitz(self.level)
 
-    def slope(self, x: Tensor, part: tuple[int, int] | None) -> Tensor:
-        """λ ∇g(x), or what a quarter of the patches knows of it."""
+    def slope(self, x: Tensor, part: Part | None) -> Tensor:
+        """λ ∇g(x), or what a part of the patches knows of it."""
         return self.weight * self.prior.grad(x, self.level, part=part)
 
     def proximal(self, z: Tensor, gamma: float, near: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
         x: Tensor,
         sigma_denoiser: Any = None,
         *args: Any,
-        part: tuple[int, int] | None = None,
+        part: tuple[int, int, int] | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Gradient of the composite log-density (for deepinv's samplers); shaped like `x`.
@@ -135,7 +135,7 @@ class GMDMPrior(Framed, deepinv.optim.Prior):
             x: images (B, C, H, W).
             sigma_denoiser: noise level, as in `fn`.
             *args: what deepinv passes besides; not used.
-            part: a quarter of the patches, as of `gmdm_prior.PatchLikelihood.score`.
+            part: some of the patches, as of `gmdm_prior.PatchLikelihood.score`.
             **kwargs: not used.
         """
         planes, level = self.frame.enter(x, self._level(sigma_denoiser))

@@ -90,16 +90,30 @@ def test_units_do_not_matter(problem, name):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
-def test_quarters_are_left_out_where_pixels_would_not_count_alike(problem):
-    """And where the density is one of whole images; the end is a minimiser there too."""
-    assert explicit.has_quarters(problem[2])
-    assert not explicit.has_quarters(GMDMPrior(mixture(3)))
-    assert not explicit.has_quarters(GMDMPrior(mixture(4), boundary="valid"))
-    assert not explicit.has_quarters(GMDMPrior("gray-wavelet"))
+@pytest.mark.parametrize(("size", "stride", "found"), [(8, 4, 4), (8, 2, 2), (6, 4, 2), (3, 4, 1)])
+def test_parts_cover_all_pixels_alike(size, stride, found):
+    """All patches belong to one of them, and each pixel to as many patches of each."""
+    given = explicit.parts(GMDMPrior(mixture(size)), stride)
+    assert len(given) == found**2
+    covered = torch.zeros(24, 24)
+    for row, column, distance in given if found > 1 else ():
+        assert distance == found
+        own = torch.zeros(24, 24)
+        own[row::distance, column::distance] = 1
+        covered += own
+        shifts = [own.roll((i, j), (0, 1)) for i in range(size) for j in range(size)]
+        assert torch.equal(sum(shifts), torch.full((24, 24), size**2 / found**2))
+    assert given == (None,) or torch.equal(covered, torch.ones(24, 24))
+
+
+def test_parts_are_left_out_where_pixels_would_not_count_alike():
+    """Where the image has borders, and where the density is one of whole images."""
+    assert explicit.parts(GMDMPrior(mixture(4), boundary="valid"), 4) == (None,)
+    assert explicit.parts(GMDMPrior("gray-wavelet"), 4) == (None,)
 
 
 @pytest.mark.parametrize("odd", [GMDMPrior(mixture(3)), GMDMPrior("gray-wavelet")])
-def test_a_prior_without_quarters(problem, patient, odd):
+def test_a_prior_without_parts(problem, patient, odd):
     physics, y, _ = problem
     x = solver("fista", odd, prior_sigma=0.1)(y[:1], physics)
     slope = deepinv.optim.L2(sigma=NOISE).grad(x, y[:1], physics) + odd.grad(x, 0.1)

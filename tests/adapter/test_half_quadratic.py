@@ -231,7 +231,8 @@ def test_patches_move_from_step_to_step(photo, prior):
         solver(photo, deepinv.physics.Denoising())
     assert steps == [0, 1, 2, None, None] + 5 * [None]  # two to say what is to be expected
     ours = build_solver("hqs", prior, sigma=SIGMA)
-    assert ours.shifting and ours.denoiser.operator.stride == 3
+    assert ours.shifting
+    assert ours.denoiser.operator.stride == 3
     plugged = deepinv.optim.PnP(deepinv.models.MedianFilter())
     assert not build_solver("hqs", plugged, sigma=SIGMA).shifting
 

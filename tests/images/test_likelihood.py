@@ -1,5 +1,6 @@
 """The composite likelihood of an image: the sum over its patches, and the gradient of just that."""
 
+import itertools
 import math
 
 import pytest
@@ -106,12 +107,14 @@ def test_refuses_bad_input(model):
         gm.PatchLikelihood(model).score(image(1, 1, 2, 6), 0.1)
 
 
+@pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("boundary", ["circular", "valid"])
-def test_the_mean_of_the_four_parts_is_the_score(model, boundary):
+def test_the_mean_of_all_parts_is_the_score(model, boundary, n):
     """Of a side of odd length, of which the parts have unequal shares, and of a map of levels."""
     likelihood = gm.PatchLikelihood(model, boundary)
     x = image(1, 1, 5, 6)
     for level in (0.1, 0.05 + image(1, 1, 5, 6, seed=1) / 10):
-        parts = [likelihood.score(x, level, part=(i, j)) for i in (0, 1) for j in (0, 1)]
-        torch.testing.assert_close(sum(parts) / 4, likelihood.score(x, level))
+        places = itertools.product(range(n), range(n))
+        parts = [likelihood.score(x, level, part=(i, j, n)) for i, j in places]
+        torch.testing.assert_close(sum(parts) / n**2, likelihood.score(x, level))
         assert not torch.allclose(parts[0], parts[1])
