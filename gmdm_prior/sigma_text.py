@@ -16,10 +16,16 @@ def parse(value: object, name: str = "sigma", white: float | None = None) -> flo
             is what a level above 1 probably was to be divided by; None allows any level.
 
     Raises:
-        ValueError: for anything else, and where it is negative, NaN or infinite, or above 1 with
-            `white`.
+        ValueError: for anything else, such as a map of levels, and where it is negative, NaN or
+            infinite, or above 1 with `white`.
     """
-    text = str(one_number(value)).strip()
+    value = one_number(value)
+    if getattr(value, "shape", ()):
+        raise ValueError(
+            f"{name} is one level here; got a {type(value).__name__} of shape "
+            f"{tuple(value.shape)}. Of levels that differ give their root mean square"
+        )
+    text = str(value).strip()
     try:
         numerator, slash, denominator = text.partition("/")
         level = float(numerator) / (float(denominator) if slash else 1)

@@ -19,6 +19,7 @@ from gmdm_prior.ambient import plain_modes
 from gmdm_prior.densities.base import DensityModel
 from gmdm_prior.densities.opponent import OpponentModel
 from gmdm_prior.fast.choose import Evaluator
+from gmdm_prior.gaussian_noise import Noise
 from gmdm_prior.images.patches import overlap_add, pad, strips, untraced
 from gmdm_prior.images.planes import check_options, planes_of, prepare
 
@@ -46,7 +47,15 @@ class PatchLikelihood(nn.Module):
     @untraced
     @plain_modes
     def log_prob(self, images: Tensor, sigma: object) -> Tensor:
-        """Composite log-likelihood (B,) of images (B, C, H, W); sigma as in `PatchAveraging`."""
+        """Composite log-likelihood (B,) of images (B, C, H, W) under white noise.
+
+        Args:
+            images: (B, C, H, W).
+            sigma: number, (B,), (B, 1, 1, 1) or a map, as in `PatchAveraging`.
+
+        Raises:
+            TypeError: sigma is a `Noise`.
+        """
         sums = [
             self._sum(model, plane, level) for model, plane, level in self._planes(images, sigma)
         ]
@@ -67,7 +76,7 @@ class PatchLikelihood(nn.Module):
 
         Args:
             images: (B, C, H, W).
-            sigma: as in `PatchAveraging`.
+            sigma: as in `log_prob`.
             part: a row and a column below a distance n, and n: of the patches those that begin at
                 every n-th row and column from there, counted n² times. The mean over the n² parts
                 is the gradient, and each takes so much less time.
@@ -104,6 +113,11 @@ class PatchLikelihood(nn.Module):
         self, images: Tensor, sigma: object
     ) -> Iterator[tuple[DensityModel, Tensor, Tensor]]:
         """Each plane's density, the plane as `boundary` has it, and its level () or map."""
+        if isinstance(sigma, Noise):
+            raise TypeError(
+                "the likelihood of an image takes white noise: sigma must be a level or a map of "
+                f"levels; got a {type(sigma).__name__}. Give its level, noise.sigma"
+            )
         planes, level, _ = prepare(self.model, images, sigma)
         return zip(
             itertools.cycle(planes_of(self.model)),

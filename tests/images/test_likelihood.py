@@ -107,6 +107,13 @@ def test_refuses_bad_input(model):
         gm.PatchLikelihood(model).score(image(1, 1, 2, 6), 0.1)
 
 
+@pytest.mark.parametrize("method", ["log_prob", "score"])
+def test_a_noise_is_no_level(model, method):
+    likelihood = gm.PatchLikelihood(model)
+    with pytest.raises(TypeError, match=r"takes white noise.*got a Noise.*noise.sigma"):
+        getattr(likelihood, method)(image(1, 1, 6, 6), gm.Noise(sigma=torch.tensor([0.1])))
+
+
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("boundary", ["circular", "valid"])
 def test_the_mean_of_all_parts_is_the_score(model, boundary, n):
