@@ -89,6 +89,8 @@ CASES = (
     Case("MRI × 4", 0.01, {"name": "mri", "acceleration": 4}, slices=True),
     Case("MRI × 8", 0.01, {"name": "mri", "acceleration": 8}, slices=True),
     Case("CT, 60 views", 0.01, {"angles": 60, "normalize": True}, slices=True, slow=True),
+    Case("CT, 60 views", 0.9, {"angles": 60, "normalize": False}, slices=True, slow=True),
+    Case("CT, 20 views", 0.01, {"angles": 20, "normalize": True}, slices=True, slow=True),
     Case("CT, 20 views", 0.5, {"angles": 20, "normalize": False}, slices=True, slow=True),
 )
 

@@ -34,7 +34,7 @@ Where few single pixels are measured (l above ½, p below 0.3) the first iterate
 splitting makes of images of half the size, doubled: details of less than 0.6 c count as noise
 there. The first level is then 0.7 of the one above, and every step at either size has a share of
 the denoiser's at half of it (`coarse`). What such steps draw between known pixels is likely, yet
-surer than it should be: one more step begins at x + 0.18 (1 - p / 0.3) (x₀ - x), with x₀ smooth as
+surer than it should be: one more step begins at x + 0.25 (1 - p / 0.3) (x₀ - x), with x₀ smooth as
 above, and ends nearer to the mean.
 
 All of this is the same for A and σ in other units.
@@ -69,7 +69,7 @@ FALL, LEAST_STEPS, MOST_STEPS = 0.1, 8, 64
 MOMENTUM = 0.75
 FEW, LEAST_SIDE = 0.3, 32  # p, below which holes fill slowly; pixels, for half the size
 DETAIL, NEARER = 0.6, 0.7  # of c: what is lost there; of the first level afterwards
-UNSURE = 0.18  # of the smooth estimate, in the end, where hardly anything is known
+UNSURE = 0.25  # of the smooth estimate, in the end, where hardly anything is known
 GUESSED_FIRST = 0.2  # of the data range, where the operator is not linear
 LEAST_SHARE = 0.62  # of the expected residual, or its inverse, that is not remarked on
 POWER_STEPS, CG_STEPS, CG_TOLERANCE = 12, 60, 1e-3
