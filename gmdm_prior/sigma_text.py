@@ -20,10 +20,11 @@ def parse(value: object, name: str = "sigma", white: float | None = None) -> flo
             infinite, or above 1 with `white`.
     """
     value = one_number(value)
-    if getattr(value, "shape", ()):
+    shape = getattr(value, "shape", ())
+    if shape:
         raise ValueError(
-            f"{name} is one level here; got a {type(value).__name__} of shape "
-            f"{tuple(value.shape)}. Of levels that differ give their root mean square"
+            f"{name} is one level here; got a {type(value).__name__} of shape {tuple(shape)}. "
+            "Of levels that differ give their root mean square"
         )
     text = str(value).strip()
     try:
