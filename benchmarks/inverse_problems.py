@@ -7,9 +7,9 @@ Every problem of `lib/problems.py` on eight pictures of 128×128 pixels. `gmdm` 
 `build_solver("hqs", prior, sigma=physics.noise_model.sigma)(y, physics)`; `gmdm tuned` has weight,
 first and last level and steps climbed on two other pictures, as have all rivals: the weight and
 the last level of plug-and-play with FFDNet (also the steps), FDnCNN and BM3D (eight steps, which
-begin at FFDNet's settings), of EPLL (also eight or sixteen steps), total variation and wavelets;
-the weight of ridge regularisers (CRR, WCRR) and of total deep variation (TDV, also its scale). All
-of them begin at the first iterate of `gmdm`. `FFDNet as DPIR` has the settings of its authors.
+begin at FFDNet's settings), of EPLL (also four to sixteen steps), total variation and wavelets; the
+weight and the scale of ridge regularisers (CRR, WCRR) and of total deep variation (TDV). All of
+them begin at the first iterate of `gmdm`. `FFDNet as DPIR` has the settings of its authors.
 
 `networks` is a folder of `FFDNet_gray.mat` (cszn/FFDNet), `FDnCNN_gray.mat` (cszn/DnCNN) and the
 weights of `lib/ridge.py` and `lib/deep_variation.py`, of which the latter also needs a checkout of

@@ -31,7 +31,7 @@ class Settings:
 
     Attributes:
         strength: weight of the prior.
-        first: first level, of ridge regularisers the scale of images.
+        first: first level, of learned regularisers the scale of images.
         last: last level over σ / ‖A‖.
         steps: how many.
     """

@@ -80,14 +80,19 @@ class PatchLikelihood(nn.Module):
             part: a row and a column below a distance n, and n: of the patches those that begin at
                 every n-th row and column from there, counted n² times. The mean over the n² parts
                 is the gradient, and each takes so much less time.
+
+        Raises:
+            ValueError: `part` is not of that kind.
         """
         size, out = self.model.patch_size, []
-        row, column, stride = (0, 0, 1) if part is None else part
+        row, column, stride = (0, 0, 1) if part is None else _checked(part)
         for model, plane, level in self._planes(images, sigma):
             noise = level.square()
             score = self._evaluator.scores(model, plane, noise)
             both = (plane, noise) if noise.ndim else (plane,)
-            total = overlap_add(both, size, score, stride, (row, column))
+            total = torch.zeros_like(plane)
+            if row <= plane.shape[1] - size and column <= plane.shape[2] - size:  # a patch is there
+                total = overlap_add(both, size, score, stride, (row, column))
             out.append(self._unwrap(total, images.shape[2], images.shape[3]))
         if not out:
             return images.clone()
@@ -156,3 +161,12 @@ class PatchLikelihood(nn.Module):
         out = rows[..., :width].clone()
         out[..., : total.shape[2] - width] += rows[..., width:]
         return out
+
+
+def _checked(part: tuple[int, int, int]) -> tuple[int, int, int]:
+    if len(part) != 3 or not all(0 <= place < part[2] for place in part[:2]):
+        raise ValueError(
+            "part must be a row and a column, each from 0 to n - 1, and the distance n, such as "
+            f"(0, 1, 2); got {part}"
+        )
+    return part

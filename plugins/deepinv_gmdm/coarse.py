@@ -3,8 +3,9 @@
 Where nine pixels of ten are missing a patch has hardly any, and what was filled in between them
 smoothly looks like a clean picture. At half the size a patch is twice as wide, and holes are half
 as wide. The first iterate is then the double U z of what the same solver makes of A U at half the
-size, where details that U cannot show count as noise; and every step at full size has a share of
-what the denoiser would do at half the size, which falls with the level.
+size, where details that U cannot show count as noise; and every step, of images of half the size
+too while they are large enough, has a share of what the denoiser would do at half of it, which
+falls with the level.
 """
 
 from __future__ import annotations

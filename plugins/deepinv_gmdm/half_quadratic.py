@@ -32,10 +32,10 @@ pixel is then enough, and better than every second one where it stays.
 
 Where few single pixels are measured (l above ½, p below 0.3) the first iterate is what the same
 splitting makes of images of half the size, doubled: details of less than 0.6 c count as noise
-there. The first level is then 0.7 of the one above, and every step at either size has a share of
-the denoiser's at half of it (`coarse`). What such steps draw between known pixels is likely, yet
-surer than it should be: one more step begins at x + 0.25 (1 - p / 0.3) (x₀ - x), with x₀ smooth as
-above, and ends nearer to the mean.
+there. The first level is then 0.7 of the one above, and every step at either size, of 32 pixels
+or more, has a share of the denoiser's at half of it (`coarse`). What such steps draw between known
+pixels is likely, yet surer than it should be: one more step, where their number is not given,
+begins at x + 0.25 (1 - p / 0.3) (x₀ - x), with x₀ smooth as above, and ends nearer to the mean.
 
 All of this is the same for A and σ in other units.
 """

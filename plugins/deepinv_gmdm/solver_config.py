@@ -36,8 +36,8 @@ class SolverConfig:
             `backtracking` the first that is tried.
         start: hqs: first level, as a share of the prior's data range; None: derived from what the
             data leave open (0.2 with `step="prox"` or unfolded).
-        stop: hqs: last level; None: 0.4 of the noise level over the norm of A (half the noise level
-            with `step="prox"` or unfolded).
+        stop: hqs: last level; None: derived, at most the noise level over the norm of A (half the
+            noise level with `step="prox"` or unfolded).
         step: hqs: `"mean"` (posterior means) or `"prox"` (proximal maps of an explicit prior).
         betas: hqs: the penalties of EPLL's continuation in units of 1 / sigma_n², never falling, in
             place of `start` and `stop`: levels are sigma_n / sqrt(beta).

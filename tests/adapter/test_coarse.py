@@ -99,9 +99,25 @@ def test_as_few_steps_as_are_asked_for_at_half_the_size_too(photo):
         return x
 
     physics = mask(photo.shape, 0.1)
-    HalfQuadratic(denoise, SolverConfig(max_iter=2), sigma=SIGMA)(physics(photo), physics)
+    solver = HalfQuadratic(denoise, SolverConfig(max_iter=2), sigma=SIGMA)
+    solver(physics(photo), physics)
+    assert len(solver.info["levels"]) == 2
     assert [side for side in sides if side != 32][:6] == [64, 64, 128, 64, 128, 64]
     assert sides[:4] == [64, 32, 64, 32]
+
+
+def test_patches_move_at_every_size(photo):
+    seen = []
+
+    def denoise(x, level, step=None):
+        seen.append((x.shape[-1], step))
+        return x
+
+    physics = mask(photo.shape, 0.1)
+    solver = HalfQuadratic(denoise, SolverConfig(max_iter=2), sigma=SIGMA, shifting=True)
+    solver(physics(photo), physics)
+    assert seen[:4] == [(64, 0), (32, 0), (64, 1), (32, 1)]
+    assert seen[4:8] == [(128, 0), (64, 0), (128, 1), (64, 1)]
 
 
 def test_the_last_step_begins_nearer_to_the_smooth_estimate(photo):

@@ -69,6 +69,16 @@ def test_forms_of_sigma_agree(images, level):
     )
 
 
+def test_a_step_has_a_grid_of_its_own(images):
+    """Of averages; half-quadratic splitting moves its grids itself."""
+    average = GMDMDenoiser(mixture(3), method="average", stride=2)
+    expected = gm.PatchAveraging(average.model, stride=2)(images, 0.1, 1)
+    assert torch.equal(average(images, 0.1, step=1), expected)
+    assert not torch.allclose(expected, average(images, 0.1))
+    splitting = GMDMDenoiser(average.model)
+    assert torch.equal(splitting(images, 0.1, step=1), splitting(images, 0.1))
+
+
 def test_channels_are_independent_and_nothing_is_clamped(images):
     denoiser = GMDMDenoiser(mixture(3), channels="independent")
     colour = torch.cat([images, 2 * images, -images], 1)

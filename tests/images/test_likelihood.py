@@ -105,6 +105,9 @@ def test_refuses_bad_input(model):
         gm.PatchLikelihood(model).score(image(1, 1, 6, 6) * math.nan, 0.1)
     with pytest.raises(ValueError, match="at least one patch"):
         gm.PatchLikelihood(model).score(image(1, 1, 2, 6), 0.1)
+    for part in ((0, 1), (2, 0, 2), (0, -1, 2)):
+        with pytest.raises(ValueError, match="part must be"):
+            gm.PatchLikelihood(model).score(image(1, 1, 6, 6), 0.1, part=part)
 
 
 @pytest.mark.parametrize("method", ["log_prob", "score"])
@@ -114,10 +117,10 @@ def test_a_noise_is_no_level(model, method):
         getattr(likelihood, method)(image(1, 1, 6, 6), gm.Noise(sigma=torch.tensor([0.1])))
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [2, 3, 4])
 @pytest.mark.parametrize("boundary", ["circular", "valid"])
 def test_the_mean_of_all_parts_is_the_score(model, boundary, n):
-    """Of a side of odd length, of which the parts have unequal shares, and of a map of levels."""
+    """Of a side of odd length, whose parts have unequal shares or none, and of a map of levels."""
     likelihood = gm.PatchLikelihood(model, boundary)
     x = image(1, 1, 5, 6)
     for level in (0.1, 0.05 + image(1, 1, 5, 6, seed=1) / 10):

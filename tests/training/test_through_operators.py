@@ -206,12 +206,14 @@ def test_where_gradients_begin_does_not_change_the_steps(place):
     _, levels, weight = planned(problem.operator, problem.measured, problem.sigma)
     start = planned(problem.operator, problem.measured, problem.sigma)[0]
     end = round(place * (len(levels) - 4)) + 4
-    average = PatchAveraging(model, stride=2)
+    average, numbers = PatchAveraging(model, stride=2), []
 
     def mean(u, level, step):
+        numbers.append(step)
         return average(u[None], level, step)[0]
 
     x, _ = problem.steps((start, start), levels[:end], weight, mean)
+    assert numbers == list(range(end))
     found = problem.restored(model_at(model), average)
     torch.testing.assert_close(found, x[:, 3:-3, 3:-3], rtol=0, atol=1e-5)
     assert len(levels) > 8

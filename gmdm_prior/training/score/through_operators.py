@@ -7,10 +7,11 @@ adapter's solver does it with no knob:
 
     z = x + 0.75 (x - x before),   u = data step from z,   x = average of posterior means of u at s,
 
-from a smooth first iterate on, at levels s that follow from the operator and the noise
-(deepinv_gmdm.half_quadratic says how; `planned` is the same in short). A prefix of these steps runs
-without gradients, by the compiled kernel and with the model as it is; through the `RECORDED` steps
-after it gradients flow. So the model learns from the intermediate images that it makes itself.
+from a smooth first iterate on, over patches whose grid moves from step to step, at levels s that
+follow from the operator and the noise (deepinv_gmdm.half_quadratic says how; `planned` is the same
+in short). A prefix of these steps runs without gradients, by the compiled kernel and with the model
+as it is; through the `RECORDED` steps after it gradients flow. So the model learns from the
+intermediate images that it makes itself.
 
     loss = 1/4 sum over quarters of 10 log10 (mean squared error after the last of these steps),
 

@@ -34,7 +34,7 @@ KEYS = {
     "solver.max_iter": "iterations",
     "solver.stepsize": "of all but hqs",
     "solver.start": "hqs: first noise level",
-    "solver.stop": "hqs: last noise level; null: half the noise",
+    "solver.stop": "hqs: last noise level; null: derived",
     "solver.step": "hqs: mean or prox",
     "solver.betas": "hqs: EPLL's penalties in place of start and stop",
     "solver.stride": "hqs: distance between patches",
