@@ -211,6 +211,7 @@ class HalfQuadratic(nn.Module):
         fidelity: the data term; None is ‖A x - y‖² / (2 sigma²).
         shifting: whether the denoiser takes the number of a step, too, as `step`, and moves its
             patches with it.
+        patch: side of its patches, of which every size that is denoised must hold one.
         progress: show a progress bar.
 
     Attributes:
@@ -231,12 +232,13 @@ class HalfQuadratic(nn.Module):
         stop: Any = None,
         fidelity: Any = None,
         shifting: bool = False,
+        patch: int = 1,
         progress: bool = False,
     ) -> None:
         super().__init__()
         self.denoiser, self.config, self.sigma, self.width = denoiser, config, sigma, width
         self.weight, self.fidelity = weight, fidelity
-        self.shifting, self.progress = shifting, progress
+        self.shifting, self.patch, self.progress = shifting, patch, progress
         self.stop = config.stop if stop is None else stop
         self.info: dict[str, Any] = {}
 
@@ -304,16 +306,22 @@ class HalfQuadratic(nn.Module):
             sigma=plan.norm * max(plan.sigma, detail),
             width=self.width,
             shifting=self.shifting,
+            patch=self.patch,
         )
         half = HalfSize(physics, *size)
         small, denoiser = coarse.plan(y, half), self.denoiser
-        if min(size) >= 2 * LEAST_SIDE:
+        if min(size) >= 2 * self._least_side:
             denoiser = BothSizes(denoiser, small.levels[0])
         z, *_ = coarse._descend(small, denoiser, y, half)
         first, last = plan.levels[0], plan.levels[-1]
         levels = schedule(last, len(plan.levels), NEARER * first, last)
         smooth = None if self.config.max_iter else plan.start
         return replace(plan, start=double(z, *size), levels=levels, smooth=smooth)
+
+    @property
+    def _least_side(self) -> int:
+        """Of images that may be halved."""
+        return max(LEAST_SIDE, 2 * self.patch)
 
     def plan(self, y: Any, physics: Any, init: Any = None) -> Plan:
         """What follows from an operator, the noise and the settings; arguments as `forward`'s.
@@ -358,7 +366,7 @@ class HalfQuadratic(nn.Module):
             sigma=sigma / norm,
             fidelity=fidelity,
             norm=norm,
-            few=_few(found) if min(like.shape[-2:]) >= LEAST_SIDE else 0.0,
+            few=_few(found) if min(like.shape[-2:]) >= self._least_side else 0.0,
         )
 
     def _steps(self, first: float, last: float, found: Measured) -> int:

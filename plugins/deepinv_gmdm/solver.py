@@ -309,7 +309,8 @@ def _derived(config: SolverConfig, prior: Any, **options: Any) -> HalfQuadratic:
     low, high = prior.data_range if isinstance(prior, GMDMPrior) else (0.0, 1.0)
     denoiser = _plug_in(config, prior, MOVING_STRIDE).denoiser
     moves = isinstance(denoiser, GMDMDenoiser) and denoiser.method == "average"
-    return HalfQuadratic(denoiser, config, width=high - low, shifting=moves, **options)
+    patch = denoiser.model.patch_size if moves else 1
+    return HalfQuadratic(denoiser, config, width=high - low, shifting=moves, patch=patch, **options)
 
 
 def _plug_in(config: SolverConfig, prior: Any, stride: int) -> deepinv.optim.PnP:

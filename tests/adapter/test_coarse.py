@@ -9,6 +9,7 @@ from deepinv_gmdm.command.config import shipped
 from deepinv_gmdm.half_quadratic import HalfQuadratic
 from deepinv_gmdm.physics import NoiseConfig, PhysicsConfig, build_physics
 from deepinv_gmdm.solver_config import SolverConfig
+from laws.models import mixture
 
 from gmdm_prior.files.pictures import read_picture
 
@@ -136,13 +137,24 @@ def test_the_last_step_begins_nearer_to_the_smooth_estimate(photo):
     full = [x for x in seen if x.shape[-1] == 128][: len(solver.info["levels"])]
     unknown = physics.mask == 0
     expected = torch.lerp(full[-2], plan.start, 0.25 * (1 - 0.1 / 0.3))
-    torch.testing.assert_close(full[-1][unknown], expected[unknown], rtol=0, atol=2e-3)
+    torch.testing.assert_close(full[-1][unknown], expected[unknown], rtol=0, atol=4e-3)
 
 
-@pytest.mark.parametrize("side", [32, 64])
-def test_sizes_that_are_halved_hold_a_patch(side):
-    """Of a model whose patches are as large as any of ours."""
+@pytest.mark.parametrize("patch", [8, 20])
+@pytest.mark.parametrize("side", [32, 40, 64, 80])
+def test_sizes_that_are_halved_hold_a_patch(side, patch):
+    sides = []
+
+    def denoise(x, level):
+        sides.append(x.shape[-1])
+        return x
+
     physics = mask((1, 1, side, side), 0.1)
     x = torch.full((1, 1, side, side), 0.5)
-    solver = build_solver("hqs", GMDMPrior("bsds-gray-15x15"), sigma=SIGMA)
-    torch.testing.assert_close(solver(physics(x), physics), x, rtol=0, atol=0.02)
+    HalfQuadratic(denoise, SolverConfig(max_iter=2), sigma=SIGMA, patch=patch)(physics(x), physics)
+    assert min(sides) >= patch
+    assert (min(sides) < side) == (side >= max(32, 2 * patch))
+
+
+def test_large_patches_are_told_of():
+    assert build_solver("hqs", GMDMPrior(mixture(20)), sigma=SIGMA).patch == 20
