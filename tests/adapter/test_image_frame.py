@@ -145,7 +145,8 @@ def test_estimator_in_other_units(photo):
     torch.testing.assert_close(found.error, 3000 * expected.error, rtol=1e-3, atol=0)
     blind = GMDMDenoiser("gray-small", sigma="estimate", data_range=(-1000, 2000))
     given = GMDMDenoiser("gray-small", data_range=(-1000, 2000))
-    torch.testing.assert_close(blind(y), given(y, other(y)))
+    # of a range of 3000, in single precision
+    torch.testing.assert_close(blind(y), given(y, other(y)), rtol=0, atol=3e-3)
 
 
 @pytest.mark.parametrize("name", ["mixture", "wavelet"])

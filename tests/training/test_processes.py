@@ -68,8 +68,11 @@ def test_em_of_two_processes_is_that_of_one(photos, tmp_path):
     for name in ("loss", "held_out_loss", "psnr"):
         assert column(two, name) == pytest.approx(column(one, name), rel=1e-6)
     first, second = gm.load(one / "model.safetensors"), gm.load(two / "model.safetensors")
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    # the same density; filters along which a class varies alike may be turned in their plane
+    x = 0.2 * torch.randn(500, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        first.log_prob(x, 0.05), second.log_prob(x, 0.05), rtol=1e-3, atol=1e-3
+    )
     assert said.stdout.count("training images") == 1  # one process speaks
     assert {f.name for f in two.iterdir()} == {f.name for f in one.iterdir()}
 
