@@ -26,8 +26,8 @@ from deepinv_gmdm.physics import physics_sigma
 from torch import Tensor
 
 from lib.problems import Task
-from lib.ridge import TRAINED, is_ct
-from lib.split import Climb, Method, Settings
+from lib.ridge import learned
+from lib.split import Method
 
 TDV = "TDV"
 FILES = {False: "TDV_bilevel_IFT_for_Denoising.pt", True: "TDV_bilevel_JFB_for_CT.pt"}
@@ -129,13 +129,4 @@ def deep_variation(folder: Path) -> list[Method]:
         ct: DeepVariation.read(study.TDV(in_channels=1), folder / file)
         for ct, file in FILES.items()
     }
-
-    def restore(task: Task, settings: Settings) -> Tensor:
-        regulariser = both[is_ct(task)]
-        return regulariser.minimise(task, settings.strength, settings.first, settings.steps)
-
-    def start(task: Task) -> Settings:
-        return Settings(1 / TRAINED[is_ct(task)] ** 2, 1.0, 0.0, STEPS)
-
-    climbs: tuple[Climb, ...] = (("strength", 2), ("first", 1.5))
-    return [Method(TDV, restore, start, climbs)]
+    return [learned(TDV, both, lambda ct: 1.0, STEPS, (("strength", 2), ("first", 1.5)))]

@@ -11,8 +11,10 @@ steps: the data by its proximal map, the steep Huber by the clipped dual variabl
 its gradient.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import deepinv
 import torch
@@ -118,18 +120,32 @@ def is_ct(task: Task) -> bool:
     return isinstance(task.physics, deepinv.physics.Tomography)
 
 
+def learned(
+    name: str,
+    both: Mapping[bool, Any],
+    scale: Callable[[bool], float],
+    most: int,
+    climbs: Sequence[Climb],
+) -> Method:
+    """A learned regulariser with weights of its own where it is CT (`True`), in `most` steps.
+
+    Its search begins at the weight that it was trained with, and at a scale of images.
+    """
+
+    def restore(task: Task, settings: Settings) -> Tensor:
+        regulariser = both[is_ct(task)]
+        return regulariser.minimise(task, settings.strength, settings.first, settings.steps)
+
+    def start(task: Task) -> Settings:
+        ct = is_ct(task)
+        return Settings(1 / TRAINED[ct] ** 2, scale(ct), 0.0, most)
+
+    return Method(name, restore, start, climbs)
+
+
 def ridge_method(folder: Path, kind: str) -> Method:
     """CRR or WCRR, with the weights for CT where it is CT."""
     weak = float(kind == "WCRR")
     both = {ct: Ridge.read(folder / FILES[kind, ct], weak) for ct in (False, True)}
-
-    def restore(task: Task, settings: Settings) -> Tensor:
-        ridge = both[is_ct(task)]
-        return ridge.minimise(task, settings.strength, settings.first, settings.steps)
-
-    def start(task: Task) -> Settings:
-        scale = FIRST_SCALE.get((kind, is_ct(task)), 1.0)
-        return Settings(1 / TRAINED[is_ct(task)] ** 2, scale, 0.0, STEPS)
-
-    climbs: tuple[Climb, ...] = (("strength", 4), ("first", 2), ("strength", 2))
-    return Method(kind, restore, start, climbs)
+    climbs = (("strength", 4), ("first", 2), ("strength", 2))
+    return learned(kind, both, lambda ct: FIRST_SCALE.get((kind, ct), 1.0), STEPS, climbs)
