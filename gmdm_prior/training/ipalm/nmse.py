@@ -91,6 +91,7 @@ def _summed_over_filters(experts: Mixture1D, z: Tensor, kappa: float, bins: int)
     middle = low + width * (torch.arange(bins, device=z.device)[:, None] + 0.5)
     potential = -experts.log_prob(middle)
     edges = low + width * torch.arange(bins + 1, device=z.device)[:, None]
+    edges[-1] = high  # whether it counts is not left to rounding
     below = torch.searchsorted(z.T.contiguous(), edges.T.contiguous()).T
     counts = below.diff(dim=0).to(z)
     filled = counts > 0
